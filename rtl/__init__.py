@@ -1,0 +1,1 @@
+"""The accelerator in Amaranth, with its configuration (`config`) and instruction set (`isa`)."""

@@ -1,0 +1,138 @@
+"""The one configuration object. RTL, compiler, simulators, cycle model and driver all read it."""
+
+from dataclasses import asdict, dataclass, fields
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built; the message names the field, the reason and the range."""
+
+
+def _clog2(n: int) -> int:
+    return (n - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class NpuConfig:
+    """Shape of one accelerator. Sizes are in bytes unless the name says otherwise.
+
+    Raises ConfigError when a field is out of range.
+    """
+
+    name: str = "custom"
+    rows: int = 8
+    """K positions multiplied in one cycle (input side of the array), 2 to 32."""
+    cols: int = 8
+    """Output channels computed in one cycle, 2 to 32."""
+    lanes: int = 8
+    """Requantizer lanes; divides cols."""
+    pe: str = "single"
+    """`single`: one product a multiplier; `paired`: two (rows must be even)."""
+    act_bytes: int = 65536
+    """Activation memory, a power of two, at most 2**20."""
+    weight_tiles: int = 1024
+    """Depth of the weight store, in tiles of rows x cols bytes."""
+    ring_tiles: int = 0
+    """Tiles at the end of the weight store that buffer weights streamed from external memory (0: none)."""
+    params: int = 4096
+    """Depth of the parameter memory, in entries (one per output channel)."""
+    program_words: int = 4096
+    """Depth of the program memory, in 64-bit words."""
+    acc_depth: int = 256
+    """Accumulator vectors in each of the two banks."""
+    line_depth: int = 128
+    """Depth of a depthwise line buffer, in pixels."""
+
+    def __post_init__(self):
+        def check(ok, field, why):
+            if not ok:
+                raise ConfigError(f"config {self.name!r}: {field}={getattr(self, field)!r}: {why}")
+
+        check(2 <= self.rows <= 32, "rows", "must be 2 to 32")
+        check(2 <= self.cols <= 32, "cols", "must be 2 to 32")
+        check(self.pe in ("single", "paired"), "pe", "must be 'single' or 'paired'")
+        check(self.pe == "single" or self.rows % 2 == 0, "rows", "must be even with paired PEs")
+        check(self.lanes >= 1 and self.cols % self.lanes == 0, "lanes", f"must divide cols={self.cols}")
+        check(
+            256 <= self.act_bytes <= 2**20 and self.act_bytes & (self.act_bytes - 1) == 0,
+            "act_bytes",
+            "must be a power of two from 256 to 1048576",
+        )
+        check(16 <= self.weight_tiles <= 2**20, "weight_tiles", "must be 16 to 1048576")
+        check(
+            self.ring_tiles == 0 or 4 <= self.ring_tiles < self.weight_tiles,
+            "ring_tiles",
+            "must be 0, or at least 4 and less than weight_tiles",
+        )
+        check(16 <= self.params <= 2**16, "params", "must be 16 to 65536")
+        check(64 <= self.program_words <= 2**16, "program_words", "must be 64 to 65536")
+        check(16 <= self.acc_depth <= 1024, "acc_depth", "must be 16 to 1024")
+        check(16 <= self.line_depth <= 512, "line_depth", "must be 16 to 512")
+
+    @property
+    def phys_rows(self) -> int:
+        """Rows of multipliers (half of rows when paired)."""
+        return self.rows // 2 if self.pe == "paired" else self.rows
+
+    @property
+    def banks(self) -> int:
+        """Byte-wide banks of the activation memory: a power of two covering rows and cols."""
+        return 1 << _clog2(max(self.rows, self.cols))
+
+    @property
+    def taps(self) -> int:
+        """Depthwise taps in one segment of array rows."""
+        return min(3, self.phys_rows)
+
+    @property
+    def segments(self) -> int:
+        """Depthwise segments (kernel rows handled in one pass)."""
+        return max(1, min(3, self.phys_rows // 3))
+
+    @property
+    def psum_width(self) -> int:
+        """Bits of the sum that leaves a column."""
+        if self.pe == "paired":
+            return 18 + _clog2(self.phys_rows + 1) + 1
+        return 16 + _clog2(self.rows + 1)
+
+    @property
+    def tile_bytes(self) -> int:
+        return self.rows * self.cols
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.rows * self.cols
+
+    @property
+    def resident_tiles(self) -> int:
+        """Tiles of the weight store that hold on-chip weights."""
+        return self.weight_tiles - self.ring_tiles
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "NpuConfig":
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ConfigError(f"config: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        return cls(**data)
+
+
+PRESETS = {
+    c.name: c
+    for c in (
+        NpuConfig("tiny", rows=4, cols=4, lanes=1, weight_tiles=20480, program_words=8192),
+        NpuConfig("small", rows=8, cols=8, lanes=8, weight_tiles=5120, program_words=4096),
+        NpuConfig("large", rows=16, cols=16, lanes=16, weight_tiles=1280),
+        NpuConfig("flagship", rows=18, cols=16, lanes=16, pe="paired", weight_tiles=1024, acc_depth=128),
+    )
+}
+
+
+def get_config(name: str) -> NpuConfig:
+    """The preset of that name. Raises ConfigError naming the known ones."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown configuration {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,289 @@
+"""The instruction set, the memory regions and the registers: defined here once.
+
+Words are 64 bits, little-endian in memory. An instruction is `Op.words` words, its fields packed from bit 0 of the
+first word in the order listed; the opcode is always the low 4 bits. What each field does: `docs/architecture.md`.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+WORD_BITS = 64
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    bits: int
+    signed: bool = False
+    doc: str = ""
+
+
+def _f(name, bits, doc="", signed=False):
+    return Field(name, bits, signed, doc)
+
+
+class Opcode(IntEnum):
+    END = 1
+    LOAD = 2
+    MUL = 3
+    TAIL = 4
+    TABLE = 5
+
+
+@dataclass(frozen=True)
+class Op:
+    opcode: Opcode
+    words: int
+    fields: tuple[Field, ...]
+
+    def offset(self, name: str) -> tuple[int, Field]:
+        at = 0
+        for f in self.fields:
+            if f.name == name:
+                return at, f
+            at += f.bits
+        raise KeyError(name)
+
+
+END = Op(Opcode.END, 1, (_f("opcode", 4),))
+
+LOAD = Op(
+    Opcode.LOAD,
+    2,
+    (
+        _f("opcode", 4),
+        _f("external", 1, "tiles come from external memory through the ring"),
+        _f("count", 20, "tiles to hand to the array, in order"),
+        _f("tile", 20, "first tile in the weight store (not external)"),
+        _f("pad", 19),
+        _f("address", 32, "first byte in external memory (external)"),
+    ),
+)
+
+MUL = Op(
+    Opcode.MUL,
+    4,
+    (
+        _f("opcode", 4),
+        _f("wait", 1, "take one data token before the first vector"),
+        _f("depthwise", 1, "activations shift down the columns"),
+        _f("stack", 1, "groups stay in one bank, each acc_base advanced by the vectors of a group"),
+        _f("init", 1, "the first tile of a group overwrites the accumulator"),
+        _f("release", 1, "hand the bank to the tail after each group (stack: after the last)"),
+        _f("still", 1, "every vector of a tile goes to the same accumulator entry"),
+        _f("acc_base", 10, "first accumulator entry"),
+        _f("groups", 12, "groups of output channels"),
+        _f("width", 12, "vectors in a row of the stream"),
+        _f("height", 12, "rows of the stream (depthwise: output rows)"),
+        _f("address", 20, "byte address of lane 0 of the first vector"),
+        _f("x", 16, "byte position of lane 0 in its row", signed=True),
+        _f("x_limit", 16, "bytes in a row; a lane outside 0..x_limit reads zero_point"),
+        _f("x_step", 16, "bytes from one vector to the next"),
+        _f("y", 12, "row of the first vector", signed=True),
+        _f("y_limit", 12, "rows; a vector outside 0..y_limit reads zero_point"),
+        _f("y_step", 4, "rows from one stream row to the next"),
+        _f("row_step", 20, "bytes from one stream row to the next"),
+        _f("group_step", 16, "added to address and x from group to group"),
+        _f("zero_point", 8, "what padding reads", signed=True),
+        _f("out_width", 12, "depthwise: outputs in a row"),
+        _f("subsample", 4, "depthwise: stride of the outputs in the stream, both ways"),
+        _f("line_delay", 10, "depthwise: cycles each line buffer delays (width + taps)"),
+    ),
+)
+
+TAIL = Op(
+    Opcode.TAIL,
+    4,
+    (
+        _f("opcode", 4),
+        _f("take", 1, "wait for a bank at the start (stack: once, else once a group)"),
+        _f("release", 1, "give the bank back (stack: after the last group, else after each)"),
+        _f("post", 1, "give one data token when the last byte is written"),
+        _f("stack", 1, "groups lie in one bank, width*height entries apart"),
+        _f("to_acc", 1, "write the 32-bit result over the first operand, not to activation memory"),
+        _f("clamp", 1, "add zero_point and clamp (else the raw 32-bit result)"),
+        _f("table", 1, "map the int8 result through the table"),
+        _f("dual", 2, "second operand: 0 none, 1 x+y+bias, 2 (x+bias)*(y+multiplier) unscaled"),
+        _f("shared", 1, "one parameter entry for all channels of the instruction"),
+        _f("pre_shift", 5, "left shift before the multiplication, besides the entry's own"),
+        _f("acc_base", 10, "first accumulator entry"),
+        _f("acc_other", 10, "distance from the first operand's entry to the second's"),
+        _f("acc_x", 8, "entries from one output to the next"),
+        _f("acc_y", 12, "entries from one output row to the next"),
+        _f("width", 12, "outputs in a row"),
+        _f("height", 12, "output rows"),
+        _f("window_x", 4, "max pooling window, 1 for none"),
+        _f("window_y", 4, "max pooling window rows, 1 for none"),
+        _f("window_row", 10, "entries from one window row to the next"),
+        _f("address", 20, "byte address of the first output"),
+        _f("out_x", 16, "bytes from one output to the next"),
+        _f("out_y", 20, "bytes from one output row to the next"),
+        _f("group_step", 16, "bytes from one group to the next"),
+        _f("channels", 16, "output channels over all groups"),
+        _f("param", 16, "first parameter entry"),
+        _f("zero_point", 8, "added after scaling", signed=True),
+        _f("low", 8, "lower clamp", signed=True),
+        _f("high", 8, "upper clamp", signed=True),
+    ),
+)
+
+TABLE = Op(
+    Opcode.TABLE,
+    1,
+    (
+        _f("opcode", 4),
+        _f("param", 16, "first of 32 parameter entries; the low 8 bytes of each are 8 table bytes, index -128 first"),
+    ),
+)
+
+OPS = {op.opcode: op for op in (END, LOAD, MUL, TAIL, TABLE)}
+
+
+def encode(op: Op, **values) -> list[int]:
+    """Pack one instruction into 64-bit words. Raises ValueError if a field is unknown or out of range."""
+    values = {"opcode": int(op.opcode), **{k: int(v) for k, v in values.items()}}
+    raw = at = 0
+    for f in op.fields:
+        v = values.pop(f.name, 0)
+        low, high = (-(1 << f.bits - 1), 1 << f.bits - 1) if f.signed else (0, 1 << f.bits)
+        if not low <= v < high:
+            raise ValueError(f"{op.opcode.name}.{f.name}={v} does not fit {f.bits} {'signed ' if f.signed else ''}bits")
+        raw |= (v & ((1 << f.bits) - 1)) << at
+        at += f.bits
+    if values:
+        raise ValueError(f"{op.opcode.name} has no field {next(iter(values))!r}")
+    return [raw >> (WORD_BITS * i) & (2**WORD_BITS - 1) for i in range(op.words)]
+
+
+def decode(words, at: int = 0) -> tuple[Op, dict]:
+    """Unpack the instruction at word `at`. Raises ValueError on an unknown opcode."""
+    code = int(words[at]) & 15
+    if code not in OPS:
+        raise ValueError(f"word {at}: unknown opcode {code}")
+    op = OPS[Opcode(code)]
+    raw = sum(int(words[at + i]) << (WORD_BITS * i) for i in range(op.words))
+    out, pos = {}, 0
+    for f in op.fields:
+        v = raw >> pos & ((1 << f.bits) - 1)
+        out[f.name] = v - (1 << f.bits) if f.signed and v >> (f.bits - 1) else v
+        pos += f.bits
+    return op, out
+
+
+# A tile's descriptor: where the tile applies, stored in front of its weights (6 bytes, little-endian).
+DESCRIPTOR = (
+    _f("offset", 20, "added to MUL.address"),
+    _f("x", 16, "added to MUL.x", signed=True),
+    _f("y", 8, "added to MUL.y", signed=True),
+    _f("skip", 3, "depthwise: stream rows before the first output row"),
+    _f("last", 1, "last tile of its group"),
+)
+DESCRIPTOR_BYTES = 6
+
+# A parameter entry (9 bytes, little-endian).
+PARAM = (
+    _f("bias", 32, "added to the accumulator", signed=True),
+    _f("multiplier", 32, "Q31 multiplier", signed=True),
+    _f("shift", 8, "exponent, -31 to 30: left if positive", signed=True),
+)
+PARAM_BYTES = 9
+
+
+class Region(IntEnum):
+    """Memories a host can write (and, ACT and REG, read). Indexes count words of the region, see `word_bytes`."""
+
+    REG = 0
+    ACT = 1
+    WEIGHT = 2
+    PARAM = 3
+    PROGRAM = 4
+
+
+def word_bytes(region: Region, config) -> int:
+    """Bytes of one word of a region; a weight word is descriptor, then rows of cols bytes."""
+    return {
+        Region.REG: 4,
+        Region.ACT: 1,
+        Region.WEIGHT: DESCRIPTOR_BYTES + config.rows * config.cols,
+        Region.PARAM: PARAM_BYTES,
+        Region.PROGRAM: 8,
+    }[region]
+
+
+def depth(region: Region, config) -> int:
+    """Words in a region."""
+    return {
+        Region.REG: len(Reg),
+        Region.ACT: config.act_bytes,
+        Region.WEIGHT: config.weight_tiles,
+        Region.PARAM: config.params,
+        Region.PROGRAM: config.program_words,
+    }[region]
+
+
+class Cause(IntEnum):
+    """What a cycle between start and done was spent on, from the multiply engine's view."""
+
+    MULTIPLY = 0  # a vector entered the array
+    WEIGHTS = 1  # a tile was not there yet
+    ACTIVATIONS = 2  # a data token was missing: the layer before is not written yet
+    TAIL = 3  # both accumulator banks were taken
+    FETCH = 4  # no instruction was there yet
+    DRAIN = 5  # no more work for the array; the pipeline empties
+
+
+class Reg(IntEnum):
+    """32-bit registers, read through Region.REG."""
+
+    MAGIC = 0  # 0x4E54504C, "LPTN"
+    VERSION = 1
+    SHAPE = 2  # rows | cols << 8 | lanes << 16 | paired << 24
+    SIZES = 3  # log2(act_bytes) | acc_depth << 8 | line_depth << 20
+    WEIGHT_TILES = 4
+    PARAMS = 5
+    PROGRAM_WORDS = 6
+    RING_TILES = 7
+    STATUS = 8  # Status
+    RUN_ID = 9  # id of the last start
+    CYCLES = 10  # start to done
+    MULTIPLY = 11  # counters by Cause, in order
+    WEIGHTS = 12
+    ACTIVATIONS = 13
+    TAIL = 14
+    FETCH = 15
+    DRAIN = 16
+
+
+class Status(IntEnum):
+    IDLE = 0
+    RUNNING = 1
+    DONE = 2
+    BAD_OPCODE = 3
+
+
+MAGIC = 0x4E54504C
+VERSION = 1
+
+
+# --- Host link -----------------------------------------------------------------------------------------------------
+# Request: SYNC_HOST, command, sequence, length (2 bytes LE), payload, CRC-32 (zlib, LE) of command..payload.
+# Reply:   SYNC_DEVICE, result, sequence, length (2 bytes LE), payload, CRC-32 of result..payload.
+SYNC_HOST = 0xA5
+SYNC_DEVICE = 0x5A
+MAX_PAYLOAD = 256
+
+
+class Command(IntEnum):
+    PING = 0  # payload echoed
+    WRITE = 1  # region (1 byte), word index (3, LE), byte in that word (2, LE), data; runs on over following words
+    READ = 2  # region (1), word index (3), words (2): REG or ACT
+    START = 3  # run id (4), first program word (2)
+    RESET = 4  # stop the run, forget tokens; memories stay
+
+
+class Result(IntEnum):
+    OK = 0
+    BAD_CRC = 1
+    BAD_COMMAND = 2
+    BAD_RANGE = 3
+    BUSY = 4

@@ -1,0 +1,1 @@
+"""Model reader, compiler, runtime and command line."""

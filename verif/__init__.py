@@ -1,0 +1,1 @@
+"""Golden model, instruction-set simulator, cycle model and test benches."""
