@@ -1,0 +1,39 @@
+# Every target sets up .venv first; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.stamp
+CONFIG ?= small
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sim test lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lepton needs Python 3.11 or newer: make setup PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[test]'
+	@touch $@
+
+setup: $(STAMP) ## make .venv with lepton and its tools (again when pyproject.toml changes)
+
+sim: setup ## run the digits on the RTL; MODEL=, INPUT= and CONFIG= choose others
+	$(VENV)/bin/lepton sim --config $(CONFIG) $(if $(MODEL),--model '$(MODEL)') $(if $(INPUT),--input '$(INPUT)')
+
+test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+lint: setup ## formatting, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: setup ## put the sources into the form that lint checks
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean: ## remove what was built (keeps .venv)
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache
+	find rtl verif sw fpga tests -name __pycache__ -prune -exec rm -rf {} +

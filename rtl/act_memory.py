@@ -1,0 +1,108 @@
+"""Activation memory: byte-wide banks, read and written at any byte address."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .config import NpuConfig
+
+
+def _rotate_right(m, value, by, name):
+    """`value`, bytes, rotated down by `by` bytes (a power of two of them)."""
+    size = len(value)
+    for k in range(len(by)):
+        stage = Signal(size, name=f"{name}_{k}")
+        m.d.comb += stage.eq(Mux(by[k], Cat(value[8 << k :], value[: 8 << k]), value))
+        value = stage
+    return value
+
+
+class ActMemory(wiring.Component):
+    """`act_bytes` bytes; addresses wrap at act_bytes. Byte a is in bank a mod banks, word a div banks.
+
+    Members (W = max(rows, cols)):
+    ``r_en``, ``r_addr`` unsigned(20) · ``r_data`` ArrayLayout(signed(8), W): bytes r_addr .. r_addr + W - 1, only
+    in the cycle ``LATENCY`` after ``r_en`` · ``w_en``, ``w_addr`` unsigned(20), ``w_count`` range(lanes + 1),
+    ``w_data`` ArrayLayout(signed(8), lanes): the first w_count bytes are written from w_addr on.
+
+    Throughput: one read and one write a cycle. A read sees the writes of all earlier cycles; of a byte written
+    in the same cycle it sees either value. Reset: memory stays, a write of the cycle before may be lost.
+    """
+
+    LATENCY = 3
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "r_en": In(1),
+                "r_addr": In(20),
+                "r_data": Out(data.ArrayLayout(signed(8), max(config.rows, config.cols))),
+                "w_en": In(1),
+                "w_addr": In(20),
+                "w_count": In(range(config.lanes + 1)),
+                "w_data": In(data.ArrayLayout(signed(8), config.lanes)),
+            }
+        )
+
+    def elaborate(self, platform):
+        cfg = self._config
+        m = Module()
+        banks = cfg.banks
+        low_bits = (banks - 1).bit_length()
+        words = cfg.act_bytes // banks
+        high_bits = (words - 1).bit_length()
+
+        def split(address, name):
+            low = Signal(low_bits, name=f"{name}_low")
+            here = Signal(high_bits, name=f"{name}_word")
+            after = Signal(high_bits, name=f"{name}_next")
+            m.d.comb += [low.eq(address), here.eq(address >> low_bits), after.eq(here + 1)]
+            return low, here, after
+
+        r_low, r_word, r_next = split(self.r_addr, "r")
+        w_low, w_word, w_next = split(self.w_addr, "w")
+        en_1 = Signal()
+        low_1, low_2 = (Signal(low_bits, name=f"r_low_{k}", reset_less=True) for k in (1, 2))
+        m.d.sync += [en_1.eq(self.r_en), low_1.eq(r_low), low_2.eq(low_1)]
+
+        # Bank b takes byte (b - w_low) mod banks: rotate up, that is down by -w_low.
+        up = Signal(low_bits)
+        m.d.comb += up.eq(-w_low)
+        padded = Cat(*(self.w_data[j] for j in range(cfg.lanes)))
+        w_bytes = Signal(8 * banks)
+        m.d.comb += w_bytes.eq(padded)
+        w_rotated = Signal(8 * banks, reset_less=True)
+        m.d.sync += w_rotated.eq(_rotate_right(m, w_bytes, up, "w_rotate"))
+
+        outs = []
+        for b in range(banks):
+            m.submodules[f"bank_{b}"] = memory = Memory(shape=8, depth=words, init=[], attrs={"no_rw_check": 1})
+            read, write = memory.read_port(), memory.write_port()
+            r_at = Signal(high_bits, name=f"r_at_{b}", reset_less=True)
+            w_at = Signal(high_bits, name=f"w_at_{b}", reset_less=True)
+            w_on = Signal(name=f"w_on_{b}")
+            index = Signal(low_bits, name=f"w_index_{b}")
+            m.d.comb += index.eq(b - w_low)
+            m.d.sync += [
+                r_at.eq(Mux(b < r_low, r_next, r_word)),
+                w_at.eq(Mux(b < w_low, w_next, w_word)),
+                w_on.eq(self.w_en & (index < self.w_count)),
+            ]
+            m.d.comb += [
+                read.en.eq(en_1),
+                read.addr.eq(r_at),
+                write.en.eq(w_on),
+                write.addr.eq(w_at),
+                write.data.eq(w_rotated[8 * b : 8 * b + 8]),
+            ]
+            outs.append(read.data)
+
+        raw = Signal(8 * banks)
+        m.d.comb += raw.eq(Cat(outs))
+        rotated = _rotate_right(m, raw, low_2, "r_rotate")
+        result = Signal(8 * len(self.r_data), reset_less=True)
+        m.d.sync += result.eq(rotated)
+        m.d.comb += self.r_data.as_value().eq(result)
+        return m

@@ -1,0 +1,406 @@
+"""Multiply engine: MUL instructions to one vector a cycle for the array, and where its sums go."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from . import isa
+from .config import NpuConfig
+from .isa import Cause
+from .loader import DESCRIPTOR_LAYOUT, Loader, layout_of
+
+__all__ = ["MultiplyEngine"]
+
+_POSITION = signed(18)  # byte and row positions, padding included
+_COPIED = (  # what a running tile pass needs of its instruction
+    "depthwise still width x_limit x_step y_limit y_step row_step zero_point out_width subsample line_delay"
+).split()
+
+
+def _chain(m, value, n, name, reset_less=True):
+    """`value` and its copies 1 .. n cycles later, as a list."""
+    out = [value]
+    for k in range(n):
+        out.append(Signal.like(out[-1], name=f"{name}_{k + 1}", reset_less=reset_less))
+        m.d.sync += out[-1].eq(out[-2])
+    return out
+
+
+def _latency(module, name, attribute, config):
+    """A unit's latency, from its class or from an instance."""
+    unit = getattr(__import__(f"lepton.rtl.{module}", fromlist=[name]), name)
+    value = getattr(unit, attribute, None)
+    if not isinstance(value, int):
+        probe = unit(config)
+        probe._MustUse__silence = True  # only asked, never built
+        value = getattr(probe, attribute)
+    return value
+
+
+class MultiplyEngine(wiring.Component):
+    """Runs LOAD and MUL instructions: reads activations, masks padding, steers array and accumulators.
+
+    Parameters: `config`, and the latencies of the units around it, taken from their classes when not given:
+    `act_latency` (r_en to r_data, at least 1), `weight_latency` (load to row 0), `array_latency` (activations in to
+    sums out), `acc_latency` (a_en until the tail sees the sum).
+
+    Members:
+        ``i_load`` Stream(128), ``i_mul`` Stream(256): instructions
+        ``load`` Out(1), ``tile`` Out(20): weight store reads a tile for the array
+        ``d_en`` Out(1), ``d_tile`` Out(20), ``descriptor`` In(48): descriptor read, one cycle
+        ``r_en`` Out(1), ``r_addr`` Out(20), ``i_data`` In(W x signed(8)): activation memory
+        ``o_act`` Out(W x signed(8)), ``o_depthwise``, ``o_swap`` Out(1), ``o_line_delay`` Out(10): to the array;
+        ``o_act`` is meaningless in cycles without a vector, ``o_swap`` is 0 there
+        ``a_en``, ``a_bank``, ``a_init`` Out(1), ``a_entry`` Out(10): accumulators, in the cycle of the array's sum
+        ``token_in`` In(1): pulse, gives a data token (at most 255 kept)
+        ``bank_free`` In(1): pulse, the tail gives a bank back
+        ``bank_ready`` Out(1): pulse, all sums of a released bank are visible from this cycle on
+        ``ring_count`` In(20): tiles complete in the ring and not yet freed; one less from the cycle after ``ring_free``
+        ``ring_free`` Out(1): pulse, a ring tile is being loaded: its row r is read `skew(r)` cycles after this one
+        ``idle`` Out(1): no instruction held, nothing in flight · ``cause`` Out(3): `Cause` of this cycle
+
+    Timing. A tile pass *starts* in cycle s when: the pass before issues its last vector (or none is running), a MUL is
+    held (accepted in s - 1 or before), the next tile is in the loader's queue (LOAD accepted in s - 3 or before), the
+    token that `wait` asks for was given (``token_in`` in s - 1 or before), and a bank is held or free (``bank_free`` in
+    s - 1 or before). Its vectors are issued (``cause`` MULTIPLY) in s + 1 .. s + n, without gaps; `issue_latency`
+    cycles after s the first is at ``r_en``. A sum's ``a_en`` comes `sum_latency` cycles after its vector was issued,
+    ``bank_ready`` `acc_latency` after the last one.
+    Waits are only before a pass. ``cause`` of a cycle without a vector is the first that lacked in the cycle before,
+    of: instruction (FETCH), token (ACTIVATIONS), bank (TAIL), tile (WEIGHTS).
+    The next MUL is accepted in the cycle in which the last tile of the one before starts. `load` is issued so that
+    it meets row 0 one cycle before the tile's swap: the swap of the tile before was in that cycle at the latest.
+    Requires width, height, groups, subsample, out_width >= 1 and (out_width - 1) * subsample < width.
+    Throughput: one vector a cycle over tiles, groups and instructions. Reset: idle, both banks free, no token.
+    """
+
+    def __init__(
+        self, config: NpuConfig, act_latency=None, weight_latency=None, array_latency=None, acc_latency=None
+    ):
+        def pick(given, *where):
+            return _latency(*where, config) if given is None else given
+
+        self._config = config
+        self._act = pick(act_latency, "act_memory", "ActMemory", "LATENCY")
+        self._weight = pick(weight_latency, "weight_store", "WeightStore", "LATENCY")
+        self._array = pick(array_latency, "array", "Array", "LATENCY")
+        self._acc = pick(acc_latency, "accumulators", "Accumulators", "A_LATENCY")
+        # Load after start, at the array: load_delay + weight = 1 + act_delay + act (one less than the swap).
+        self.load_delay = max(0, 1 + self._act - self._weight)
+        """Cycles from a pass's start to its ``load``."""
+        self._act_delay = max(0, self._weight - 1 - self._act)
+        self.issue_latency = 1 + self._act_delay
+        """Cycles from a pass's start to its first ``r_en``."""
+        self.act_latency = self._act_delay + self._act + 1
+        """Cycles from a vector's issue to ``o_act``."""
+        self.sum_latency = self.act_latency + self._array
+        """Cycles from a vector's issue to its ``a_en``."""
+        lanes = data.ArrayLayout(signed(8), max(config.rows, config.cols))
+        super().__init__(
+            {
+                "i_load": In(stream.Signature(128)),
+                "i_mul": In(stream.Signature(256)),
+                "load": Out(1),
+                "tile": Out(20),
+                "d_en": Out(1),
+                "d_tile": Out(20),
+                "descriptor": In(DESCRIPTOR_LAYOUT.size),
+                "r_en": Out(1),
+                "r_addr": Out(20),
+                "i_data": In(lanes),
+                "o_act": Out(lanes),
+                "o_depthwise": Out(1),
+                "o_swap": Out(1),
+                "o_line_delay": Out(10),
+                "a_en": Out(1),
+                "a_bank": Out(1),
+                "a_entry": Out(10),
+                "a_init": Out(1),
+                "token_in": In(1),
+                "bank_free": In(1),
+                "bank_ready": Out(1),
+                "ring_count": In(20),
+                "ring_free": Out(1),
+                "idle": Out(1),
+                "cause": Out(3, init=Cause.FETCH),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        mul = layout_of(isa.MUL.fields)
+        new = data.View(mul, self.i_mul.payload[: mul.size])
+
+        m.submodules.loader = loader = Loader(config)
+        wiring.connect(m, wiring.flipped(self.i_load), loader.i)
+        m.d.comb += [
+            self.d_en.eq(loader.d_en),
+            self.d_tile.eq(loader.d_tile),
+            loader.descriptor.eq(self.descriptor),
+            loader.ring_count.eq(self.ring_count),
+            loader.ring_free.eq(self.ring_free),
+        ]
+        head = loader.o.payload
+        desc = head.descriptor
+
+        # --- Tile stage: the instruction whose tiles start next ------------------------------------------------------
+        held = Signal()
+        t = Signal(mul, reset_less=True)
+        t_address = Signal(20, reset_less=True)  # of the next tile's group
+        t_x = Signal(_POSITION, reset_less=True)
+        groups_left = Signal(12, reset_less=True)
+        last_group = Signal(reset_less=True)
+        first_tile = Signal(reset_less=True)  # of its group
+        first_group = Signal(reset_less=True)
+        need_token = Signal(reset_less=True)
+        narrow = Signal(reset_less=True)  # width == 1
+        narrow_out = Signal(reset_less=True)  # out_width == 1
+        flat = Signal(reset_less=True)  # height == 1
+
+        running = Signal()  # a vector is issued
+        final = Signal()  # the last of its pass
+        start = Signal()
+        group_end, take_end = Signal(), Signal()
+        accept = Signal()
+
+        tokens = Signal(8)
+        take_token = Signal()
+        bank = Signal()
+        have_bank = Signal()
+        banks_free = Signal(2, init=2)
+        acquire, release = Signal(), Signal()
+        token_ok, bank_ok = Signal(), Signal()
+        m.d.comb += [
+            token_ok.eq(~need_token | (tokens != 0)),
+            bank_ok.eq(have_bank | (banks_free != 0)),
+            start.eq(held & (~running | final) & loader.o.valid & token_ok & bank_ok),
+            loader.o.ready.eq(start),
+            group_end.eq(desc.last),
+            take_end.eq(start & group_end & last_group),
+            self.i_mul.ready.eq(~held | take_end),
+            accept.eq(self.i_mul.valid & self.i_mul.ready),
+            take_token.eq(start & need_token),
+            acquire.eq(start & ~have_bank),
+            release.eq(start & group_end & t.release & (~t.stack | last_group)),
+        ]
+        m.d.sync += [
+            tokens.eq(tokens + (self.token_in & (tokens != 255)) - take_token),
+            banks_free.eq(banks_free + self.bank_free - acquire),
+        ]
+        with m.If(release):
+            m.d.sync += [have_bank.eq(0), bank.eq(~bank)]
+        with m.Elif(acquire):
+            m.d.sync += have_bank.eq(1)
+
+        with m.If(start):
+            m.d.sync += [need_token.eq(0), first_tile.eq(group_end)]
+            with m.If(group_end):
+                m.d.sync += [
+                    t_address.eq(t_address + t.group_step),
+                    t_x.eq(t_x + t.group_step),
+                    groups_left.eq(groups_left - 1),
+                    last_group.eq(groups_left == 2),
+                    first_group.eq(0),
+                ]
+        with m.If(take_end):
+            m.d.sync += held.eq(0)
+        with m.If(accept):
+            m.d.sync += [
+                held.eq(1),
+                t.eq(new),
+                t_address.eq(new.address),
+                t_x.eq(new.x),
+                groups_left.eq(new.groups),
+                last_group.eq(new.groups == 1),
+                first_tile.eq(1),
+                first_group.eq(1),
+                need_token.eq(new.wait),
+                narrow.eq(new.width == 1),
+                narrow_out.eq(new.out_width == 1),
+                flat.eq(new.height == 1),
+            ]
+
+        with m.If(start | (running & ~final)):
+            m.d.sync += self.cause.eq(Cause.MULTIPLY)
+        with m.Elif(~held):
+            m.d.sync += self.cause.eq(Cause.FETCH)
+        with m.Elif(~token_ok):
+            m.d.sync += self.cause.eq(Cause.ACTIVATIONS)
+        with m.Elif(~bank_ok):
+            m.d.sync += self.cause.eq(Cause.TAIL)
+        with m.Else():
+            m.d.sync += self.cause.eq(Cause.WEIGHTS)
+
+        # --- Vector stage: the vector issued in this cycle -----------------------------------------------------------
+        v = {name: Signal(mul[name].shape, name=f"v_{name}", reset_less=True) for name in _COPIED}
+        v_narrow = Signal(reset_less=True)
+        v_narrow_out = Signal(reset_less=True)
+        swap = Signal()
+        address, row_address = Signal(20, reset_less=True), Signal(20, reset_less=True)
+        x, row_x = Signal(_POSITION, reset_less=True), Signal(_POSITION, reset_less=True)
+        y = Signal(_POSITION, reset_less=True)
+        x_left, x_end = Signal(12, reset_less=True), Signal(reset_less=True)  # vectors left in the row; x_left == 1
+        y_left, y_end = Signal(12, reset_less=True), Signal(reset_less=True)  # rows left (depthwise: output rows)
+        next_row = Signal(20)
+        m.d.comb += next_row.eq(row_address + v["row_step"])
+
+        # Depthwise: the output position follows the stream by taps - 1 positions and `skip` rows.
+        lag = Signal(range(max(2, config.taps)), reset_less=True)
+        skip = Signal(3, reset_less=True)
+        lag_x_left, lag_x_end = Signal(12, reset_less=True), Signal(reset_less=True)
+        column_phase, row_phase = Signal(4, reset_less=True), Signal(4, reset_less=True)
+        q_left, q_end, q_open = Signal(12, reset_less=True), Signal(reset_less=True), Signal(reset_less=True)
+        output = Signal()  # this vector completes an output
+        row_done = Signal()
+        m.d.comb += [
+            output.eq(
+                ~v["depthwise"]
+                | ((lag == 0) & (skip == 0) & (row_phase == 0) & (column_phase == 0) & q_open)
+            ),
+            row_done.eq(Mux(v["depthwise"], output & q_end, x_end)),
+            final.eq(row_done & y_end),
+        ]
+
+        entry, base = Signal(10, reset_less=True), Signal(10, reset_less=True)  # of this vector; of the group's first
+        init, init_once = Signal(reset_less=True), Signal(reset_less=True)
+        v_bank, v_release = Signal(reset_less=True), Signal(reset_less=True)
+
+        with m.If(start):
+            m.d.sync += running.eq(1)
+        with m.Elif(final):
+            m.d.sync += running.eq(0)
+        m.d.sync += swap.eq(start)
+
+        with m.If(running & ~final):
+            with m.If(x_end):
+                m.d.sync += [
+                    address.eq(next_row),
+                    row_address.eq(next_row),
+                    x.eq(row_x),
+                    y.eq(y + v["y_step"]),
+                    x_left.eq(v["width"]),
+                    x_end.eq(v_narrow),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    address.eq(address + v["x_step"]),
+                    x.eq(x + v["x_step"]),
+                    x_left.eq(x_left - 1),
+                    x_end.eq(x_left == 2),
+                ]
+            with m.If(row_done):
+                m.d.sync += [y_left.eq(y_left - 1), y_end.eq(y_left == 2)]
+            with m.If(lag != 0):
+                m.d.sync += lag.eq(lag - 1)
+            with m.Elif(lag_x_end):
+                m.d.sync += [
+                    lag_x_left.eq(v["width"]),
+                    lag_x_end.eq(v_narrow),
+                    column_phase.eq(0),
+                    q_left.eq(v["out_width"]),
+                    q_end.eq(v_narrow_out),
+                    q_open.eq(1),
+                ]
+                with m.If(skip != 0):
+                    m.d.sync += skip.eq(skip - 1)
+                with m.Else():
+                    m.d.sync += row_phase.eq(Mux(row_phase == 0, v["subsample"], row_phase) - 1)
+            with m.Else():
+                m.d.sync += [
+                    lag_x_left.eq(lag_x_left - 1),
+                    lag_x_end.eq(lag_x_left == 2),
+                    column_phase.eq(Mux(column_phase == 0, v["subsample"], column_phase) - 1),
+                ]
+                with m.If(output):
+                    m.d.sync += [q_left.eq(q_left - 1), q_end.eq(q_left == 2), q_open.eq(~q_end)]
+            with m.If(output & ~v["still"]):
+                m.d.sync += entry.eq(entry + 1)
+            with m.If(init_once):
+                m.d.sync += init.eq(0)
+
+        first_entry = Signal(10)
+        with m.If(~first_tile):
+            m.d.comb += first_entry.eq(base)
+        with m.Elif(t.stack & ~first_group):
+            m.d.comb += first_entry.eq(entry + 1)  # `entry` rests on the last of the group before
+        with m.Else():
+            m.d.comb += first_entry.eq(t.acc_base)
+        with m.If(start):
+            m.d.sync += [v[name].eq(t[name]) for name in _COPIED]
+            m.d.sync += [
+                v_narrow.eq(narrow),
+                v_narrow_out.eq(narrow_out),
+                address.eq(t_address + desc.offset),
+                row_address.eq(t_address + desc.offset),
+                x.eq(t_x + desc.x),
+                row_x.eq(t_x + desc.x),
+                y.eq(t.y + desc.y),
+                x_left.eq(t.width),
+                x_end.eq(narrow),
+                y_left.eq(t.height),
+                y_end.eq(flat),
+                lag.eq(config.taps - 1),
+                skip.eq(desc.skip),
+                lag_x_left.eq(t.width),
+                lag_x_end.eq(narrow),
+                column_phase.eq(0),
+                row_phase.eq(0),
+                q_left.eq(t.out_width),
+                q_end.eq(narrow_out),
+                q_open.eq(1),
+                entry.eq(first_entry),
+                base.eq(first_entry),
+                init.eq(t.init & first_tile),
+                init_once.eq(t.still),
+                v_bank.eq(bank),
+                v_release.eq(release),
+            ]
+
+        # --- Weights: the load meets row 0 one cycle before the swap ------------------------------------------------
+        loads = _chain(m, start, self.load_delay, "load", reset_less=False)
+        tiles = _chain(m, head.tile, self.load_delay, "tile")
+        rings = _chain(m, head.ring, self.load_delay, "ring")
+        m.d.comb += [self.load.eq(loads[-1]), self.tile.eq(tiles[-1]), self.ring_free.eq(loads[-1] & rings[-1])]
+
+        # --- Activations: read, mask ----------------------------------------------------------------------------------
+        m.d.comb += [
+            self.r_en.eq(_chain(m, running, self._act_delay, "r_en", reset_less=False)[-1]),
+            self.r_addr.eq(_chain(m, address, self._act_delay, "r_addr")[-1]),
+        ]
+        path = self.act_latency  # issue to o_act; the mask is registered at path - 1 (with the data), o_act at path
+        room = Signal(signed(19))  # bytes from lane 0 to the row's end
+        inside_y = Signal()
+        m.d.comb += [room.eq(v["x_limit"] - x), inside_y.eq((y >= 0) & (y < v["y_limit"]))]
+        first = 1 if path >= 3 else 0  # a register between the subtraction and the comparators when there is time
+        at_x = _chain(m, x, first, "mask_x")[-1]
+        at_room = _chain(m, room, first, "mask_room")[-1]
+        at_inside = _chain(m, inside_y, first, "mask_y")[-1]
+        mask = Signal(len(self.o_act))
+        m.d.comb += mask.eq(Cat((at_x >= -j) & (at_room > j) & at_inside for j in range(len(self.o_act))))
+        mask = _chain(m, mask, path - 1 - first, "mask")[-1]
+        zero = _chain(m, v["zero_point"], path - 1, "zero_point")[-1]
+        for j in range(len(self.o_act)):
+            lane = Signal(signed(8), name=f"lane{j}", reset_less=True)
+            m.d.sync += lane.eq(Mux(mask[j], self.i_data[j], zero))
+            m.d.comb += self.o_act[j].eq(lane)
+        m.d.comb += [
+            self.o_swap.eq(_chain(m, swap, path, "swap", reset_less=False)[-1]),
+            self.o_depthwise.eq(_chain(m, v["depthwise"], path, "depthwise")[-1]),
+            self.o_line_delay.eq(_chain(m, v["line_delay"], path, "line_delay")[-1]),
+        ]
+
+        # --- Sums ----------------------------------------------------------------------------------------------------
+        enable = Signal()
+        done = Signal()
+        m.d.comb += [enable.eq(running & output), done.eq(running & final & v_release)]
+        enables = _chain(m, enable, self.sum_latency, "a_en", reset_less=False)
+        dones = _chain(m, done, self.sum_latency + self._acc, "ready", reset_less=False)
+        m.d.comb += [
+            self.a_en.eq(enables[-1]),
+            self.a_bank.eq(_chain(m, v_bank, self.sum_latency, "a_bank")[-1]),
+            self.a_entry.eq(_chain(m, entry, self.sum_latency, "a_entry")[-1]),
+            self.a_init.eq(_chain(m, init, self.sum_latency, "a_init")[-1]),
+            self.bank_ready.eq(dones[-1]),
+            self.idle.eq(~(held | running | loader.busy | Cat(enables, dones).any())),
+        ]
+        return m

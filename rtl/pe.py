@@ -1,0 +1,89 @@
+"""Processing element: one multiplier of the array, its weights and its partial sum."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import NpuConfig
+
+
+def psum_bits(config: NpuConfig, row: int) -> int:
+    """Bits of the partial sum that leaves physical row `row` (rows above it included)."""
+    return (18 if config.pe == "paired" else 16) + (row + 1).bit_length()
+
+
+class Pe(wiring.Component):
+    """Multiply one activation (paired: two) by the weight held here and add the sum from above.
+
+    Members (n = 1, paired: 2; all of one row's skewed time):
+    ``i_load`` n bits: byte k of ``i_weight`` ArrayLayout(signed(8), n) goes to the shadow register · ``i_swap``:
+    shadow goes to weight; a load in the same cycle is not seen by it · ``i_act`` ArrayLayout(signed(8), n):
+    activation of the row · ``i_chain`` signed(8): activation of the column, taken in place of ``i_act[0]`` when
+    ``i_depthwise`` · ``i_psum`` signed, sum of the rows above, ``LATENCY - 1`` cycles after ``i_act`` · ``o_psum``
+    signed(psum_bits(config, row)) · ``o_act``, ``o_chain`` signed(8): the activation one and two cycles ago.
+
+    single: ``o_psum = i_psum + a0*w0``; paired: ``o_psum = i_psum + (a0 + w1)*(a1 + w0)``. Throughput: one a cycle.
+    Latency: ``LATENCY`` from ``i_act`` to ``o_psum``. A swap in the cycle of an activation holds for that
+    activation. Reset: none on the data path; weights start at zero.
+    """
+
+    def __init__(self, config: NpuConfig, row: int = 0):
+        self._paired = config.pe == "paired"
+        self._bits = psum_bits(config, row)
+        self.LATENCY = 4 if self._paired else 3
+        n = 2 if self._paired else 1
+        above = signed(psum_bits(config, row - 1) if row else 1)
+        super().__init__(
+            {
+                "i_load": In(n),
+                "i_weight": In(data.ArrayLayout(signed(8), n)),
+                "i_swap": In(1),
+                "i_depthwise": In(1),
+                "i_act": In(data.ArrayLayout(signed(8), n)),
+                "i_chain": In(signed(8)),
+                "i_psum": In(above),
+                "o_psum": Out(signed(self._bits)),
+                "o_act": Out(signed(8)),
+                "o_chain": Out(signed(8)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        weight = []
+        for k in range(len(self.i_weight)):
+            shadow = Signal(signed(8), name=f"shadow{k}", reset_less=True)
+            active = Signal(signed(8), name=f"weight{k}", reset_less=True)
+            with m.If(self.i_load[k]):
+                m.d.sync += shadow.eq(self.i_weight[k])
+            with m.If(self.i_swap):
+                m.d.sync += active.eq(shadow)
+            weight.append(active)
+
+        act = Signal(signed(8), reset_less=True)
+        chain = Signal(signed(8), reset_less=True)
+        m.d.sync += [
+            act.eq(Mux(self.i_depthwise, self.i_chain, self.i_act[0])),
+            chain.eq(act),
+        ]
+        m.d.comb += [self.o_act.eq(act), self.o_chain.eq(chain)]
+
+        if self._paired:
+            odd = Signal(signed(8), reset_less=True)
+            left = Signal(signed(9), reset_less=True)
+            right = Signal(signed(9), reset_less=True)
+            product = Signal(signed(18), reset_less=True)
+            m.d.sync += [
+                odd.eq(self.i_act[1]),
+                left.eq(act + weight[1]),
+                right.eq(odd + weight[0]),
+                product.eq(left * right),
+            ]
+        else:
+            product = Signal(signed(16), reset_less=True)
+            m.d.sync += product.eq(act * weight[0])
+
+        psum = Signal(signed(self._bits), reset_less=True)
+        m.d.sync += psum.eq(self.i_psum + product)
+        m.d.comb += self.o_psum.eq(psum)
+        return m

@@ -1,0 +1,148 @@
+"""Prefetch: tiles from external memory into the ring at the end of the weight store."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from . import isa
+from .config import NpuConfig
+from .isa import Region
+from .skid import SkidQueue
+
+BURST = data.StructLayout({"address": 32, "length": 16})
+"""A burst read: `length` bytes from byte `address` on."""
+
+
+class Prefetch(wiring.Component):
+    """Read the tiles of external LOADs, a burst each, as far ahead as the ring has room.
+
+    Members:
+        ``i`` Stream({address: 32, count: 20}): a run of tiles · ``clear`` In(1): forget runs and ring
+        ``x_req`` Stream(BURST) · ``x_data`` Stream(8), always taken: the bytes of the bursts, in order
+        ``w_en``, ``w_tile`` (20), ``w_byte`` (11), ``w_data`` (8): weight store writes
+        ``ring_free`` In(1): a tile was handed to the array · ``ring_count`` Out(20): tiles complete and not freed
+        ``idle`` Out(1): no run is held, no burst is on its way
+
+    Several bursts may be requested ahead. After ``clear`` the bytes of bursts already requested are discarded.
+    Throughput: one byte a cycle. Latency: ``ring_count`` covers a tile 2 cycles after its last byte.
+    """
+
+    DEPTH = 2
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(data.StructLayout({"address": 32, "count": 20}))),
+                "clear": In(1),
+                "x_req": Out(stream.Signature(BURST)),
+                "x_data": In(stream.Signature(8)),
+                "w_en": Out(1),
+                "w_tile": Out(20),
+                "w_byte": Out(11),
+                "w_data": Out(8),
+                "ring_free": In(1),
+                "ring_count": Out(20),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        size = isa.word_bytes(Region.WEIGHT, config)
+        tiles = range(config.ring_tiles + 1)
+
+        # Runs to requests, one a tile; `used` tiles of the ring are requested or filled.
+        address, left = Signal(32, reset_less=True), Signal(20)
+        used, pending = Signal(tiles), Signal(tiles)
+        request, done = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(left == 0),
+            request.eq((left != 0) & (used != config.ring_tiles) & (pending != config.ring_tiles)),
+        ]
+        with m.If(self.x_req.valid & self.x_req.ready):
+            m.d.sync += self.x_req.valid.eq(0)
+        free_slot = Signal()
+        m.d.comb += free_slot.eq(~self.x_req.valid | self.x_req.ready)
+        issue = Signal()
+        m.d.comb += issue.eq(request & free_slot & ~self.clear)
+        with m.If(issue):
+            m.d.sync += [
+                self.x_req.valid.eq(1),
+                self.x_req.payload.address.eq(address),
+                self.x_req.payload.length.eq(size),
+                address.eq(address + size),
+                left.eq(left - 1),
+            ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [address.eq(self.i.payload.address), left.eq(self.i.payload.count)]
+
+        # Bytes to the store. `stale` bursts were requested before a clear.
+        stale = Signal(tiles)
+        byte = Signal(range(size))
+        slot = Signal(20, init=config.resident_tiles)
+        complete = Signal()
+        m.d.comb += [
+            self.x_data.ready.eq(1),
+            done.eq(self.x_data.valid & (byte == size - 1)),
+            self.w_en.eq(self.x_data.valid & (stale == 0)),
+            self.w_tile.eq(slot),
+            self.w_byte.eq(byte),
+            self.w_data.eq(self.x_data.payload),
+        ]
+        with m.If(self.x_data.valid):
+            m.d.sync += byte.eq(Mux(done, 0, byte + 1))
+        m.d.sync += [
+            pending.eq(pending + issue - done),
+            used.eq(used + issue - self.ring_free),
+            complete.eq(done & (stale == 0)),
+            self.ring_count.eq(self.ring_count + complete - self.ring_free),
+        ]
+        with m.If(done):
+            with m.If(stale != 0):
+                m.d.sync += stale.eq(stale - 1)
+            with m.Else():
+                m.d.sync += slot.eq(Mux(slot == config.weight_tiles - 1, config.resident_tiles, slot + 1))
+        m.d.comb += self.idle.eq((left == 0) & (pending == 0))
+
+        with m.If(self.clear):
+            m.d.sync += [
+                left.eq(0),
+                used.eq(0),
+                stale.eq(pending - done),
+                complete.eq(0),
+                self.ring_count.eq(0),
+                slot.eq(config.resident_tiles),
+            ]
+        return m
+
+
+def tap(m, name, source, sink, prefetch):
+    """Connect a stream of LOADs `source` to `sink`; runs of external ones also enter a queue before `prefetch`.
+
+    `prefetch` sees a LOAD as soon as it is at `source`, before `sink` takes it. Returns the queue's occupancy.
+    """
+    load = isa.LOAD
+    field = {}
+    for key in ("external", "count", "address"):
+        at, f = load.offset(key)
+        field[key] = source.payload[at : at + f.bits]
+    m.submodules[name] = queue = SkidQueue(prefetch.i.payload.shape(), Prefetch.DEPTH)
+    wiring.connect(m, queue.o, prefetch.i)
+    seen = Signal(name=f"{name}_seen")
+    fine = Signal(name=f"{name}_fine")
+    m.d.comb += [
+        queue.i.valid.eq(source.valid & field["external"] & ~seen),
+        queue.i.payload.address.eq(field["address"]),
+        queue.i.payload.count.eq(field["count"]),
+        fine.eq(~field["external"] | seen | queue.i.ready),
+        sink.valid.eq(source.valid & fine),
+        sink.payload.eq(source.payload),
+        source.ready.eq(sink.ready & fine),
+    ]
+    with m.If(source.valid & source.ready):
+        m.d.sync += seen.eq(0)
+    with m.Elif(queue.i.valid & queue.i.ready):
+        m.d.sync += seen.eq(1)
+    return queue.o.valid

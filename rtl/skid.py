@@ -1,0 +1,46 @@
+"""A small queue whose head is a register."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["SkidQueue"]
+
+
+class SkidQueue(wiring.Component):
+    """Shift-register queue of `depth` items; the oldest item is always in the same register.
+
+    Members: ``i`` Stream(shape) · ``o`` Stream(shape). ``i.ready`` and ``o.valid`` come from registers.
+    Throughput: one item a cycle from depth 2 on. Latency: 1 cycle. Reset: empty.
+    """
+
+    LATENCY = 1
+
+    def __init__(self, shape, depth: int):
+        self._shape = shape
+        self._depth = depth
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform):
+        m = Module()
+        items = [Signal(self._shape, name=f"item{k}", reset_less=True) for k in range(self._depth)]
+        count = Signal(range(self._depth + 1))
+        push, pop = Signal(), Signal()
+        m.d.comb += [
+            self.o.valid.eq(count != 0),
+            self.o.payload.eq(items[0]),
+            self.i.ready.eq(count != self._depth),
+            push.eq(self.i.valid & self.i.ready),
+            pop.eq(self.o.valid & self.o.ready),
+        ]
+        at = Signal(range(self._depth + 1))
+        m.d.comb += at.eq(count - pop)
+        m.d.sync += count.eq(at + push)
+        with m.If(pop):
+            for here, after in zip(items, items[1:]):
+                m.d.sync += here.eq(after)
+        with m.If(push):
+            for k, item in enumerate(items):
+                with m.If(at == k):
+                    m.d.sync += item.eq(self.i.payload)
+        return m

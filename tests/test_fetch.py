@@ -1,0 +1,134 @@
+"""Fetch and its queues against lists of instructions."""
+
+import random
+import re
+
+import pytest
+from amaranth.back import rtlil
+from amaranth.sim import Simulator
+
+from lepton.rtl import isa
+from lepton.rtl.config import NpuConfig
+from lepton.rtl.fetch import Fetch
+from lepton.rtl.skid import SkidQueue
+
+CONFIG = NpuConfig(program_words=64)
+TARGET = {isa.LOAD: "load", isa.MUL: "mul", isa.TAIL: "tail", isa.TABLE: "tail"}
+
+
+def simulate(dut, *benches):
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    for bench, background in benches:
+        (sim.add_process if background else sim.add_testbench)(bench)
+    sim.run()
+
+
+def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1):
+    """Run a program; returns ({target: [(cycle, value)]}, (cycle, done, error) or None). Cycle 0 has `start`."""
+    dut = Fetch(CONFIG)
+    rng = random.Random(seed)
+    got = {"load": [], "mul": [], "tail": []}
+    ended = []
+
+    async def bench(ctx):
+        read = None
+        for cycle in range(cycles):
+            ctx.set(dut.start, cycle == 0)
+            ctx.set(dut.pc, pc if cycle == 0 else 0x5A5A)
+            # A word is there for one cycle only after its read.
+            ctx.set(dut.p_data, rng.getrandbits(64) if read is None else words[read] if read < len(words) else 0)
+            for name in got:
+                ctx.set(getattr(dut, f"o_{name}").ready, rng.random() >= stall)
+            for name, seen in got.items():
+                o = getattr(dut, f"o_{name}")
+                if ctx.get(o.valid) and ctx.get(o.ready):
+                    seen.append((cycle, ctx.get(o.payload)))
+            done, error = ctx.get(dut.done_fetching), ctx.get(dut.error)
+            if cycle and (done or error) and not ended:
+                ended.append((cycle, done, error))
+            read = ctx.get(dut.p_addr) if ctx.get(dut.p_en) else None
+            await ctx.tick()
+
+    simulate(dut, (bench, False))
+    return got, ended[0] if ended else None
+
+
+def random_program(rng, n):
+    words, expected, last = [], {"load": [], "mul": [], "tail": []}, []
+    for _ in range(n):
+        op = rng.choice(list(TARGET))
+        values = {f.name: rng.getrandbits(f.bits) for f in op.fields if f.name != "opcode" and not f.signed}
+        new = isa.encode(op, **values)
+        words += new
+        raw = sum(w << 64 * i for i, w in enumerate(new))
+        expected[TARGET[op]].append(raw)
+        last.append((TARGET[op], len(words) - 1))
+    return words + isa.encode(isa.END), expected, last
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.5, 0.9])
+def test_program_order(stall):
+    rng = random.Random(7)
+    words, expected, last = random_program(rng, 16)
+    got, ended = run_fetch(words, cycles=100 if stall < 0.9 else 600, stall=stall)
+    assert {k: [v for _, v in s] for k, s in got.items()} == expected
+    assert ended[1:] == (1, 0)
+    if not stall:
+        assert ended[0] == len(words) - 1 + 3
+        for name in got:
+            assert [c for c, _ in got[name]] == [k + 3 for n, k in last if n == name]
+
+
+def test_start_word():
+    words = [0] * 5 + isa.encode(isa.TABLE, param=9) + isa.encode(isa.END)
+    got, ended = run_fetch(words, pc=5)
+    assert [v for _, v in got["tail"]] == [words[5]] and ended == (4, 1, 0)
+
+
+def test_a_full_queue_stops_the_fetch():
+    words = isa.encode(isa.TABLE, param=1) * 5 + isa.encode(isa.END)
+    got, ended = run_fetch(words, stall=1.0)
+    assert ended is None and not got["tail"]
+
+
+@pytest.mark.parametrize("code", [0, 6, 15])
+def test_unknown_opcode(code):
+    got, ended = run_fetch(isa.encode(isa.TABLE) + [code] + isa.encode(isa.END))
+    assert len(got["tail"]) == 1 and ended == (4, 0, 1)
+
+
+def test_no_end():
+    _, ended = run_fetch(isa.encode(isa.TABLE) * 80)
+    assert ended == (64 + 3, 0, 1)
+
+
+def test_ports():
+    text = rtlil.convert(Fetch(CONFIG), name="fetch").split("module \\fetch\n")[1].split("\nmodule ")[0]
+    names = set(re.findall(r"wire width \d+ (?:signed )?(?:input|output) \d+ +(?:signed )?\\(\w+)", text))
+    streams = {f"o_{n}__{p}" for n in ("load", "mul", "tail") for p in ("valid", "ready", "payload")}
+    assert names == {"clk", "rst", "start", "pc", "p_en", "p_addr", "p_data", "done_fetching", "error"} | streams
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_queue(depth):
+    dut = SkidQueue(8, depth)
+    rng = random.Random(depth)
+    sent, got = [], []
+
+    async def bench(ctx):
+        for _ in range(300):
+            value, push, pop = rng.getrandbits(8), rng.random() < 0.6, rng.random() < 0.6
+            ctx.set(dut.i.payload, value)
+            ctx.set(dut.i.valid, push)
+            ctx.set(dut.o.ready, pop)
+            assert ctx.get(dut.i.ready) == (len(sent) - len(got) < depth)
+            assert ctx.get(dut.o.valid) == (len(sent) > len(got))
+            if push and ctx.get(dut.i.ready):
+                sent.append(value)
+            if pop and ctx.get(dut.o.valid):
+                got.append(ctx.get(dut.o.payload))
+            await ctx.tick()
+
+    simulate(dut, (bench, False))
+    assert got == sent[: len(got)] and len(got) > 50

@@ -1,0 +1,320 @@
+"""Integer arithmetic of TensorFlow Lite Micro's int8 kernels, in NumPy.
+
+One module for the golden model, the instruction set simulator and the compiler. Values are held in int64 arrays and
+wrapped or saturated to 32 bits where the C++ does so; nothing depends on floating point except the conversion of real
+scales to multipliers, which follows the C++ expression by expression (double or float): it must be the same to the bit.
+
+Rounding: `requantize` is the two-rounding form (gemmlowp): saturating rounding doubling high multiply, which rounds
+half up, then rounding divide by a power of two, half away from zero.
+"""
+
+import math
+
+import numpy as np
+
+INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+INT8_MIN, INT8_MAX = -128, 127
+INT8_VALUES = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
+"""All int8 values in table order: index -128 first."""
+
+
+class ArithmeticRangeError(ValueError):
+    """A real scale that the fixed-point form cannot hold."""
+
+
+def wrap32(x):
+    """x modulo 2**32 as a signed value, int64 array."""
+    return ((np.asarray(x, np.int64) + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+
+
+def clamp(x, low, high):
+    """x limited to low..high, int64 array."""
+    return np.minimum(np.maximum(np.asarray(x, np.int64), low), high)
+
+
+def clamp8(x, low=INT8_MIN, high=INT8_MAX):
+    """x limited to low..high as an int8 array."""
+    return clamp(x, low, high).astype(np.int8)
+
+
+def saturate32(x):
+    return clamp(x, INT32_MIN, INT32_MAX)
+
+
+def doubling_high_multiply(a, b):
+    """gemmlowp SaturatingRoundingDoublingHighMul of int32 values: (a*b + 2**30) >> 31, -2**31 squared saturates.
+
+    The C++ adds a nudge of the product's sign and truncates; that is the same as adding 2**30 and flooring.
+    """
+    product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
+    return np.minimum((product + (1 << 30)) >> 31, INT32_MAX)
+
+
+def rounding_divide(x, exponent):
+    """gemmlowp RoundingDivideByPOT: x / 2**exponent, half away from zero."""
+    x, exponent = np.asarray(x, np.int64), np.asarray(exponent, np.int64)
+    mask = (np.int64(1) << exponent) - 1
+    return (x >> exponent) + ((x & mask) > (mask >> 1) + (x < 0))
+
+
+def requantize(x, multiplier, shift, pre_shift=0):
+    """TFLM's MultiplyByQuantizedMultiplier with two roundings; int64 array of int32 values.
+
+    x is taken modulo 2**32; multiplier (0 to 2**31-1) and shift (-31 to 31) are scalars or arrays that broadcast
+    against x. The left shift is by pre_shift + max(shift, 0), modulo 2**32; the right shift by max(-shift, 0).
+    """
+    shift = np.asarray(shift, np.int64)
+    v = wrap32(np.asarray(x, np.int64) << (pre_shift + np.maximum(shift, 0)))
+    return rounding_divide(doubling_high_multiply(v, multiplier), np.maximum(-shift, 0))
+
+
+def _round_away(x: float) -> int:
+    return int(math.floor(abs(x) + 0.5)) * (1 if x >= 0 else -1)
+
+
+def quantize_multiplier(real) -> tuple[int, int]:
+    """TFLM's QuantizeMultiplier: (multiplier, shift) with real ~ multiplier * 2**(shift - 31)."""
+    real = float(real)
+    if real == 0:
+        return 0, 0
+    if not (math.isfinite(real) and real > 0):
+        raise ArithmeticRangeError(f"scale ratio {real} is not a positive number")
+    fraction, shift = math.frexp(real)
+    fixed = _round_away(fraction * (1 << 31))
+    if fixed == 1 << 31:
+        fixed //= 2
+        shift += 1
+    if shift < -31:
+        return 0, 0
+    if shift > 31:
+        raise ArithmeticRangeError(f"scale ratio {real} is 2**31 or more")
+    return fixed, shift
+
+
+def quantize_value(real: float, scale, zero_point: int) -> int:
+    """zero_point + round(real / scale), in float32 with halves away from zero, as activation limits are computed."""
+    return int(zero_point) + _round_away(float(np.float32(real) / np.float32(scale)))
+
+
+def activation_range(activation: str, scale, zero_point: int) -> tuple[int, int]:
+    """int8 limits (low, high) of a fused activation."""
+    low, high = INT8_MIN, INT8_MAX
+    if activation in ("RELU", "RELU6"):
+        low = max(low, quantize_value(0.0, scale, zero_point))
+    if activation == "RELU6":
+        high = min(high, quantize_value(6.0, scale, zero_point))
+    if activation == "RELU_N1_TO_1":
+        low = max(low, quantize_value(-1.0, scale, zero_point))
+        high = min(high, quantize_value(1.0, scale, zero_point))
+    return low, high
+
+
+# gemmlowp fixed point: raw int32 values with a stated number of integer bits.
+
+
+def _rescale(raw, left: int):
+    """Saturating multiply by 2**left (left > 0) or rounding divide (left < 0)."""
+    return saturate32(np.asarray(raw, np.int64) << left) if left >= 0 else rounding_divide(raw, -left)
+
+
+def _exp_quarter(a):
+    """exp(a) for -1/4 <= a < 0, both with 0 integer bits."""
+    mul = doubling_high_multiply
+    x = a + (1 << 28)
+    x2 = mul(x, x)
+    x3 = mul(x2, x)
+    x4 = mul(x2, x2)
+    tail = rounding_divide(mul(rounding_divide(x4, 2) + x3, 715827883) + x2, 1)
+    return wrap32(1895147668 + mul(1895147668, x + tail))
+
+
+_EXP_STEPS = ((-2, 1672461947), (-1, 1302514674), (0, 790015084), (1, 290630308), (2, 39332535), (3, 720401), (4, 242))
+
+
+def exp_on_negative_values(raw, integer_bits: int):
+    """gemmlowp exp_on_negative_values: raw <= 0 with integer_bits (at most 5), result with 0 integer bits."""
+    raw = np.asarray(raw, np.int64)
+    fraction_bits = 31 - integer_bits
+    quarter = 1 << (fraction_bits - 2)
+    low = (raw & (quarter - 1)) - quarter
+    result = _exp_quarter(_rescale(low, integer_bits))
+    remainder = low - raw
+    for exponent, factor in _EXP_STEPS:
+        if integer_bits > exponent:
+            bit = 1 << (fraction_bits + exponent)
+            result = np.where(remainder & bit, doubling_high_multiply(result, factor), result)
+    return np.where(raw == 0, INT32_MAX, result)
+
+
+def _newton(raw):
+    """1 / ((1 + a) / 2) with 2 integer bits, for a in [0, 1] with 0 integer bits."""
+    total = raw + INT32_MAX
+    half = (total + np.where(total >= 0, 1, -1)) >> 1  # totals are positive here, so the shift truncates as C++ does
+    x = 1515870810 + doubling_high_multiply(half, -1010580540)
+    for _ in range(3):
+        error = (1 << 29) - doubling_high_multiply(half, x)
+        x = wrap32(x + _rescale(doubling_high_multiply(x, error), 2))
+    return x
+
+
+def one_over_one_plus(raw):
+    """1 / (1 + a), a in [0, 1], 0 integer bits both."""
+    return _rescale(_newton(np.asarray(raw, np.int64)), 1)
+
+
+def _one_minus_over_one_plus(raw):
+    return _rescale(_newton(np.asarray(raw, np.int64)) - (1 << 29), 2)
+
+
+def _logistic_raw(raw):
+    """gemmlowp logistic: input 4 integer bits, output 0."""
+    positive = one_over_one_plus(exp_on_negative_values(-np.abs(raw), 4))
+    return np.where(raw == 0, 1 << 30, np.where(raw > 0, positive, INT32_MAX - positive))
+
+
+def _tanh_raw(raw):
+    """gemmlowp tanh: input 4 integer bits, output 0."""
+    t = _one_minus_over_one_plus(exp_on_negative_values(-np.abs(raw), 5))
+    return np.where(raw == 0, 0, np.where(raw < 0, -t, t))
+
+
+def input_radius(integer_bits: int, left_shift: int) -> int:
+    """TFLM's CalculateInputRadius with 31 bits."""
+    return math.floor(((1 << integer_bits) - 1) * 2.0 ** (31 - integer_bits) / 2.0**left_shift)
+
+
+# Tables of the unary operators: int8[256], entry 0 is for -128.
+
+
+def _sigmoid_table(in_scale, in_zero_point, function, output_bits, out_zero_point):
+    multiplier, left = quantize_multiplier(float(np.float32(in_scale)) * (1 << 27))
+    radius = input_radius(4, left)
+    x = INT8_VALUES - in_zero_point
+    inside = np.abs(x) < radius
+    raw = requantize(np.where(inside, x, 0), multiplier, left)
+    y = clamp8(rounding_divide(function(raw), 31 - output_bits) + out_zero_point)
+    return np.where(inside, y, np.where(x > 0, INT8_MAX, INT8_MIN)).astype(np.int8)
+
+
+def logistic_table(in_scale, in_zero_point: int):
+    """LOGISTIC; the output scale is 1/256 and its zero point -128 by definition."""
+    return _sigmoid_table(in_scale, in_zero_point, _logistic_raw, 8, -128)
+
+
+def tanh_table(in_scale, in_zero_point: int):
+    """TANH; the output scale is 1/128 and its zero point 0 by definition."""
+    return _sigmoid_table(in_scale, in_zero_point, _tanh_raw, 7, 0)
+
+
+def requantize_table(in_scale, in_zero_point, out_scale, out_zero_point, low=INT8_MIN, high=INT8_MAX):
+    """int8 to int8 QUANTIZE, and RELU with low at the output's zero."""
+    multiplier, shift = quantize_multiplier(float(np.float32(in_scale)) / float(np.float32(out_scale)))
+    return clamp8(requantize(INT8_VALUES - in_zero_point, multiplier, shift) + out_zero_point, low, high)
+
+
+def relu_table(in_scale, in_zero_point, out_scale, out_zero_point):
+    return requantize_table(in_scale, in_zero_point, out_scale, out_zero_point, max(INT8_MIN, out_zero_point))
+
+
+def relu6_table(in_scale, in_zero_point):
+    """RELU6 keeps the quantisation of its input."""
+    high = min(INT8_MAX, quantize_value(6.0, in_scale, in_zero_point))
+    return clamp8(np.minimum(np.maximum(INT8_VALUES, in_zero_point), high))
+
+
+def leaky_relu_table(in_scale, in_zero_point, out_scale, out_zero_point, alpha):
+    s, o, a = np.float32(in_scale), np.float32(out_scale), np.float32(alpha)
+    x = INT8_VALUES - in_zero_point
+    if a < 0:
+        raise ArithmeticRangeError(f"LEAKY_RELU with negative alpha {a}")
+    positive = requantize(x, *quantize_multiplier(s / o))
+    negative = requantize(x, *quantize_multiplier(s * a / o))
+    return clamp8(np.where(x >= 0, positive, negative) + out_zero_point)
+
+
+def _high16(a, b):
+    """gemmlowp SaturatingRoundingDoublingHighMul for int16."""
+    return np.minimum((np.asarray(a, np.int64) * b + (1 << 14)) >> 15, 32767)
+
+
+def _multiplier16(real) -> tuple[int, int]:
+    multiplier, exponent = quantize_multiplier(real)
+    if multiplier >= INT32_MAX - (1 << 15):
+        return 32767, exponent
+    return (multiplier + (1 << 15)) >> 16, exponent
+
+
+def hard_swish_table(in_scale, in_zero_point, out_scale, out_zero_point):
+    """HARD_SWISH in 16-bit fixed point."""
+    hires = np.float32(1.0 / 128.0) * np.float32(in_scale)
+    out_multiplier, out_exponent = _multiplier16(hires / np.float32(out_scale))
+    relu_multiplier, relu_exponent = _multiplier16(hires / (np.float32(3.0) / np.float32(32768.0)))
+    if out_exponent > 0:
+        raise ArithmeticRangeError("HARD_SWISH whose output scale is 1/128 of the input scale or less")
+    x = ((INT8_VALUES - in_zero_point) << 7).astype(np.int16).astype(np.int64)
+    scaled = _high16(x, out_multiplier)
+    relu = x
+    if relu_exponent > 0:
+        relu = clamp(relu << (relu_exponent - 1), -32768, 32767)
+    relu = _high16(relu, relu_multiplier)
+    if relu_exponent > 0:
+        relu = clamp(relu << 1, -32768, 32767)
+    if relu_exponent < 0:
+        relu = rounding_divide(relu, -relu_exponent)
+    relu = (relu + (1 << 15)) >> 1
+    product = relu * scaled
+    product = np.where(product < 0, -(-product >> 15), product >> 15)
+    return clamp8(rounding_divide(product, -out_exponent) + out_zero_point)
+
+
+# Operators on arrays
+
+
+def softmax(x, scale, beta=1.0):
+    """int8 SOFTMAX over the last axis, output scale 1/256 and zero point -128."""
+    real = min(float(np.float32(beta)) * float(np.float32(scale)) * (1 << 26), (1 << 31) - 1.0)
+    multiplier, left = quantize_multiplier(real)
+    diff_min = -input_radius(5, left)
+    x = np.asarray(x, np.int64)
+    diff = x - x.max(axis=-1, keepdims=True)
+    inside = diff >= diff_min
+    exps = exp_on_negative_values(requantize(np.where(inside, diff, 0), multiplier, left), 5)
+    total = np.where(inside, rounding_divide(exps, 12), 0).sum(axis=-1, keepdims=True)
+    total = wrap32(total)
+    headroom = 32 - np.vectorize(int.bit_length, otypes=[np.int64])(total)
+    reciprocal = one_over_one_plus(((total << headroom) & 0xFFFFFFFF) - (1 << 31))
+    y = rounding_divide(doubling_high_multiply(reciprocal, exps), 12 - headroom + 23)
+    return np.where(inside, clamp8(y - 128), np.int8(INT8_MIN)).astype(np.int8)
+
+
+def average(total, count):
+    """AVERAGE_POOL_2D's division: sum over count, half away from zero."""
+    total, count = np.asarray(total, np.int64), np.asarray(count, np.int64)
+    magnitude = (np.abs(total) + count // 2) // count
+    return np.where(total > 0, magnitude, -magnitude)
+
+
+def mean_multiplier(in_scale, out_scale, count: int) -> tuple[int, int]:
+    """(multiplier, shift) by which MEAN scales the sum of count values (zero point removed)."""
+    multiplier, shift = quantize_multiplier(float(np.float32(in_scale)) / float(np.float32(out_scale)))
+    extra = min(count.bit_length() - 1, 32, 31 + shift)
+    return (multiplier << extra) // count, shift - extra
+
+
+def mean(total, count: int, in_scale, in_zero_point, out_scale, out_zero_point):
+    """int8 MEAN from the sum of the raw values."""
+    multiplier, shift = mean_multiplier(in_scale, out_scale, count)
+    return clamp8(requantize(np.asarray(total, np.int64) - in_zero_point * count, multiplier, shift) + out_zero_point)
+
+
+def add(a, b, p: dict, subtract=False):
+    """int8 ADD (or SUB) with the parameters of `golden.add_parameters`; a and b broadcast."""
+    x = requantize(np.asarray(a, np.int64) - p["z1"], p["m1"], p["s1"], p["left_shift"])
+    y = requantize(np.asarray(b, np.int64) - p["z2"], p["m2"], p["s2"], p["left_shift"])
+    return clamp8(requantize(x - y if subtract else x + y, p["mo"], p["so"]) + p["zo"], p["low"], p["high"])
+
+
+def mul(a, b, p: dict):
+    """int8 MUL with the parameters of `golden.mul_parameters`; a and b broadcast."""
+    product = (np.asarray(a, np.int64) - p["z1"]) * (np.asarray(b, np.int64) - p["z2"])
+    return clamp8(requantize(product, p["m"], p["s"]) + p["zo"], p["low"], p["high"])
