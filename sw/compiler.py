@@ -60,6 +60,7 @@ class Program:
     config: NpuConfig
     model: Model
     tiles: bytes = b""
+    external: bytes = b""
     params: bytes = b""
     words: list[int] = field(default_factory=list)
     steps: list[HostStep | NpuStep] = field(default_factory=list)
@@ -111,6 +112,15 @@ class Feed:
     top: int = 0
     left: int = 0
     zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive tiles, in the weight store or in external memory."""
+
+    first: int
+    count: int
+    external: bool = False
 
 
 @dataclass
@@ -179,12 +189,15 @@ def _wrap32(x):
 
 
 class _Compiler:
-    def __init__(self, model: Model, config: NpuConfig):
+    def __init__(self, model: Model, config: NpuConfig, external: frozenset[int] = frozenset()):
         self.model, self.config = model, config
+        self.external = external  # operators whose weights lie in external memory
+        self.external_words: list[bytes] = []
+        self.layer_tiles: dict[int, int] = {}
         self.program = Program(config, model)
         self.tile_words: list[bytes] = []
         self.param_words: list[bytes] = []
-        self.identity_at: dict[int, tuple[int, int]] = {}
+        self.identity_at: dict[int, Span] = {}
         self.consumers: dict[int, list[int]] = {}
         for op in model.operators:
             for t in op.inputs:
@@ -230,11 +243,12 @@ class _Compiler:
             )
         return first
 
-    def add_tiles(self, groups: list[list[Tile]]) -> list[tuple[int, int]]:
-        """Append the tiles of each group; (first tile, count) of each."""
+    def add_tiles(self, groups: list[list[Tile]], external: bool = False) -> list[Span]:
+        """Append the tiles of each group to the weight store or the external memory; the span of each group."""
         spans = []
+        words = self.external_words if external else self.tile_words
         for tiles in groups:
-            spans.append((len(self.tile_words), len(tiles)))
+            spans.append(Span(len(words), len(tiles), external))
             for i, t in enumerate(tiles):
                 raw = (
                     (t.offset & ADDRESS_MASK)
@@ -243,7 +257,7 @@ class _Compiler:
                     | t.skip << 44
                     | (i == len(tiles) - 1) << 47
                 )
-                self.tile_words.append(raw.to_bytes(6, "little") + np.ascontiguousarray(t.weights, np.int8).tobytes())
+                words.append(raw.to_bytes(6, "little") + np.ascontiguousarray(t.weights, np.int8).tobytes())
         return spans
 
     def paired_sum(self, tiles: list[Tile]) -> np.ndarray:
@@ -265,8 +279,8 @@ class _Compiler:
             tiles.append(Tile(w, offset + k, x + k, y))
         return tiles
 
-    def identity(self, channels: int) -> tuple[int, int]:
-        """(first tile, count) of a group that copies `channels` bytes to the columns."""
+    def identity(self, channels: int) -> Span:
+        """Tiles of a group that copies `channels` bytes to the columns."""
         if channels not in self.identity_at:
             eye = np.eye(self.config.cols, dtype=np.int8)[:channels]
             (span,) = self.add_tiles([self.chunk_tiles(eye, 0, 0, 0)])
@@ -275,8 +289,12 @@ class _Compiler:
 
     # --- instructions ----------------------------------------------------------------------------------------------
 
-    def load(self, span):
-        self.emit(isa.LOAD, tile=span[0], count=span[1])
+    def load(self, span: Span):
+        if span.external:
+            address = span.first * isa.word_bytes(isa.Region.WEIGHT, self.config)
+            self.emit(isa.LOAD, external=1, address=address, count=span.count)
+        else:
+            self.emit(isa.LOAD, tile=span.first, count=span.count)
 
     def mul(self, feed: Feed, oy, ox, height, width, **values):
         """One MUL over a block of windows whose first is output (oy, ox)."""
@@ -515,7 +533,8 @@ class _Compiler:
         cout = self.hwc(op.outputs[0])[2]
         feed = Feed(self.program.places[op.inputs[0]].address, *list(feed.__dict__.values())[1:])
         entries, out_zp, low, high = self.scale_entries(op, groups)
-        spans = self.add_tiles(groups)
+        spans = self.add_tiles(groups, external=op.index in self.external)
+        self.layer_tiles[op.index] = sum(span.count for span in spans)
         param = self.add_param(entries)
         result = (add or pool or op).outputs[0]
         out = self.program.places[result].address
@@ -523,7 +542,7 @@ class _Compiler:
         limit = cfg.acc_depth // 2 if add else cfg.acc_depth
 
         def multiply(oy, ox, bh, bw, g0, n, **values):
-            self.load((spans[g0][0], sum(s[1] for s in spans[g0 : g0 + n])))
+            self.load(Span(spans[g0].first, sum(s.count for s in spans[g0 : g0 + n]), spans[g0].external))
             if plan is None:
                 self.mul(feed, oy, ox, bh, bw, groups=n, **values)
                 return
@@ -1138,8 +1157,8 @@ class _Compiler:
         if running:
             self.emit(isa.END)
         program.tiles = b"".join(self.tile_words)
+        program.external = b"".join(self.external_words)
         program.params = b"".join(self.param_words)
-        self.check_fit()
         return program
 
     def set_flag(self, span, op, name, last):
@@ -1170,5 +1189,21 @@ class _Compiler:
 
 
 def compile_model(model: Model, config: NpuConfig) -> Program:
-    """Compile for a configuration. Raises CompileError when the model does not fit."""
-    return _Compiler(model, config).compile()
+    """Compile for a configuration; weights beyond the weight store go to external memory, those used least often first.
+
+    Raises CompileError when the model does not fit.
+    """
+    compiler = _Compiler(model, config)
+    program = compiler.compile()
+    if len(compiler.tile_words) > config.resident_tiles and config.ring_tiles:
+        uses = {op.index: int(np.prod(compiler.hwc(op.outputs[0])[:2])) for op in model.operators}
+        chosen, excess = set(), len(compiler.tile_words) - config.resident_tiles
+        for index in sorted(compiler.layer_tiles, key=lambda i: (uses[i] > config.acc_depth, -compiler.layer_tiles[i])):
+            if excess <= 0:
+                break
+            chosen.add(index)
+            excess -= compiler.layer_tiles[index]
+        compiler = _Compiler(model, config, frozenset(chosen))
+        program = compiler.compile()
+    compiler.check_fit()
+    return program

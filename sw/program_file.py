@@ -32,6 +32,7 @@ def dump_program(program: Program, source: bytes) -> bytes:
             ("program.json", json.dumps(index, indent=1).encode()),
             ("model.tflite", source),
             ("weights.bin", program.tiles),
+            ("external.bin", program.external),
             ("params.bin", program.params),
             ("program.bin", program.program_bytes),
         ):
@@ -54,6 +55,7 @@ def parse_program(data: bytes) -> Program:
                 config=NpuConfig.from_dict(index["config"]),
                 model=model,
                 tiles=archive.read("weights.bin"),
+                external=archive.read("external.bin"),
                 params=archive.read("params.bin"),
                 words=[int(w) for w in np.frombuffer(archive.read("program.bin"), "<u8")],
                 steps=steps,

@@ -29,6 +29,7 @@ class _IssEngine:
         from lepton.verif.iss import Iss
 
         self.iss = Iss(config)
+        self.iss.external = program.external
         for region, data in program.images():
             self.iss.write(region, 0, data)
 

@@ -1,8 +1,9 @@
 """The golden model: int8 networks in NumPy integers, byte for byte what TensorFlow Lite Micro computes.
 
 `run` executes a whole model, `run_operator` one operator. The `*_parameters` functions give the integers a kernel
-works with; the compiler takes them from here, so that hardware and golden model scale alike. Rounding: see `arith.requantize`.
-Matrix products are done in float64: every partial sum is an integer below 2**53, so they are exact in any order.
+works with; the compiler takes them from here, so that hardware and golden model scale alike. Rounding: see
+`arith.requantize`. Matrix products are done in float64: every partial sum is an integer below 2**53, so they are
+exact in any order.
 """
 
 import numpy as np
@@ -37,7 +38,8 @@ def conv_parameters(model: Model, op: Operator):
     """(multipliers int32[cout], shifts int32[cout], bias int32[cout], in_zp, out_zp, low, high).
 
     For CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED and TRANSPOSE_CONV. The bias is the model's own (zeros if it
-    has none), without the input zero point's share: an output is clamp(requantize(sum((x - in_zp) * w) + bias) + out_zp, low, high).
+    has none), without the input zero point's share: an output is clamp(requantize(sum((x - in_zp) * w) + bias) +
+    out_zp, low, high).
     """
     ins, y = _tensors(model, op)
     x, w, b = (ins[2], ins[1], ins[3:]) if op.op == "TRANSPOSE_CONV" else (ins[0], ins[1], ins[2:])
