@@ -140,7 +140,7 @@ class Link(wiring.Component):
                 ((region != Region.REG) & (region != Region.ACT))
                 | (length != 6)
                 | (index + offset > depth)
-                | (offset > Mux(region == Region.REG, isa.MAX_PAYLOAD // 4, isa.MAX_PAYLOAD))
+                | (offset > isa.MAX_PAYLOAD)  # all registers fit a reply
             ),
             start_bad.eq((length != 6) | (offset >= config.program_words)),
             same_run.eq(run_known & (arguments[:32] == self.run_id)),

@@ -1,23 +1,28 @@
 """Prefetch: tiles from external memory into the ring at the end of the weight store."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from . import isa
 from .config import NpuConfig
 from .isa import Region
+from .loader import layout_of
 from .skid import SkidQueue
 
 BURST = data.StructLayout({"address": 32, "length": 16})
 """A burst read: `length` bytes from byte `address` on."""
+
+RUN = data.StructLayout({"address": 32, "count": 20})
+"""A run of tiles in external memory."""
 
 
 class Prefetch(wiring.Component):
     """Read the tiles of external LOADs, a burst each, as far ahead as the ring has room.
 
     Members:
-        ``i`` Stream({address: 32, count: 20}): a run of tiles · ``clear`` In(1): forget runs and ring
+        ``i`` Stream(128), ``o`` Stream(128): LOAD instructions, passed on in the same cycle; an external one is noted
+        as soon as it is at ``i``, before it is taken at ``o`` · ``clear`` In(1): forget runs and ring
         ``x_req`` Stream(BURST) · ``x_data`` Stream(8), always taken: the bytes of the bursts, in order
         ``w_en``, ``w_tile`` (20), ``w_byte`` (11), ``w_data`` (8): weight store writes
         ``ring_free`` In(1): a tile was handed to the array · ``ring_count`` Out(20): tiles complete and not freed
@@ -33,7 +38,8 @@ class Prefetch(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "i": In(stream.Signature(data.StructLayout({"address": 32, "count": 20}))),
+                "i": In(stream.Signature(128)),
+                "o": Out(stream.Signature(128)),
                 "clear": In(1),
                 "x_req": Out(stream.Signature(BURST)),
                 "x_data": In(stream.Signature(8)),
@@ -53,12 +59,31 @@ class Prefetch(wiring.Component):
         size = isa.word_bytes(Region.WEIGHT, config)
         tiles = range(config.ring_tiles + 1)
 
+        load = data.View(layout_of(isa.LOAD.fields), self.i.payload)
+        queue = SkidQueue(RUN, self.DEPTH)
+        m.submodules.queue = ResetInserter(self.clear)(queue)
+        runs = queue.o
+        noted, may_pass = Signal(), Signal()
+        m.d.comb += [
+            queue.i.valid.eq(self.i.valid & load.external & ~noted),
+            queue.i.payload.address.eq(load.address),
+            queue.i.payload.count.eq(load.count),
+            may_pass.eq(~load.external | noted | queue.i.ready),
+            self.o.valid.eq(self.i.valid & may_pass),
+            self.o.payload.eq(self.i.payload),
+            self.i.ready.eq(self.o.ready & may_pass),
+        ]
+        with m.If((self.i.valid & self.i.ready) | self.clear):
+            m.d.sync += noted.eq(0)
+        with m.Elif(queue.i.valid & queue.i.ready):
+            m.d.sync += noted.eq(1)
+
         # Runs to requests, one a tile; `used` tiles of the ring are requested or filled.
         address, left = Signal(32, reset_less=True), Signal(20)
         used, pending = Signal(tiles), Signal(tiles)
         request, done = Signal(), Signal()
         m.d.comb += [
-            self.i.ready.eq(left == 0),
+            runs.ready.eq(left == 0),
             request.eq((left != 0) & (used != config.ring_tiles) & (pending != config.ring_tiles)),
         ]
         with m.If(self.x_req.valid & self.x_req.ready):
@@ -75,8 +100,8 @@ class Prefetch(wiring.Component):
                 address.eq(address + size),
                 left.eq(left - 1),
             ]
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [address.eq(self.i.payload.address), left.eq(self.i.payload.count)]
+        with m.If(runs.valid & runs.ready):
+            m.d.sync += [address.eq(runs.payload.address), left.eq(runs.payload.count)]
 
         # Bytes to the store. `stale` bursts were requested before a clear.
         stale = Signal(tiles)
@@ -104,7 +129,7 @@ class Prefetch(wiring.Component):
                 m.d.sync += stale.eq(stale - 1)
             with m.Else():
                 m.d.sync += slot.eq(Mux(slot == config.weight_tiles - 1, config.resident_tiles, slot + 1))
-        m.d.comb += self.idle.eq((left == 0) & (pending == 0))
+        m.d.comb += self.idle.eq(~runs.valid & (left == 0) & (pending == 0))
 
         with m.If(self.clear):
             m.d.sync += [
@@ -117,32 +142,3 @@ class Prefetch(wiring.Component):
             ]
         return m
 
-
-def tap(m, name, source, sink, prefetch):
-    """Connect a stream of LOADs `source` to `sink`; runs of external ones also enter a queue before `prefetch`.
-
-    `prefetch` sees a LOAD as soon as it is at `source`, before `sink` takes it. Returns the queue's occupancy.
-    """
-    load = isa.LOAD
-    field = {}
-    for key in ("external", "count", "address"):
-        at, f = load.offset(key)
-        field[key] = source.payload[at : at + f.bits]
-    m.submodules[name] = queue = SkidQueue(prefetch.i.payload.shape(), Prefetch.DEPTH)
-    wiring.connect(m, queue.o, prefetch.i)
-    seen = Signal(name=f"{name}_seen")
-    fine = Signal(name=f"{name}_fine")
-    m.d.comb += [
-        queue.i.valid.eq(source.valid & field["external"] & ~seen),
-        queue.i.payload.address.eq(field["address"]),
-        queue.i.payload.count.eq(field["count"]),
-        fine.eq(~field["external"] | seen | queue.i.ready),
-        sink.valid.eq(source.valid & fine),
-        sink.payload.eq(source.payload),
-        source.ready.eq(sink.ready & fine),
-    ]
-    with m.If(source.valid & source.ready):
-        m.d.sync += seen.eq(0)
-    with m.Elif(queue.i.valid & queue.i.ready):
-        m.d.sync += seen.eq(1)
-    return queue.o.valid

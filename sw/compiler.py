@@ -640,16 +640,29 @@ class _Compiler:
             [(-mine[0], mine[1], mine[2]), (-theirs[0], theirs[1], theirs[2]), (0, p["mo"], p["so"])]
         )
         feed = Feed(self.program.places[other].address, oh, ow, cout)
-        for oy, ox, bh, bw in self.blocks(oh, ow, limit):
-            for g in range(n_groups):
-                n = min(cfg.cols, cout - g * cfg.cols)
-                multiply(oy, ox, bh, bw, g, 1, release=0)
-                self.copy_in(feed, oy, ox, bh, bw, g * cfg.cols, n, acc_base=limit, release=1)
-                area = {"width": bw, "height": bh, "acc_y": bw, "channels": n}
-                self.tail(**{**common, "param": common["param"] + g * cfg.cols}, take=1, to_acc=1, **area)
-                self.add_tails(
-                    p, entry, area, limit, out + (oy * ow + ox) * cout + g * cfg.cols, cout, ow * cout, take=0
-                )
+        parts = [
+            (block, g, min(cfg.cols, cout - g * cfg.cols))
+            for block in self.blocks(oh, ow, limit)
+            for g in range(n_groups)
+        ]
+
+        def front(block, g, n):
+            multiply(*block, g, 1, release=0)
+            self.copy_in(feed, *block, g * cfg.cols, n, acc_base=limit, release=1)
+
+        def back(block, g, n):
+            oy, ox, bh, bw = block
+            area = {"width": bw, "height": bh, "acc_y": bw, "channels": n}
+            self.tail(**{**common, "param": common["param"] + g * cfg.cols}, take=1, to_acc=1, **area)
+            address = out + (oy * ow + ox) * cout + g * cfg.cols
+            self.add_tails(p, entry, area, limit, address, cout, ow * cout, take=0)
+
+        # The multiplications of a part stand before the tails of the part before, so that fetch never holds them up.
+        front(*parts[0])
+        for part, following in zip(parts, [*parts[1:], None]):
+            if following:
+                front(*following)
+            back(*part)
 
     def add_tails(self, p, entry, area, other, address, out_x, out_y, take):
         """Scale both operands in place, then add, scale and write."""
@@ -982,9 +995,10 @@ class _Compiler:
                 if place[nxt.index] is None and nxt.index not in done:
                     if nxt.op == "ADD":
                         other = [t for t in nxt.inputs if t != op.outputs[0]]
-                        ready = {t for done_op in self.model.operators if done_op.index < op.index for t in done_op.outputs}
-                        if other and (other[0] in ready or other[0] in self.model.inputs):
-                            done.add(nxt.index)
+                        before = self.make_ready(other[0], op, done, place) if other else None
+                        if before is not None:
+                            done.update(o.index for o in [*before, nxt])
+                            layers += [("conv", [o]) for o in before]
                             layers.append(("conv", [op, nxt]))
                             continue
                     if nxt.op == "MAX_POOL_2D" and self.pool_fuses(nxt):
@@ -994,6 +1008,23 @@ class _Compiler:
             kind = "conv" if op.op in conv_like else op.op
             layers.append((kind, [op]))
         return layers
+
+    def make_ready(self, tensor: int, op: Operator, done: set[int], place) -> list[Operator] | None:
+        """Operators to run before `op` so that the other operand of its residual ADD is there; None if that does not help.
+
+        The other branch may end in a smaller convolution that comes later in the file: run first, it leaves the ADD to the
+        larger one, behind whose multiplications the tail's work hides.
+        """
+        made = {t for o in self.model.operators if o.index in done and o is not op for t in o.outputs}
+        made.update(self.model.inputs)
+        if tensor in made:
+            return []
+        (producer,) = (o for o in self.model.operators if tensor in o.outputs)
+        activations = [t for t in producer.inputs if t >= 0 and self.tensor(t).data is None]
+        small = producer.op == "CONV_2D" and self.macs(producer) <= self.macs(op)
+        if small and place[producer.index] is None and producer.index not in done and made.issuperset(activations):
+            return [producer]
+        return None
 
     def pool_fuses(self, pool: Operator) -> bool:
         """Windows tile the map without overlap or padding and fit a bank; the clamp commutes with the maximum."""

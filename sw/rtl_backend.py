@@ -51,7 +51,7 @@ struct Sim {
     void tick() {
 #ifdef EXTERNAL
         bool taken = top.x_req___05Fvalid && top.x_req___05Fready;
-        uint32_t req_address = top.x_req___05Fpayload___05Faddress, req_length = top.x_req___05Fpayload___05Flength;
+        uint32_t req_address = top.x_req___05Fpayload, req_length = top.x_req___05Fpayload >> 32;
         bool beat = top.x_data___05Fvalid && top.x_data___05Fready;
 #endif
         half(1);
@@ -168,7 +168,8 @@ def _run(command, cwd, what, env=None) -> None:
     except FileNotFoundError:
         raise BackendError(f"{what}: {command[0]} not found; install it (Debian: apt install g++)") from None
     if result.returncode:
-        lines = [line for line in result.stdout.splitlines() if "rror" in line] or result.stdout.splitlines()
+        lines = result.stdout.splitlines()
+        lines = [line for line in lines if "rror:" in line or line.startswith(("%Error", "%Warning"))] or lines
         raise BackendError(f"{what} failed ({Path(command[0]).name}): {lines[0] if lines else 'no message'}")
 
 

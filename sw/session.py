@@ -60,11 +60,10 @@ class _DeviceEngine:
 
     def start(self, pc: int) -> dict:
         self.device.start(pc)
-        self.device.wait()
-        registers = self.device.registers()
+        registers = self.device.wait()
         return {
-            "cycles": registers["CYCLES"],
-            "causes": {cause.name.lower(): registers[cause.name] for cause in isa.Cause},
+            "cycles": registers[isa.Reg.CYCLES],
+            "causes": {cause.name.lower(): registers[isa.Reg[cause.name]] for cause in isa.Cause},
         }
 
 

@@ -273,6 +273,7 @@ def test_register_word_is_captured_at_once():
 
 
 def test_read_out_of_range():
+    assert 4 * len(Reg) <= isa.MAX_PAYLOAD
     bench = Bench()
     for payload in (
         b"",
@@ -306,11 +307,14 @@ def test_start_once_per_run_id():
     assert bench.resets == 1
     assert bench.request(Command.START, start_payload(0xDEADBEEF, 0)) == (Result.OK, b"")
     assert bench.started[2:] == [(0xDEADBEEF, 0)]
+    assert bench.request(Command.RESET) == (Result.OK, b"")
+    assert bench.request(Command.START, start_payload(0, 2)) == (Result.OK, b"")
+    assert bench.started.pop() == (0, 2)
     good = start_payload(5, 0)
     for payload in (start_payload(5, 64), start_payload(5, 0xFFFF), good[:5], good + b"\0"):
         assert bench.request(Command.START, payload) == (Result.BAD_RANGE, b"")
     assert bench.request(Command.RESET, b"\0") == (Result.BAD_RANGE, b"")
-    assert len(bench.started) == 3 and bench.resets == 1
+    assert len(bench.started) == 3 and bench.resets == 2
 
 
 def test_busy_refuses_memory():
@@ -502,7 +506,7 @@ class Line:
         self.buffer.clear()
 
 
-def exercise(device, model_act, rng, data_bytes=1500):
+def exercise(device, rng, data_bytes=1500):
     """Load every memory, read back, run; the caller compares the memories."""
     config = device.config()
     written = {}
@@ -523,7 +527,7 @@ def test_driver_clean_line():
     device = Device(line)
     device.ping()
     assert device.config() == replace(CONFIG, name="custom")
-    for region, (at, data) in exercise(device, None, random.Random(1)).items():
+    for region, (at, data) in exercise(device, random.Random(1)).items():
         assert model.memory[region][at : at + len(data)] == data
     run_id = device.start(7)
     assert model.starts == [7] and model.registers[Reg.RUN_ID] == run_id
@@ -551,7 +555,7 @@ def test_driver_faulty_line(seed):
     device = Device(Line(model, rate=0.0008, seed=seed), retries=20)
     rng = random.Random(seed)
     for _ in range(4):
-        for region, (at, data) in exercise(device, None, rng).items():
+        for region, (at, data) in exercise(device, rng).items():
             assert model.memory[region][at : at + len(data)] == data
         before = len(model.starts)
         device.start(3)
@@ -661,7 +665,7 @@ def test_driver_reports_refusals():
 
 
 def test_identity_round_trip_and_mismatch():
-    for config in (*PRESETS.values(), CONFIG, replace(PRESETS["small"], name="custom", ring_tiles=64)):
+    for config in (*PRESETS.values(), CONFIG, replace(CONFIG, ring_tiles=4, rows=6, pe="paired")):
         assert config_from_registers(registers_of(config)) == config
     model = DeviceModel()
     for reg, value, text in (
@@ -682,7 +686,7 @@ def test_driver_on_the_rtl(rate):
     bench.write = lambda data: clean_write(spoiler.spoil(data))
     device = Device(bench, retries=8, timeout=30.0)
     assert device.config() == CONFIG
-    for region, (at, data) in exercise(device, None, random.Random(2), 600).items():
+    for region, (at, data) in exercise(device, random.Random(2), 600).items():
         size = isa.word_bytes(region, CONFIG)
         assert bytes(bench.memory[region, a // size, a % size] for a in range(at, at + len(data))) == data
     run_id = device.start(9)

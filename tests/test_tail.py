@@ -367,8 +367,8 @@ def test_written_bank_closes_before_the_next():
 
 def test_ports():
     text = rtlil.convert(TailEngine(CONFIGS["6x2"][0]), name="tail")
-    top = text[text.index("module \\tail\n") :]
-    ports = re.findall(r"wire (?:width (\d+) )?(?:signed )?(input|output) \d+ (?:signed )?\\(\S+)", top)
+    top = text[text.index("module \\tail\n") :].split("\nend\n")[0]
+    ports = re.findall(r"wire (?:width (\d+) )?(?:signed )?(input|output) \d+ (?:signed)? *\\(\S+)", top)
     assert sorted((name, way, int(width or 1)) for width, way, name in ports) == [
         *(("bank_free", "output", 1), ("bank_ready", "input", 1), ("clk", "input", 1)),
         *(("i__payload", "input", 256), ("i__ready", "output", 1), ("i__valid", "input", 1), ("idle", "output", 1)),

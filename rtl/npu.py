@@ -1,0 +1,224 @@
+"""The accelerator: host link, memories, engines and array connected, with its run control and cycle counters."""
+
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from . import isa
+from .accumulators import Accumulators
+from .act_memory import ActMemory
+from .array import Array
+from .config import NpuConfig
+from .fetch import Fetch
+from .isa import Cause, Reg, Region, Status
+from .link import Link, identity_registers
+from .multiply import MultiplyEngine
+from .prefetch import BURST, Prefetch
+from .tail import TailEngine
+from .weight_store import WeightStore
+
+
+class Npu(wiring.Component):
+    """One accelerator behind a byte stream.
+
+    Members:
+        ``i`` Stream(8): request bytes · ``o`` Stream(8): reply bytes (frames: `isa`, host link)
+        with ``ring_tiles`` only: ``x_req`` Stream(BURST), ``x_data`` Stream(8): burst read port to external memory; the
+        bytes of the bursts in the order of the requests, several of which may be under way
+
+    Run: with START taken in cycle s the engines are cleared, and the run's cycles are s + 1 (`fetch` starts) to the one
+    in which END has been read and all engines are idle; CYCLES counts them, and each is counted as one `Cause`, so the
+    counters sum to CYCLES. DRAIN: no MUL is left and no vector is issued. An unknown opcode clears the engines and
+    sets BAD_OPCODE. RESET clears them and sets IDLE; memories and counters stay. During a run the memories belong to
+    the engines, else to the link.
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        members = {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))}
+        if config.ring_tiles:
+            members["x_req"] = Out(stream.Signature(BURST))
+            members["x_data"] = In(stream.Signature(8))
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+
+        clear = Signal()  # engines forget everything
+        reset = ResetInserter(clear)
+        link = Link(config, act_latency=ActMemory.LATENCY)
+        fetch, multiply = Fetch(config), MultiplyEngine(config)
+        tail = TailEngine(config, read_latency=Accumulators.T_LATENCY)
+        act, weights, array, acc = ActMemory(config), WeightStore(config), Array(config), Accumulators(config)
+        m.submodules.link = link
+        m.submodules.fetch = reset(fetch)
+        m.submodules.multiply = reset(multiply)
+        m.submodules.tail = reset(tail)
+        m.submodules.act_memory = act
+        m.submodules.weight_store = weights
+        m.submodules.array = array
+        m.submodules.accumulators = acc
+        wiring.connect(m, wiring.flipped(self.i), link.i)
+        wiring.connect(m, link.o, wiring.flipped(self.o))
+
+        # --- Run control ------------------------------------------------------------------------------------------
+        status = Signal(Status)
+        running, finished = Signal(), Signal()
+        go = Signal()
+        m.d.comb += [
+            running.eq(status == Status.RUNNING),
+            clear.eq(link.start | link.reset_run | (running & fetch.error)),
+            link.busy.eq(running | link.start),
+            fetch.start.eq(go),
+            fetch.pc.eq(link.start_pc),
+        ]
+        m.d.sync += go.eq(link.start & ~link.reset_run)
+        with m.If(link.reset_run):
+            m.d.sync += status.eq(Status.IDLE)
+        with m.Elif(link.start):
+            m.d.sync += status.eq(Status.RUNNING)
+        with m.Elif(running & fetch.error):
+            m.d.sync += status.eq(Status.BAD_OPCODE)
+        with m.Elif(running & finished):
+            m.d.sync += status.eq(Status.DONE)
+
+        # --- Counters ---------------------------------------------------------------------------------------------
+        cycles = Signal(32)
+        counters = {cause: Signal(32, name=f"count_{cause.name.lower()}") for cause in Cause}
+        no_more = Signal()  # in the cycle before, no MUL was left
+        cause = Signal(Cause)
+        m.d.sync += no_more.eq(fetch.done_fetching & ~fetch.o_mul.valid)
+        m.d.comb += cause.eq(Mux((multiply.cause == Cause.FETCH) & no_more, Cause.DRAIN, multiply.cause))
+        with m.If(link.start):
+            m.d.sync += [cycles.eq(0), *(c.eq(0) for c in counters.values())]
+        with m.Elif(running):
+            m.d.sync += cycles.eq(cycles + 1)
+            with m.Switch(cause):
+                for which, counter in counters.items():
+                    with m.Case(which):
+                        m.d.sync += counter.eq(counter + 1)
+
+        values = identity_registers(config)
+        values |= {Reg.STATUS: status, Reg.RUN_ID: link.run_id, Reg.CYCLES: cycles}
+        values |= {Reg[c.name]: counter for c, counter in counters.items()}
+        m.d.comb += [link.registers[int(r)].eq(value) for r, value in values.items()]
+
+        # --- Memories the link writes -----------------------------------------------------------------------------
+        def memory(name, region, bits):
+            """Memory of whole words, written a byte at a time by the link; returns its read port."""
+            size = bits // 8
+            m.submodules[name] = unit = Memory(
+                shape=bits, depth=isa.depth(region, config), init=[], attrs={"no_rw_check": 1}
+            )
+            write = unit.write_port(granularity=8)
+            m.d.comb += [
+                write.addr.eq(link.w_index),
+                write.data.eq(link.w_data.replicate(size)),
+                write.en.eq(Mux(link.w_en & (link.w_region == region), 1 << link.w_byte[: (size - 1).bit_length()], 0)),
+            ]
+            return unit.read_port()
+
+        program = memory("program", Region.PROGRAM, 8 * isa.word_bytes(Region.PROGRAM, config))
+        params = memory("params", Region.PARAM, 8 * isa.word_bytes(Region.PARAM, config))
+        m.d.comb += [
+            program.en.eq(fetch.p_en),
+            program.addr.eq(fetch.p_addr),
+            fetch.p_data.eq(program.data),
+            params.en.eq(tail.p_en),
+            params.addr.eq(tail.p_addr),
+            tail.p_data.eq(params.data),
+        ]
+
+        w_act = Signal()
+        m.d.comb += w_act.eq(link.w_en & (link.w_region == Region.ACT))
+        with m.If(running):
+            m.d.comb += [
+                act.r_en.eq(multiply.r_en),
+                act.r_addr.eq(multiply.r_addr),
+                act.w_en.eq(tail.w_en),
+                act.w_addr.eq(tail.w_addr),
+                act.w_count.eq(tail.w_count),
+                act.w_data.eq(tail.w_data),
+            ]
+        with m.Else():
+            m.d.comb += [
+                act.r_en.eq(link.r_en),
+                act.r_addr.eq(link.r_addr),
+                act.w_en.eq(w_act),
+                act.w_addr.eq(link.w_index),
+                act.w_count.eq(1),
+                act.w_data[0].eq(link.w_data),
+            ]
+        m.d.comb += [multiply.i_data.eq(act.r_data), link.r_data.eq(act.r_data[0])]
+
+        m.d.comb += [
+            weights.w_en.eq(link.w_en & (link.w_region == Region.WEIGHT)),
+            weights.w_tile.eq(link.w_index),
+            weights.w_byte.eq(link.w_byte),
+            weights.w_data.eq(link.w_data),
+        ]
+        prefetch_idle = 1
+        if config.ring_tiles:
+            m.submodules.prefetch = prefetch = Prefetch(config)
+            wiring.connect(m, fetch.o_load, prefetch.i)
+            wiring.connect(m, prefetch.o, multiply.i_load)
+            wiring.connect(m, prefetch.x_req, wiring.flipped(self.x_req))
+            wiring.connect(m, wiring.flipped(self.x_data), prefetch.x_data)
+            with m.If(running):
+                m.d.comb += [
+                    weights.w_en.eq(prefetch.w_en),
+                    weights.w_tile.eq(prefetch.w_tile),
+                    weights.w_byte.eq(prefetch.w_byte),
+                    weights.w_data.eq(prefetch.w_data),
+                ]
+            m.d.comb += [
+                prefetch.clear.eq(clear),
+                prefetch.ring_free.eq(multiply.ring_free),
+                multiply.ring_count.eq(prefetch.ring_count),
+            ]
+            prefetch_idle = prefetch.idle
+        else:
+            wiring.connect(m, fetch.o_load, multiply.i_load)
+
+        # --- Engines ----------------------------------------------------------------------------------------------
+        wiring.connect(m, fetch.o_mul, multiply.i_mul)
+        wiring.connect(m, fetch.o_tail, tail.i)
+        m.d.comb += [
+            weights.load.eq(multiply.load),
+            weights.tile.eq(multiply.tile),
+            weights.d_en.eq(multiply.d_en),
+            weights.d_tile.eq(multiply.d_tile),
+            multiply.descriptor.eq(weights.descriptor),
+            array.i_act.eq(multiply.o_act),
+            array.i_depthwise.eq(multiply.o_depthwise),
+            array.i_swap.eq(multiply.o_swap),
+            array.i_line_delay.eq(multiply.o_line_delay),
+            array.i_load.eq(weights.o_load),
+            array.i_weights.eq(weights.o_weights),
+            acc.a_en.eq(multiply.a_en),
+            acc.a_bank.eq(multiply.a_bank),
+            acc.a_entry.eq(multiply.a_entry),
+            acc.a_init.eq(multiply.a_init),
+            acc.a_psum.eq(array.o_psum),
+            acc.t_bank.eq(tail.t_bank),
+            acc.t_r_en.eq(tail.t_r_en),
+            acc.t_r_entry.eq(tail.t_r_entry),
+            tail.t_r_data.eq(acc.t_r_data),
+            acc.t_w_en.eq(tail.t_w_en),
+            acc.t_w_entry.eq(tail.t_w_entry),
+            acc.t_w_sub.eq(tail.t_w_sub),
+            acc.t_w_data.eq(tail.t_w_data),
+            multiply.token_in.eq(tail.post),
+            multiply.bank_free.eq(tail.bank_free),
+            tail.bank_ready.eq(multiply.bank_ready),
+            finished.eq(
+                fetch.done_fetching
+                & ~(fetch.o_load.valid | fetch.o_mul.valid | fetch.o_tail.valid)
+                & multiply.idle
+                & tail.idle
+                & prefetch_idle
+            ),
+        ]
+        return m
