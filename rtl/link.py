@@ -85,9 +85,7 @@ class Link(wiring.Component):
         config = self._config
 
         m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=8).create()
-        m.submodules.buffer = buffer = memory.Memory(
-            shape=8, depth=isa.MAX_PAYLOAD, init=[], attrs={"no_rw_check": 1}
-        )
+        m.submodules.buffer = buffer = memory.Memory(shape=8, depth=isa.MAX_PAYLOAD, init=[], attrs={"no_rw_check": 1})
         buffer_w = buffer.write_port()
         buffer_r = buffer.read_port()
 

@@ -73,9 +73,7 @@ class MultiplyEngine(wiring.Component):
     Throughput: one vector a cycle over tiles, groups and instructions. Reset: idle, both banks free, no token.
     """
 
-    def __init__(
-        self, config: NpuConfig, act_latency=None, weight_latency=None, array_latency=None, acc_latency=None
-    ):
+    def __init__(self, config: NpuConfig, act_latency=None, weight_latency=None, array_latency=None, acc_latency=None):
         def pick(given, *where):
             return _latency(*where, config) if given is None else given
 
@@ -253,10 +251,7 @@ class MultiplyEngine(wiring.Component):
         output = Signal()  # this vector completes an output
         row_done = Signal()
         m.d.comb += [
-            output.eq(
-                ~v["depthwise"]
-                | ((lag == 0) & (skip == 0) & (row_phase == 0) & (column_phase == 0) & q_open)
-            ),
+            output.eq(~v["depthwise"] | ((lag == 0) & (skip == 0) & (row_phase == 0) & (column_phase == 0) & q_open)),
             row_done.eq(Mux(v["depthwise"], output & q_end, x_end)),
             final.eq(row_done & y_end),
         ]

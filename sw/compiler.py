@@ -1,7 +1,7 @@
 """Compile an int8 model into a program for one configuration.
 
-A network becomes a list of steps: `NpuStep` (a stretch of the program) and `HostStep` (an operator computed on the host by the
-golden model). How each operator is mapped is told in `docs/architecture.md`, "How a network becomes a program".
+A network becomes a list of steps: `NpuStep` (a stretch of the program) and `HostStep` (an operator computed on the host
+by the golden model). How each operator is mapped is told in `docs/architecture.md`, "How a network becomes a program".
 """
 
 import random
@@ -142,8 +142,8 @@ def _same_padding(size, kernel, stride, dilation):
 def place_tensors(sizes: dict[int, int], lives: dict[int, tuple[int, int]], limit: int) -> dict[int, int]:
     """Address of each tensor so that no two alive at one time overlap; lives are (first, last) layer, both inclusive.
 
-    First fit in several orders (largest first, by birth, then seeded random ones), each tensor at the lowest or, in turn, the
-    highest free address below the limit; the first order that fits wins, else the one with the lowest peak.
+    First fit in several orders (largest first, by birth, then seeded random ones), each tensor at the lowest or, in
+    turn, the highest free address below the limit; the first order that fits wins, else the one with the lowest peak.
     """
 
     def first_fit(order, ends):
@@ -393,7 +393,7 @@ class _Compiler:
         }
 
     def lower(self, op: Operator):
-        """(feed without address, groups of tiles, output h, output w, channels, depthwise?) of a convolution-like operator."""
+        """(feed without address, groups of tiles, output h, output w, channels) of a convolution-like operator."""
         cols = self.config.cols
         h, w, c = self.hwc(op.inputs[0])
         cout = self.hwc(op.outputs[0])[2]
@@ -447,7 +447,7 @@ class _Compiler:
         return feed, groups, oh, ow, cout
 
     def depthwise_plan(self, op: Operator):
-        """(kernel column starts, kernel row starts) of the passes, or None when the array's depthwise mode does not apply."""
+        """(kernel column starts, kernel row starts) of the passes; None if the depthwise mode does not apply."""
         if op.op != "DEPTHWISE_CONV_2D":
             return None
         h, w, c, kh, kw, oh, ow, *_ = self.geometry(op)
@@ -483,7 +483,7 @@ class _Compiler:
         return groups
 
     def depthwise_width(self, op: Operator, ox: int, width: int) -> int:
-        """Length of a stream row: every needed pixel is read, and what runs over the row's end is padding on both sides."""
+        """Length of a stream row: it covers every needed pixel; what runs over its end is padding on both sides."""
         h, w, c, kh, kw, oh, ow, top, bottom, left, right = self.geometry(op)
         stride = op.options["stride_w"]
         best = (width - 1) * stride + 1
@@ -712,9 +712,7 @@ class _Compiler:
         a, b = (Feed(self.program.places[t].address, 1, pixels, c) for t in op.inputs[:2])
         p = golden.add_parameters(self.model, op) if op.op == "ADD" else golden.mul_parameters(self.model, op)
         if op.op == "ADD":
-            entry = self.add_param(
-                [(-p["z1"], p["m1"], p["s1"]), (-p["z2"], p["m2"], p["s2"]), (0, p["mo"], p["so"])]
-            )
+            entry = self.add_param([(-p["z1"], p["m1"], p["s1"]), (-p["z2"], p["m2"], p["s2"]), (0, p["mo"], p["so"])])
         else:
             entry = self.add_param([(-p["z1"], -p["z2"], 0), (0, p["m"], p["s"])])
         for _, ox, bh, bw in self.blocks(1, pixels, limit, width_limit=4095):
@@ -779,8 +777,8 @@ class _Compiler:
         cw = (bw - 1) * sx + wx
         if cw * wy > cfg.acc_depth:
             raise CompileError(
-                f"{self.model.name}: operator {op.index} MAX_POOL_2D: a window of {wy}x{wx} needs {cw * wy} accumulators, "
-                f"acc_depth is {cfg.acc_depth}: use a configuration with more"
+                f"{self.model.name}: operator {op.index} MAX_POOL_2D: a window of {wy}x{wx} needs {cw * wy} "
+                f"accumulators, acc_depth is {cfg.acc_depth}: use a configuration with more"
             )
         bh = max(1, min(oh, (cfg.acc_depth // cw - wy) // sy + 1))
         for py in range(0, oh, bh):
@@ -833,7 +831,7 @@ class _Compiler:
         return h, w, c, oh, ow, top, left
 
     def average_scale(self, count: int):
-        """(multiplier, shift, pre_shift) whose scaling equals TFLM's rounded division by `count` for every possible sum, or None."""
+        """(multiplier, shift, pre_shift) that equal TFLM's rounded division by `count` for every sum, or None."""
         from lepton.verif import arith
 
         sums = np.arange(-128 * count, 127 * count + 1, dtype=np.int64)
@@ -1010,10 +1008,10 @@ class _Compiler:
         return layers
 
     def make_ready(self, tensor: int, op: Operator, done: set[int], place) -> list[Operator] | None:
-        """Operators to run before `op` so that the other operand of its residual ADD is there; None if that does not help.
+        """Operators to run before `op` so that the other operand of its residual ADD is there; None if none help.
 
-        The other branch may end in a smaller convolution that comes later in the file: run first, it leaves the ADD to the
-        larger one, behind whose multiplications the tail's work hides.
+        The other branch may end in a smaller convolution that comes later in the file: run first, it leaves the ADD to
+        the larger one, behind whose multiplications the tail's work hides.
         """
         made = {t for o in self.model.operators if o.index in done and o is not op for t in o.outputs}
         made.update(self.model.inputs)
@@ -1081,7 +1079,8 @@ class _Compiler:
         self.program.peak_bytes = max((a + sizes[t] for t, a in addresses.items()), default=0)
         if self.program.peak_bytes > self.config.act_bytes:
             raise CompileError(
-                f"{self.model.name}: activations need {self.program.peak_bytes:,} bytes, configuration {self.config.name!r} has "
+                f"{self.model.name}: activations need {self.program.peak_bytes:,} bytes, "
+                f"configuration {self.config.name!r} has "
                 f"{self.config.act_bytes:,}: raise act_bytes or use a smaller input"
             )
 
@@ -1125,7 +1124,9 @@ class _Compiler:
             pads = np.asarray(self.tensor(op.inputs[1]).data)
             h, w, c = self.hwc(op.inputs[0])
             oh, ow = self.hwc(out)[:2]
-            feed = Feed(place[op.inputs[0]].address, h, w, c, 1, 1, int(pads[1][0]), int(pads[2][0]), self.zero_point(out))
+            feed = Feed(
+                place[op.inputs[0]].address, h, w, c, 1, 1, int(pads[1][0]), int(pads[2][0]), self.zero_point(out)
+            )
             self.copy(feed, oh, ow, place[out].address, c, self.identity_entry())
         elif kind == "CONCATENATION":
             axis = op.options["axis"] % len(self.tensor(out).shape)

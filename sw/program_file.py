@@ -46,11 +46,11 @@ def parse_program(data: bytes) -> Program:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             index = json.loads(archive.read("program.json"))
             if index["format"] != FORMAT:
-                raise CompileError(f"program file has format {index['format']}, this version reads {FORMAT}: compile the model again")
+                raise CompileError(
+                    f"program file has format {index['format']}, this version reads {FORMAT}: compile the model again"
+                )
             model = load_model(archive.read("model.tflite"))
-            steps = [
-                NpuStep(s["pc"]) if s["kind"] == "NpuStep" else HostStep(s["operator"]) for s in index["steps"]
-            ]
+            steps = [NpuStep(s["pc"]) if s["kind"] == "NpuStep" else HostStep(s["operator"]) for s in index["steps"]]
             return Program(
                 config=NpuConfig.from_dict(index["config"]),
                 model=model,

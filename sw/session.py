@@ -70,8 +70,8 @@ class _DeviceEngine:
 class Session:
     """A model ready to run on one backend.
 
-    Parameters: `model` a path to a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig` (a compiled
-    program brings its own); `backend` one of `golden`, `iss`, `rtl`.
+    Parameters: `model` a path to a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
+    (a compiled program brings its own); `backend` one of `golden`, `iss`, `rtl`.
     Raises ModelError, CompileError, ConfigError, or the backend's error, each with one line.
     """
 
@@ -109,7 +109,9 @@ class Session:
         """Raises ModelError unless x is int8 of shape (N, ...) with the model's shape behind N."""
         want = self.input_shape[1:]
         if x.dtype != np.int8:
-            raise ModelError(f"input has type {x.dtype}, the model takes int8: quantize it with the input's scale and zero point")
+            raise ModelError(
+                f"input has type {x.dtype}, the model takes int8: quantize it with the input's scale and zero point"
+            )
         if x.ndim < 1 or tuple(x.shape[1:]) != want:
             raise ModelError(f"input has shape {tuple(x.shape)}, the model takes (N, {', '.join(map(str, want))})")
         return x

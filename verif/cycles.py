@@ -1,7 +1,8 @@
 """The cycle model: when everything happens, without computing anything.
 
-`predict` replays a program with the timing rules that the units' docstrings state (`rtl/fetch.py`, `loader.py`, `multiply.py`,
-`tail.py`): four processes that exchange only times. With on-chip weights the result equals the RTL's counters, cycle for cycle.
+`predict` replays a program with the timing rules that the units' docstrings state (`rtl/fetch.py`, `loader.py`,
+`multiply.py`, `tail.py`): four processes that exchange only times. With on-chip weights the result equals the RTL's
+counters, cycle for cycle.
 External weights are taken to arrive at a given rate, which gives a bound.
 """
 
@@ -261,8 +262,6 @@ class _Run:
         return self.timing
 
 
-
-
 def predict(
     config: NpuConfig,
     words: list[int],
@@ -273,7 +272,8 @@ def predict(
 ) -> Timing:
     """Cycles of the program from word `pc` on.
 
-    `tiles` and `external` are the images of the weight store and the external memory; only the descriptors are looked at.
+    `tiles` and `external` are the images of the weight store and the external memory; only the descriptors
+    are looked at.
     `tile_cycles` is the time an external tile takes to arrive (default: one byte a cycle).
     """
     size = isa.word_bytes(isa.Region.WEIGHT, config)
