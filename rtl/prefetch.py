@@ -59,7 +59,8 @@ class Prefetch(wiring.Component):
         size = isa.word_bytes(Region.WEIGHT, config)
         tiles = range(config.ring_tiles + 1)
 
-        load = data.View(layout_of(isa.LOAD.fields), self.i.payload)
+        layout = layout_of(isa.LOAD.fields)
+        load = data.View(layout, self.i.payload[: layout.size])
         queue = SkidQueue(RUN, self.DEPTH)
         m.submodules.queue = ResetInserter(self.clear)(queue)
         runs = queue.o

@@ -1076,11 +1076,13 @@ class _Compiler:
             self.program.places[t] = Place(address, sizes[t], stacks.get(t))
         for t in alias:
             self.program.places[t] = self.program.places[root(t)]
-        self.program.peak_bytes = max((a + sizes[t] for t, a in addresses.items()), default=0)
-        if self.program.peak_bytes > self.config.act_bytes:
+        needed = max((a + sizes[t] for t, a in addresses.items()), default=0)
+        self.program.peak_bytes = max(
+            sum(sizes[t] for t, (first, last) in lives.items() if first <= i <= last) for i in range(-1, end + 1)
+        )
+        if needed > self.config.act_bytes:
             raise CompileError(
-                f"{self.model.name}: activations need {self.program.peak_bytes:,} bytes, "
-                f"configuration {self.config.name!r} has "
+                f"{self.model.name}: activations need {needed:,} bytes, configuration {self.config.name!r} has "
                 f"{self.config.act_bytes:,}: raise act_bytes or use a smaller input"
             )
 

@@ -70,7 +70,7 @@ class _DeviceEngine:
 class Session:
     """A model ready to run on one backend.
 
-    Parameters: `model` a path to a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
+    Parameters: `model` path of a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
     (a compiled program brings its own); `backend` one of `golden`, `iss`, `rtl`.
     Raises ModelError, CompileError, ConfigError, or the backend's error, each with one line.
     """

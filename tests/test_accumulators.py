@@ -74,6 +74,43 @@ def test_both_sides(cols, lanes, depth):
     assert len(checked) > 100 and len(expected) <= dut.T_LATENCY
 
 
+def test_array_changes_bank_without_a_gap():
+    """A few entries of both banks in turn, the bank changing from one cycle to the next; then the tail reads all."""
+    cfg = NpuConfig(rows=4, cols=4, lanes=4, acc_depth=16)
+    dut = Accumulators(cfg)
+    rng = np.random.default_rng(7)
+    acc = np.zeros((2, 2, 4), np.int64)
+    places = [(b, e) for b in range(2) for e in range(2)]
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+    seen = []
+
+    async def bench(ctx):
+        ctx.set(dut.a_en, 1)
+        for t in range(300):
+            bank, entry = places[t] if t < 4 else places[int(rng.integers(4))]
+            psum = rng.integers(-1000, 1000, 4)
+            init = int(t < 4 or rng.integers(10) == 0)
+            ctx.set(dut.a_bank, bank)
+            ctx.set(dut.a_entry, entry)
+            ctx.set(dut.a_init, init)
+            ctx.set(dut.a_psum, psum.tolist())
+            acc[bank, entry] = (0 if init else acc[bank, entry]) + psum
+            await ctx.tick()
+        ctx.set(dut.a_en, 0)
+        await ctx.tick().repeat(dut.A_LATENCY - 1)
+        ctx.set(dut.t_r_en, 1)
+        for bank, entry in places:
+            ctx.set(dut.t_bank, bank)
+            ctx.set(dut.t_r_entry, entry)
+            await ctx.tick().repeat(dut.T_LATENCY)
+            seen.append(list(ctx.get(dut.t_r_data)))
+
+    sim.add_testbench(bench)
+    sim.run_until(1e-5)
+    assert seen == [acc[place].tolist() for place in places]
+
+
 def test_sums_wrap():
     """2**31 - 1 plus 1 is -2**31, back to back."""
     cfg = NpuConfig(rows=2, cols=2, lanes=2, acc_depth=16)

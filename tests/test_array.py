@@ -54,12 +54,13 @@ def depthwise_expected(cfg, stream, n, width, weights):
     return sum(weights[step * (cfg.taps * s + j)] * stream[n - j - s * width][: cfg.cols] for s, j in taps)
 
 
-def run(cfg, passes, rng, late):
+def run(cfg, passes, rng, late, latency=None):
     """Drive passes of (weights, vectors, expected) without a gap; each swap comes with a pass's first vector.
 
     Tiles are loaded as late as allowed (`late`: the cycle before their swap) or as early (the swap before).
     """
     dut = Array(cfg)
+    assert latency in (None, dut.LATENCY)
     vectors, expected, loads, swaps = [], [], {}, set()
     start = 2
     previous = 0
@@ -157,7 +158,8 @@ def test_extremes_in_all_places(pe, act, weight):
 
 @pytest.mark.parametrize("rows,pe,latency", [(4, "single", 6), (9, "single", 11), (4, "paired", 6), (18, "paired", 13)])
 def test_latency(rows, pe, latency):
-    assert Array(config(rows, 4, pe)).LATENCY == latency
+    cfg, rng = config(rows, 4, pe), np.random.default_rng(rows)
+    run(cfg, [conv_pass(rng, cfg, 21)], rng, True, latency)
 
 
 @pytest.mark.parametrize("pe", ["single", "paired"])

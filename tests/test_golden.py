@@ -1,12 +1,11 @@
 """The golden model against recorded outputs and against TensorFlow Lite Micro itself."""
 
-import flatbuffers
 import numpy as np
 import pytest
-import tflite
 
 from lepton.sw.model import ModelError, load_model
 from lepton.verif import golden
+from lepton.verif.tflite_builder import one_operator
 
 MODELS = ["ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8"]
 ZOO = """
@@ -24,95 +23,6 @@ def test_recorded_outputs(shared, name):
     got = golden.run(model, x)
     assert got.dtype == np.int8 and got.shape == want.shape
     assert np.array_equal(got, want)
-
-
-def one_operator(op, tensors, inputs, outputs, options=None, kind=None, graph_inputs=None):
-    """Bytes of a model of one operator.
-
-    tensors: (shape, scale(s) or None, zero_point, data or None, quant_axis); kind: name of the options table;
-    options: field to value.
-    """
-    b = flatbuffers.Builder(4096)
-
-    def vector(values, start, prepend):
-        start(b, len(values))
-        for v in reversed(values):
-            prepend(v)
-        return b.EndVector()
-
-    buffers = []
-    for t in [None, *tensors]:
-        raw = None if t is None or t[3] is None else b.CreateByteVector(np.ascontiguousarray(t[3]).tobytes())
-        tflite.BufferStart(b)
-        if raw is not None:
-            tflite.BufferAddData(b, raw)
-        buffers.append(tflite.BufferEnd(b))
-    made = []
-    for i, (shape, scale, zero, data, axis) in enumerate(tensors):
-        quant = None
-        if scale is not None:
-            scales = np.atleast_1d(np.float32(scale))
-            s = b.CreateNumpyVector(scales)
-            z = b.CreateNumpyVector(np.full(len(scales), zero, np.int64))
-            tflite.QuantizationParametersStart(b)
-            tflite.QuantizationParametersAddScale(b, s)
-            tflite.QuantizationParametersAddZeroPoint(b, z)
-            tflite.QuantizationParametersAddQuantizedDimension(b, axis)
-            quant = tflite.QuantizationParametersEnd(b)
-        name = b.CreateString(f"t{i}")
-        dims = b.CreateNumpyVector(np.array(shape, np.int32))
-        kind_of = tflite.TensorType.INT32 if data is not None and data.dtype == np.int32 else tflite.TensorType.INT8
-        tflite.TensorStart(b)
-        tflite.TensorAddShape(b, dims)
-        tflite.TensorAddType(b, kind_of)
-        tflite.TensorAddBuffer(b, i + 1)
-        tflite.TensorAddName(b, name)
-        if quant is not None:
-            tflite.TensorAddQuantization(b, quant)
-        made.append(tflite.TensorEnd(b))
-    table = None
-    if kind is not None:
-        getattr(tflite, f"{kind}Start")(b)
-        for key, value in (options or {}).items():
-            getattr(tflite, f"{kind}Add{key}")(b, value)
-        table = getattr(tflite, f"{kind}End")(b)
-    ins = b.CreateNumpyVector(np.array(inputs, np.int32))
-    outs = b.CreateNumpyVector(np.array(outputs, np.int32))
-    given = graph_inputs or [i for i in inputs if i >= 0 and tensors[i][3] is None]
-    graph_ins = b.CreateNumpyVector(np.array(given, np.int32))
-    tflite.OperatorStart(b)
-    tflite.OperatorAddOpcodeIndex(b, 0)
-    tflite.OperatorAddInputs(b, ins)
-    tflite.OperatorAddOutputs(b, outs)
-    if table is not None:
-        tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, kind))
-        tflite.OperatorAddBuiltinOptions(b, table)
-    operator = tflite.OperatorEnd(b)
-    code = getattr(tflite.BuiltinOperator, op)
-    tflite.OperatorCodeStart(b)
-    tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
-    tflite.OperatorCodeAddBuiltinCode(b, code)
-    tflite.OperatorCodeAddVersion(b, 1)
-    opcode = tflite.OperatorCodeEnd(b)
-    offsets = b.PrependUOffsetTRelative
-    tensor_vector = vector(made, tflite.SubGraphStartTensorsVector, offsets)
-    operator_vector = vector([operator], tflite.SubGraphStartOperatorsVector, offsets)
-    tflite.SubGraphStart(b)
-    tflite.SubGraphAddTensors(b, tensor_vector)
-    tflite.SubGraphAddInputs(b, graph_ins)
-    tflite.SubGraphAddOutputs(b, outs)
-    tflite.SubGraphAddOperators(b, operator_vector)
-    graph = tflite.SubGraphEnd(b)
-    graphs = vector([graph], tflite.ModelStartSubgraphsVector, offsets)
-    codes = vector([opcode], tflite.ModelStartOperatorCodesVector, offsets)
-    all_buffers = vector(buffers, tflite.ModelStartBuffersVector, offsets)
-    tflite.ModelStart(b)
-    tflite.ModelAddVersion(b, 3)
-    tflite.ModelAddOperatorCodes(b, codes)
-    tflite.ModelAddSubgraphs(b, graphs)
-    tflite.ModelAddBuffers(b, all_buffers)
-    b.Finish(tflite.ModelEnd(b), b"TFL3")
-    return bytes(b.Output())
 
 
 def compare(data, seed=0, count=3):

