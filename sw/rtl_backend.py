@@ -133,7 +133,7 @@ CXX_FLAGS = (
     "-std=gnu++17 -fPIC -pthread -DVERILATOR=1 -DVM_COVERAGE=0 -DVM_SC=0 -DVM_TIMING=0 -DVM_TRACE=0 -DVM_TRACE_FST=0 "
     "-DVM_TRACE_VCD=0 -DVM_TRACE_SAIF=0 -w"
 ).split()
-FAST, SLOW = ["-O2", "-fno-plt"], ["-O1"]
+FAST, SLOW, RUNTIME = ["-O2"], ["-O0"], ["-O1"]
 
 
 def cache_folder() -> Path:
@@ -195,7 +195,7 @@ def build_library(text: str, name: str) -> Path:
     Raises BackendError with one line if a tool is missing or a step fails.
     """
     external = "x_req__valid" in text
-    recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW))
+    recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME))
     key = hashlib.sha256("\0".join((text, SHIM, recipe)).encode()).hexdigest()[:20]
     folder = cache_folder()
     library = folder / f"{name}-{key}.so"
@@ -225,7 +225,8 @@ def build_library(text: str, name: str) -> Path:
 
             def compile_one(source):
                 target = work / f"{source.stem}.o"
-                level = SLOW if "__Slow" in source.name or source.stem.startswith("verilated") else FAST
+                slow = "__Slow" in source.name
+                level = SLOW if slow else RUNTIME if source.stem.startswith("verilated") else FAST
                 _run([cxx, *flags, *level, "-c", str(source), "-o", str(target)], work, f"compiling {source.name}")
                 return target
 

@@ -283,9 +283,10 @@ def predict(
 
     run = _Run(config, words, table(tiles), None, pc, table(external), tile_cycles or size)
     timing = run.run()
-    end = max(run.done_fetching, run.multiply_idle, run.tail_idle)
+    end = max(run.done_fetching, run.multiply_idle, run.tail_idle) + 1  # the counter runs in cycle 0 too
     timing.cycles = end
     causes = run.gaps
+    causes[Cause.FETCH] += 1
     causes[Cause.DRAIN] = 0
     busy = sum(causes.values())
     causes[Cause.DRAIN] = end - busy

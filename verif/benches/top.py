@@ -32,6 +32,11 @@ def store_config(config: NpuConfig) -> NpuConfig:
     return replace(config, weight_tiles=20)
 
 
+def deep_config(config: NpuConfig) -> NpuConfig:
+    """That of the second array: enough rows for the line buffers of depthwise segments."""
+    return replace(config, rows=12 if config.pe == "paired" else 9, line_depth=24)
+
+
 class Quantizers(wiring.Component):
     """`QUANTIZERS` Requantizers side by side; members as there, each an array. Latency: Requantizer.LATENCY."""
 
@@ -103,6 +108,7 @@ def units(config: NpuConfig) -> dict[str, wiring.Component]:
     """The units under test by the prefix of their ports."""
     return {
         "array": Array(config),
+        "deep_array": Array(deep_config(config)),
         "store": WeightStore(store_config(config)),
         "quantizers": Quantizers(config),
         "tail": TailEngine(config),

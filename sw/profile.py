@@ -1,0 +1,2 @@
+def add_parser(s):
+    s.add_parser("profile")

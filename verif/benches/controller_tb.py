@@ -1,0 +1,298 @@
+"""Controller (Fetch and MultiplyEngine): random programs, with late tokens, banks and a slow tail.
+
+The units around it are stand-ins: memories with the real latencies, one row of shadow and active weights.
+"""
+
+import cocotb
+import numpy as np
+
+from lepton.rtl import isa
+from lepton.rtl.accumulators import Accumulators
+from lepton.rtl.act_memory import ActMemory
+from lepton.rtl.array import Array
+from lepton.rtl.isa import Cause
+from lepton.rtl.weight_store import WeightStore
+from lepton.verif.benches.common import (
+    Bench,
+    Checker,
+    Part,
+    Stall,
+    StreamMonitor,
+    bench_config,
+    corner8,
+    pack,
+    unpack,
+)
+
+TILES = 120
+OPS = {"mul": isa.MUL, "load": isa.LOAD, "tail": isa.TAIL, "table": isa.TABLE}
+
+
+def pack_descriptor(fields) -> int:
+    out = at = 0
+    for f in isa.DESCRIPTOR:
+        out |= (fields[f.name] & (1 << f.bits) - 1) << at
+        at += f.bits
+    return out
+
+
+def random_mul(rng, store):
+    """Fields of a MUL; its tiles' descriptors are appended to `store`."""
+
+    def r(low, high):
+        return int(rng.integers(low, high))
+
+    depthwise = r(0, 3) == 0
+    i = {f.name: 0 for f in isa.MUL.fields if f.name != "opcode"}
+    i |= dict(
+        wait=r(0, 2), stack=r(0, 2), init=int(rng.random() < 0.7), release=int(rng.random() < 0.7), acc_base=r(0, 10),
+        groups=int(rng.choice([1, 1, 2, 3])), width=int(rng.choice([1, 1, 2, 3, 5])),
+        height=int(rng.choice([1, 1, 2, 3])), address=r(0, 1 << 20), x=r(-12, 12), x_limit=r(1, 40), x_step=r(0, 9),
+        y=r(-3, 3), y_limit=r(1, 6), y_step=r(0, 4), row_step=r(0, 60), group_step=r(0, 10),
+        zero_point=int(rng.choice([-128, 127, r(-128, 128)])), line_delay=r(0, 1 << 10), subsample=1, out_width=1,
+    )  # fmt: skip
+    if depthwise:
+        i |= dict(depthwise=1, width=int(rng.choice([2, 3, 5, 7])), subsample=int(rng.choice([1, 1, 2, 3])))
+        i["out_width"] = r(1, (i["width"] - 1) // i["subsample"] + 2)
+    else:
+        i["still"] = int(rng.random() < 0.3)
+    for _ in range(i["groups"]):
+        count = int(rng.choice([1, 1, 2, 3]))
+        for k in range(count):
+            store.append(dict(offset=r(0, 1 << 20), x=r(-20, 20), y=r(-4, 4), skip=r(0, 3), last=int(k == count - 1)))
+    return i
+
+
+class Program:
+    """Random instructions whose LOADs run ahead of their MULs, at a random place in the program memory."""
+
+    def __init__(self, rng, config):
+        self.store, self.muls, self.tails = [], [], []
+        while len(self.store) < TILES:
+            self.muls.append(random_mul(rng, self.store))
+        self.muls[-1]["release"] = 1
+        loads, at = [], 0
+        while at < len(self.store):
+            count = min(int(rng.integers(0, 9)), len(self.store) - at)
+            loads.append(dict(count=count, tile=at))
+            at += count
+        order = [("mul", i) for i in self.muls]
+        # A LOAD must not stand behind a MUL that needs its tiles, nor too many MULs behind a full LOAD queue.
+        out, handed, needed = [], 0, 0
+        sizes = self._sizes()
+        for (kind, i), size in zip(order, sizes):
+            needed += size
+            while handed < needed:
+                out.append(("load", loads[0]))
+                handed += loads.pop(0)["count"]
+            out.append((kind, i))
+            while rng.random() < 0.5:
+                name = str(rng.choice(["tail", "table"]))
+                fields = {
+                    f.name: int(rng.integers(0, 1 << f.bits))
+                    for f in OPS[name].fields
+                    if f.name != "opcode" and not f.signed
+                }
+                out.append((name, fields))
+                raw = pack(isa.encode(OPS[name], **fields), 64)
+                self.tails.append((name, raw))
+        out += [("load", load) for load in loads]
+        self.pc = int(rng.integers(0, 200))
+        words = [w for name, fields in out for w in isa.encode(OPS[name], **fields)]
+        self.words = [int(w) for w in rng.integers(0, 1 << 63, self.pc)] + words + isa.encode(isa.END)
+        self.length = len(words)
+
+    def _sizes(self):
+        lasts = [n for n, d in enumerate(self.store) if d["last"]]
+        out, group, before = [], 0, 0
+        for i in self.muls:
+            group += i["groups"]
+            out.append(lasts[group - 1] + 1 - before)
+            before = lasts[group - 1] + 1
+        return out
+
+
+class Model:
+    """Vectors (tile, lanes, swap, depthwise), sums (vector, bank, entry, init), last vectors of released banks."""
+
+    def __init__(self, config, program, act):
+        self.vectors, self.sums, self.released = [], [], []
+        self._config, self._act, self._store = config, act, program.store
+        tiles, bank = iter(range(len(program.store))), 0
+        for i in program.muls:
+            base = i["acc_base"]
+            for g in range(i["groups"]):
+                first = True
+                while True:
+                    tile = next(tiles)
+                    self._pass(i, g, tile, first, bank, base)
+                    first = False
+                    if self._store[tile]["last"]:
+                        break
+                if i["stack"]:
+                    columns = i["out_width"] if i["depthwise"] else i["width"]
+                    base += 1 if i["still"] else columns * i["height"]
+                if i["release"] and (not i["stack"] or g == i["groups"] - 1):
+                    self.released.append(len(self.vectors) - 1)
+                    bank ^= 1
+
+    def _pass(self, i, g, tile, first, bank, base):
+        config, d = self._config, self._store[tile]
+        w, sub = i["width"], i["subsample"]
+        lanes = np.arange(max(config.rows, config.cols))
+        if i["depthwise"]:
+            start = d["skip"] * w + config.taps - 1
+            outputs = {
+                start + p * w * sub + q * sub: p * i["out_width"] + q
+                for p in range(i["height"])
+                for q in range(i["out_width"])
+            }
+            count = max(outputs) + 1
+        else:
+            count = w * i["height"]
+            outputs = {v: 0 if i["still"] else v for v in range(count)}
+        for v in range(count):
+            oy, ox = divmod(v, w)
+            moved = g * i["group_step"] + ox * i["x_step"]
+            a = i["address"] + d["offset"] + oy * i["row_step"] + moved
+            x, y = i["x"] + d["x"] + moved + lanes, i["y"] + d["y"] + oy * i["y_step"]
+            inside = (x >= 0) & (x < i["x_limit"]) & (0 <= y < i["y_limit"])
+            act = np.where(inside, self._act[(a + lanes) % config.act_bytes], i["zero_point"])
+            if v in outputs:
+                init = i["init"] and first and not (i["still"] and v)
+                self.sums.append((len(self.vectors), bank, base + outputs[v], int(init)))
+            self.vectors.append((tile, act.tolist(), int(v == 0), i["depthwise"]))
+
+
+class Surroundings(Part):
+    """Program, activation and weight memory, with noise where nothing was read; hands on what the controller did."""
+
+    def __init__(self, bench, config, program, act, vectors, sums):
+        self._pins, self._rng, self._program, self._act, self._config = bench.pins, bench.rng, program, act, config
+        self._vectors, self._sums = vectors, sums
+        self._width = max(config.rows, config.cols)
+        self._array = Array(config)
+        self._array._MustUse__silence = True  # only asked for its latency
+        self._word = None
+        self._descriptor = 0
+        self._reads, self._loads, self._vector_of = {}, {}, {}
+        self._issued = 0
+        self._shadow = self._active = None
+        self.causes = [0] * len(Cause)
+
+    def drive(self, cycle):
+        word = int.from_bytes(self._rng.bytes(8), "little") if self._word is None else self._word
+        self._pins.set("start", cycle == 0)
+        self._pins.set("pc", self._program.pc if cycle == 0 else int(self._rng.integers(1 << 16)))
+        self._pins.set("p_data", word)
+        self._pins.set("descriptor", self._descriptor)
+        lanes = self._reads.pop(cycle, None)
+        self._pins.set("i_data", pack(self._rng.integers(-128, 128, self._width) if lanes is None else lanes, 8))
+
+    def sample(self, cycle):
+        get = self._pins.get
+        if get("p_en"):
+            at = get("p_addr")
+            self._word = self._program.words[at] if at < len(self._program.words) else 0
+        else:
+            self._word = None
+        if get("r_en"):
+            at = get("r_addr") + np.arange(self._width)
+            self._reads[cycle + ActMemory.LATENCY] = self._act[at % self._config.act_bytes]
+            self._vector_of[cycle + ActMemory.LATENCY + 1] = self._issued
+            self._issued += 1
+        if get("load"):
+            self._loads[cycle + WeightStore.LATENCY] = get("tile")
+        # A swap takes the shadow as it was; a load in the same cycle then replaces it.
+        swap = get("o_swap")
+        if swap:
+            assert self._shadow is not None, f"cycle {cycle}: no tile to swap in"
+            self._active, self._shadow = self._shadow, None
+        if cycle in self._loads:
+            assert self._shadow is None, f"cycle {cycle}: a tile that was never used is overwritten"
+            self._shadow = self._loads.pop(cycle)
+        if cycle in self._vector_of:
+            self._vectors.put((self._active, unpack(get("o_act"), 8, self._width), swap, get("o_depthwise")))
+        else:
+            assert not swap, f"cycle {cycle}: swap without a vector"
+        if get("a_en"):
+            vector = self._vector_of[cycle - self._array.LATENCY]
+            self._sums.put((vector, get("a_bank"), get("a_entry"), get("a_init")))
+        if get("d_en"):
+            self._descriptor = pack_descriptor(self._program.store[get("d_tile")])
+        self.causes[get("cause")] += 1
+
+    def vector_at(self, cycle):
+        """Number of the vector that was at the array in this cycle."""
+        return self._vector_of.get(cycle)
+
+
+class Handover(Part):
+    """Gives tokens and banks late; checks when banks are handed over and that no other is written."""
+
+    def __init__(self, bench, config, tokens, released, surroundings, sums):
+        self._pins, self._tokens = bench.pins, tokens
+        self._stall, self._token_stall = Stall(bench.rng, (0.2, 0.9, 0.98)), Stall(bench.rng, (0.2, 0.9, 0.98))
+        self._released, self._surroundings, self._sums = released, surroundings, sums
+        self._delay = surroundings._array.LATENCY + Accumulators.A_LATENCY
+        self._ready = self._freed = 0
+
+    def drive(self, cycle):
+        give = self._tokens > 0 and not self._token_stall()
+        self._tokens -= give
+        self._pins.set("token_in", give)
+        free = self._freed < self._ready and not self._stall()
+        self._freed += free
+        self._pins.set("bank_free", free)
+
+    def sample(self, cycle):
+        if self._pins.get("bank_ready"):
+            assert self._ready < len(self._released), "a bank too many was handed over"
+            assert self._surroundings.vector_at(cycle - self._delay) == self._released[self._ready]
+            self._ready += 1
+        # Of the two banks one may be filled before a bank came back: this vector's filling is the n-th.
+        if self._pins.get("a_en"):
+            vector = self._surroundings.vector_at(cycle - self._surroundings._array.LATENCY)
+            filling = sum(1 for last in self._released if last < vector)
+            assert filling <= self._freed + 1, f"cycle {cycle}: a bank that the tail still holds is written"
+
+    @property
+    def done(self):
+        return self._ready == self._freed == len(self._released)
+
+
+async def check(dut, name):
+    config = bench_config()
+    bench = Bench(dut, "controller", name)
+    program = Program(bench.rng, config)
+    act = corner8(bench.rng, config.act_bytes)
+    model = Model(config, program, act)
+    vectors, sums = Checker("vector", model.vectors), Checker("sum", model.sums)
+    tails = Checker("tail instruction", [raw for _, raw in program.tails])
+    bits = iter(64 * OPS[kind].words for kind, _ in program.tails)
+    surroundings = Surroundings(bench, config, program, act, vectors, sums)
+    tokens = sum(i["wait"] for i in program.muls)
+    handover = Handover(bench, config, tokens, model.released, surroundings, sums)
+    tail = StreamMonitor(bench, "o_tail", lambda raw: tails.put(raw & (1 << next(bits)) - 1))
+
+    def finished():
+        pins = bench.pins
+        return handover.done and tails.done and pins.get("done_fetching") and pins.get("idle")
+
+    await bench.run(surroundings, handover, tail, until=finished, timeout=40_000, drain=30)
+    for checker in (vectors, sums, tails):
+        checker.finish()
+    assert not bench.pins.get("error")
+    assert surroundings.causes[Cause.MULTIPLY] == vectors.count
+    dut._log.info("%d vectors, %d sums, %d cycles", vectors.count, sums.count, bench.cycle)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def random_program(dut):
+    await check(dut, "random_program")
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def another_random_program(dut):
+    """Again after a reset in the same simulation."""
+    await check(dut, "another_random_program")
