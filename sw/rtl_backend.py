@@ -381,7 +381,7 @@ class SimDevice(Device):
         super().__init__(transport, **options)
         self._sim = transport
 
-    def wait(self, timeout: float = 100_000_000, poll: float = 256) -> dict[Reg, int]:
+    def wait(self, timeout: float = 20_000_000, poll: float = 256) -> dict[Reg, int]:
         """As `Device.wait`; `timeout` and the first `poll` interval are in simulated cycles."""
         if self._run_id is None:
             raise LinkError("nothing to wait for: no run was started")

@@ -146,7 +146,7 @@ class Session:
             return _IssEngine(self.config, self.program)
         from lepton.sw.rtl_backend import open_device
 
-        return _DeviceEngine(open_device(self.config), self.program)
+        return _DeviceEngine(open_device(self.config, self.program.external), self.program)
 
     def _infer(self, x):
         """One inference: inputs in, steps in order, output out."""

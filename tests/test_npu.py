@@ -142,7 +142,7 @@ class Program(Iss):
         device._transport.set_memory(self.external, latency=11, interval=interval)
         before()
         device.start(pc)
-        registers = device.wait()
+        registers = device.wait(timeout=200_000)
         self.run(pc)
         assert device.read(Region.ACT, 0, self.config.act_bytes) == self.act.tobytes()
         assert registers[Reg.STATUS] == Status.DONE

@@ -286,7 +286,8 @@ def predict(
     end = max(run.done_fetching, run.multiply_idle, run.tail_idle) + 1  # the counter runs in cycle 0 too
     timing.cycles = end
     causes = run.gaps
-    causes[Cause.FETCH] += 1
+    # Until END is read, the array may be waiting for another MUL.
+    causes[Cause.FETCH] += 1 + max(0, run.done_fetching - run.multiply_end)
     causes[Cause.DRAIN] = 0
     busy = sum(causes.values())
     causes[Cause.DRAIN] = end - busy
