@@ -142,4 +142,3 @@ class Prefetch(wiring.Component):
                 slot.eq(config.resident_tiles),
             ]
         return m
-

@@ -13,21 +13,18 @@ Utilisation is MACs / (rows * cols * cycles). Tiles whose weights are all zero a
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lepton.rtl import isa
 from lepton.rtl.config import PRESETS, NpuConfig
-from lepton.sw.check import stretches
+from lepton.sw.check import CAUSES, Count, per_layer, predicted_layers
 from lepton.sw.compiler import Program
 from lepton.sw.model import Model, ModelError, Operator
 from lepton.sw.session import Session
 from lepton.verif import golden
-from lepton.verif.cycles import predict
 
-CAUSES = tuple(cause.name.lower() for cause in isa.Cause)
 MODELS = {
     "pretrainedResnet_quant": "IC",
     "kws_ref_model": "KWS",
@@ -60,52 +57,6 @@ PEERS = (  # model, system, multiplications a cycle at most, cycles, percent of 
     ("AD", "GAP9 (NE16)", "162", "65 k", "2.5"),
     ("AD", "best soft CPU on an FPGA", "-", "1.0 M", "-"),
 )
-
-
-@dataclass
-class Count:
-    """Cycles of a run and the cause of each."""
-
-    cycles: int
-    causes: dict[str, int]
-
-    def until_drain(self) -> "Count":
-        """The run up to the last vector that entered the array."""
-        return Count(self.cycles - self.causes["drain"], self.causes | {"drain": 0})
-
-    def since(self, other: "Count") -> "Count":
-        return Count(self.cycles - other.cycles, {k: v - other.causes[k] for k, v in self.causes.items()})
-
-    def __add__(self, other: "Count") -> "Count":
-        return Count(self.cycles + other.cycles, {k: v + other.causes[k] for k, v in self.causes.items()})
-
-    @classmethod
-    def zero(cls) -> "Count":
-        return cls(0, dict.fromkeys(CAUSES, 0))
-
-
-def per_layer(program: Program, run) -> list[Count]:
-    """Count of each layer; `run(pc, end)` gives the Count of the program from `pc`, cut at word `end` (None: not cut)."""
-    out = []
-    for stretch in stretches(program):
-        before = Count.zero()
-        for n, i in enumerate(stretch.layers):
-            last = n == len(stretch.layers) - 1
-            now = run(stretch.pc, None) if last else run(stretch.pc, program.layers[i].end_word).until_drain()
-            out.append(now.since(before))
-            before = now
-    return out
-
-
-def predicted_layers(program: Program) -> list[Count]:
-    """Predicted Count of each layer; they sum to the prediction of the whole program."""
-
-    def run(pc, end):
-        words = program.words if end is None else [*program.words[:end], *isa.encode(isa.END)]
-        timing = predict(program.config, words, program.tiles, pc, program.external)
-        return Count(timing.cycles, timing.causes)
-
-    return per_layer(program, run)
 
 
 def measured_layers(program: Program, device) -> list[Count]:
@@ -317,8 +268,15 @@ def performance_page(reports: list[dict], command: str) -> str:
             peak = r["rows"] * r["cols"]
             use = f"{r['utilization'] * 100:.1f}"
             out.append(f"| {kind} | **Lepton {config}** {shapes[config]} | {peak} | {r['cycles']:,} | {use} | {goal} |")
-        out += [f"| {k} | {system} | {peak} | {cycles} | {use} | |" for k, system, peak, cycles, use in PEERS if k == kind]
-    out += ["", "## Where the cycles go", "", f"| model | configuration | cycles | predicted | {' | '.join(CAUSES)} | in, out bytes |"]
+        out += [
+            f"| {k} | {system} | {peak} | {cycles} | {use} | |" for k, system, peak, cycles, use in PEERS if k == kind
+        ]
+    out += [
+        "",
+        "## Where the cycles go",
+        "",
+        f"| model | configuration | cycles | predicted | {' | '.join(CAUSES)} | in, out bytes |",
+    ]
     out.append("| --- | --- |" + " ---: |" * (len(CAUSES) + 3))
     for kind in kinds:
         for config in configs:
@@ -379,7 +337,11 @@ def command(args) -> int:
         for path in shared_models():
             reports.append(bench(path, config, args.backend))
             r = reports[-1]
-            print(f"{r['model']} {r['config']}: {r['cycles']:,} cycles, {r['utilization']:.1%}", file=sys.stderr, flush=True)
+            print(
+                f"{r['model']} {r['config']}: {r['cycles']:,} cycles, {r['utilization']:.1%}",
+                file=sys.stderr,
+                flush=True,
+            )
     if args.json:
         print(json.dumps(reports, indent=2))
     with atomic(args.output) as temporary:

@@ -1,9 +1,10 @@
 """`lepton check`: does a model run, where does each operator run, and how long does it take; nothing is built.
 
-Cycles are the cycle model's (`lepton.verif.cycles`). A layer (a group of fused operators) is counted from the last vector
-that the layer before it sent into the array to its own last one, so waiting for the results of the layer before belongs to
-the layer that waits; the last layer of a stretch also has the time until everything is written. Thus the cycles of the
-layers sum to the total. A layer's cycles stand at its first operator, the others are marked as fused into it.
+Cycles are the cycle model's (`lepton.verif.cycles`). A layer is a group of fused operators; its cycles stand at its first operator, the
+others are marked as fused into it. A layer's cycles are the difference of two runs of the program, cut (by an END) behind the
+layer and behind the one before it, each without its `drain`, in which the pipeline empties: so to say from the last vector that the
+layer before sent into the array to its own last one. Waiting for the results of the layer before belongs to the layer that
+waits. The last layer of a stretch also has the drain. Thus the cycles of the layers, and their causes, sum to the total.
 """
 
 import json
@@ -15,12 +16,14 @@ from pathlib import Path
 import tflite
 from tflite.utils import BUILTIN_OPCODE2NAME
 
+from lepton.rtl import isa
 from lepton.rtl.config import PRESETS, NpuConfig
 from lepton.sw import model as reader
 from lepton.sw.compiler import CompileError, NpuStep, Program, _Compiler, compile_model
 from lepton.sw.model import Model, ModelError, load_model
-from lepton.verif.cycles import Timing, predict
+from lepton.verif.cycles import predict
 
+CAUSES = tuple(cause.name.lower() for cause in isa.Cause)
 HINTS = {
     "SOFTMAX": "argmax needs no softmax: drop it if only the class counts",
     "LSTM": "use convolutions over time",
@@ -34,48 +37,70 @@ HINTS = {
 
 @dataclass
 class Stretch:
-    """One run of the accelerator: where it starts, its layers (indexes into `Program.layers`) and its timing."""
+    """One run of the accelerator: where it starts and its layers (indexes into `Program.layers`)."""
 
     pc: int
     layers: list[int]
-    timing: Timing
 
 
 def stretches(program: Program) -> list[Stretch]:
-    """The accelerator's runs of one inference, in order, each with the cycle model's timing."""
+    """The accelerator's runs of one inference, in order."""
     starts = [step.pc for step in program.steps if isinstance(step, NpuStep)]
     out = []
     for pc, end in zip(starts, [*starts[1:], len(program.words)]):
-        layers = [i for i, layer in enumerate(program.layers) if pc <= layer.first_word < end]
-        timing = predict(program.config, program.words, program.tiles, pc, program.external)
-        out.append(Stretch(pc, layers, timing))
+        out.append(Stretch(pc, [i for i, layer in enumerate(program.layers) if pc <= layer.first_word < end]))
     return out
 
 
-def layer_ends(program: Program, stretch: Stretch) -> list[int]:
-    """Cycle of a stretch at which each of its layers ends; the last one ends with the stretch."""
-    timing = stretch.timing
-    last_vector = max((first + vectors - 1 for _, first, vectors in timing.issues), default=0)
-    start = timing.cycles - timing.causes["drain"] - last_vector  # counted before the first cycle of the time axis
-    ends, at = [], 0
-    for i in stretch.layers:
-        layer = program.layers[i]
-        for pc, first, vectors in timing.issues:
-            if layer.first_word <= pc < layer.end_word:
-                at = max(at, start + first + vectors - 1)
-        ends.append(at)
-    if ends:
-        ends[-1] = timing.cycles
-    return ends
+@dataclass
+class Count:
+    """Cycles of a run and the cause of each."""
+
+    cycles: int
+    causes: dict[str, int]
+
+    def until_drain(self) -> "Count":
+        """The run up to the last vector that entered the array."""
+        return Count(self.cycles - self.causes["drain"], self.causes | {"drain": 0})
+
+    def since(self, other: "Count") -> "Count":
+        return Count(self.cycles - other.cycles, {k: v - other.causes[k] for k, v in self.causes.items()})
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.cycles + other.cycles, {k: v + other.causes[k] for k, v in self.causes.items()})
+
+    @classmethod
+    def zero(cls) -> "Count":
+        return cls(0, dict.fromkeys(CAUSES, 0))
+
+
+def per_layer(program: Program, run) -> list[Count]:
+    """Count of each layer; `run(pc, end)` gives the Count of the program from `pc`, cut at word `end` (None: not cut)."""
+    out = []
+    for stretch in stretches(program):
+        before = Count.zero()
+        for n, i in enumerate(stretch.layers):
+            last = n == len(stretch.layers) - 1
+            now = run(stretch.pc, None) if last else run(stretch.pc, program.layers[i].end_word).until_drain()
+            out.append(now.since(before))
+            before = now
+    return out
+
+
+def predicted_layers(program: Program) -> list[Count]:
+    """Predicted Count of each layer; they sum to the prediction of the whole program."""
+
+    def run(pc, end):
+        words = program.words if end is None else [*program.words[:end], *isa.encode(isa.END)]
+        timing = predict(program.config, words, program.tiles, pc, program.external)
+        return Count(timing.cycles, timing.causes)
+
+    return per_layer(program, run)
 
 
 def layer_cycles(program: Program) -> list[int]:
     """Predicted cycles of each layer; their sum is the predicted total."""
-    out = []
-    for stretch in stretches(program):
-        ends = layer_ends(program, stretch)
-        out += [end - start for start, end in zip([0, *ends], ends)]
-    return out
+    return [count.cycles for count in predicted_layers(program)]
 
 
 def _rows_of_model(model: Model, compiler: _Compiler) -> list[dict]:
@@ -343,13 +368,17 @@ def _facts(report: dict) -> list[tuple[str, str]]:
         out.append(("host", f"{len(on_host)} of {len(report['operators'])} operators, exactly, outside the cycles"))
     out.append(("memory", f"peak {report['memory_peak']:,} of {report['memory_bytes']:,} bytes of activation memory"))
     streamed = f", {report['external_bytes']:,} bytes streamed from external memory" if report["external_bytes"] else ""
-    out.append(("weights", f"{report['weight_tiles']:,} of {report['weight_tiles_limit']:,} tiles on the chip{streamed}"))
+    out.append(
+        ("weights", f"{report['weight_tiles']:,} of {report['weight_tiles_limit']:,} tiles on the chip{streamed}")
+    )
     bound = " (at one streamed byte a cycle)" if report["external_bytes"] else ""
     use = f", utilisation {report['utilization']:.1%}" if report["utilization"] else ""
     out.append(("cycles", f"{report['cycles']:,} for {report['macs']:,} MACs{use}{bound}"))
     if (report["utilization"] or 0) > 1 or any((r["utilization"] or 0) > 1 for r in report["operators"]):
         out.append(("", "above 100 %: tiles whose weights are all zero are skipped, their MACs counted"))
-    out.append(("time", f"{report['seconds'] * 1e3:,.3f} ms at {report['clock_mhz']:g} MHz, without the transfer of data"))
+    out.append(
+        ("time", f"{report['seconds'] * 1e3:,.3f} ms at {report['clock_mhz']:g} MHz, without the transfer of data")
+    )
     return out
 
 

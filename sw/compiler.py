@@ -696,6 +696,14 @@ class _Compiler:
         for c in range(0, channels, self.config.cols):
             yield c, min(self.config.cols, channels - c)
 
+    def runs(self, count, limit):
+        """Cut `count` contiguous bytes into (first byte, vectors, bytes of a vector): full vectors, then the rest."""
+        cols = self.config.cols
+        for first, vectors, n in ((0, count // cols, cols), (count - count % cols, 1, count % cols)):
+            if vectors and n:
+                for _, ox, _, bw in self.blocks(1, vectors, limit, width_limit=4095):
+                    yield first + ox * n, bw, n
+
     def identity_entry(self, bias=0):
         return self.add_param([(bias, *IDENTITY)])
 
@@ -704,40 +712,40 @@ class _Compiler:
         cfg = self.config
         out = op.outputs[0]
         count = int(np.prod(self.tensor(out).shape))
-        c = self.hwc(out)[2]
-        pixels = count // c
-        limit = cfg.acc_depth // 2
-        half = limit
+        half = cfg.acc_depth // 2
         address = self.program.places[out].address
-        a, b = (Feed(self.program.places[t].address, 1, pixels, c) for t in op.inputs[:2])
+        a, b = (self.program.places[t].address for t in op.inputs[:2])
         p = golden.add_parameters(self.model, op) if op.op == "ADD" else golden.mul_parameters(self.model, op)
         if op.op == "ADD":
             entry = self.add_param([(-p["z1"], p["m1"], p["s1"]), (-p["z2"], p["m2"], p["s2"]), (0, p["mo"], p["so"])])
         else:
             entry = self.add_param([(-p["z1"], -p["z2"], 0), (0, p["m"], p["s"])])
-        for _, ox, bh, bw in self.blocks(1, pixels, limit, width_limit=4095):
-            for channel, n in self.channel_groups(c):
-                self.copy_in(a, 0, ox, bh, bw, channel, n)
-                self.copy_in(b, 0, ox, bh, bw, channel, n, acc_base=half, release=1)
-                area = {"width": bw, "height": bh, "acc_y": bw, "channels": n}
-                at = address + ox * c + channel
-                if op.op == "ADD":
-                    self.add_tails(p, entry, area, half, at, c, pixels * c, take=1)
-                    continue
-                self.tail(**area, shared=1, take=1, to_acc=1, dual=2, acc_other=half, param=entry)
-                self.tail(
-                    **area,
-                    shared=1,
-                    release=1,
-                    clamp=1,
-                    param=entry + 1,
-                    zero_point=p["zo"],
-                    low=p["low"],
-                    high=p["high"],
-                    address=at,
-                    out_x=c,
-                    out_y=pixels * c,
-                )
+        for at, bw, n in self.runs(count, half):
+            self.copy_in(Feed(a + at, 1, bw, n), 0, 0, 1, bw, 0, n)
+            self.copy_in(Feed(b + at, 1, bw, n), 0, 0, 1, bw, 0, n, acc_base=half, release=1)
+            area = {"width": bw, "height": 1, "acc_y": bw, "channels": n}
+            if op.op == "ADD":
+                self.add_tails(p, entry, area, half, address + at, n, bw * n, take=1)
+                continue
+            self.tail(**area, shared=1, take=1, to_acc=1, dual=2, acc_other=half, param=entry)
+            self.tail(
+                **area,
+                shared=1,
+                release=1,
+                clamp=1,
+                param=entry + 1,
+                zero_point=p["zo"],
+                low=p["low"],
+                high=p["high"],
+                address=address + at,
+                out_x=n,
+                out_y=bw * n,
+            )
+
+    def copy_flat(self, source, count, target, param, **tail):
+        """Bring `count` contiguous bytes through the array and write them with one scale or through the table."""
+        for at, bw, n in self.runs(count, self.config.acc_depth):
+            self.copy(Feed(source + at, 1, bw, n), 1, bw, target + at, n, param, **tail)
 
     def copy(self, feed: Feed, oh, ow, out_address, out_c, param, **tail):
         """Bring a map through the array unchanged and write it with one scale: copies, tables, requantize, padding."""
@@ -1116,12 +1124,10 @@ class _Compiler:
         elif kind == "MEAN":
             self.mean(op)
         elif kind == "QUANTIZE":
-            c = self.hwc(out)[2]
-            pixels = place[out].size // c
             p = golden.quantize_parameters(self.model, op)
             param = self.add_param([(-p["zi"], p["m"], p["s"])])
-            feed = Feed(place[op.inputs[0]].address, 1, pixels, c)
-            self.copy(feed, 1, pixels, place[out].address, c, param, zero_point=p["zo"])
+            count = int(np.prod(self.tensor(out).shape))
+            self.copy_flat(place[op.inputs[0]].address, count, place[out].address, param, zero_point=p["zo"])
         elif kind == "PAD":
             pads = np.asarray(self.tensor(op.inputs[1]).data)
             h, w, c = self.hwc(op.inputs[0])
@@ -1137,14 +1143,16 @@ class _Compiler:
             at, param = place[out].address, self.identity_entry()
             for t in op.inputs:
                 c = int(np.prod(self.tensor(t).shape[axis:]))
-                self.copy(Feed(place[t].address, 1, outer, c), 1, outer, at, inner, param)
+                if outer <= -(-c // self.config.cols):  # few long runs
+                    for i in range(outer):
+                        self.copy_flat(place[t].address + i * c, c, at + i * inner, param)
+                else:
+                    self.copy(Feed(place[t].address, 1, outer, c), 1, outer, at, inner, param)
                 at += c
         else:
             self.table(golden.unary_table(self.model, op))
-            c = self.hwc(out)[2]
-            pixels = place[out].size // c
-            feed = Feed(place[op.inputs[0]].address, 1, pixels, c)
-            self.copy(feed, 1, pixels, place[out].address, c, self.identity_entry(), table=1)
+            count = int(np.prod(self.tensor(out).shape))
+            self.copy_flat(place[op.inputs[0]].address, count, place[out].address, self.identity_entry(), table=1)
 
     def compile(self) -> Program:
         program = self.program

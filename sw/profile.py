@@ -14,10 +14,11 @@ from pathlib import Path
 
 from lepton.rtl import isa
 from lepton.rtl.config import NpuConfig
-from lepton.sw.bench import CAUSES, Count, bound, predicted_layers
-from lepton.sw.check import layer_ends, stretches
+from lepton.sw.bench import bound
+from lepton.sw.check import CAUSES, Count, predicted_layers, stretches
 from lepton.sw.compiler import HostStep, NpuStep, Program
 from lepton.sw.session import Session
+from lepton.verif.cycles import predict
 
 COLORS = {
     "multiply": "#2a9d5c",
@@ -54,12 +55,12 @@ def weight_words(program: Program, layer) -> int:
     return tiles * program.config.tile_bytes
 
 
-def layer_rows(program: Program) -> list[Row]:
+def layer_rows(program: Program, counts: list[Count]) -> list[Row]:
     """What the pictures show of each layer. Bytes moved: weights into the array, activations read and written once."""
     model, config = program.model, program.config
     operators = {op.index: op for op in model.operators}
     rows = []
-    for layer, count in zip(program.layers, predicted_layers(program)):
+    for layer, count in zip(program.layers, counts):
         ops = [operators[i] for i in layer.operators]
         made = {t for op in ops for t in op.outputs}
         read = {t for op in ops for t in op.inputs if t >= 0 and not model.tensors[t].constant} - made
@@ -78,7 +79,7 @@ def layer_rows(program: Program) -> list[Row]:
     return rows
 
 
-def trace(program: Program) -> dict:
+def trace(program: Program, counts: list[Count]) -> dict:
     """Chrome trace events of one inference, a track a unit.
 
     Weight engine: a tile's stay at the array's input, from when the pass before starts until its own starts. Multiply and
@@ -96,11 +97,12 @@ def trace(program: Program) -> dict:
         events.append(event | ({"args": args} if args else {}))
 
     def owner(pc, stretch):
-        return next((i for i in stretch.layers if program.layers[i].first_word <= pc < program.layers[i].end_word), None)
+        return next(
+            (i for i in stretch.layers if program.layers[i].first_word <= pc < program.layers[i].end_word), None
+        )
 
     at = 0
     runs = {stretch.pc: stretch for stretch in stretches(program)}
-    counts = predicted_layers(program)
     for step in program.steps:
         if isinstance(step, HostStep):
             op = operators[step.operator]
@@ -110,8 +112,9 @@ def trace(program: Program) -> dict:
             continue
         assert isinstance(step, NpuStep)
         stretch = runs[step.pc]
-        timing, start = stretch.timing, 0
-        for i, end in zip(stretch.layers, layer_ends(program, stretch)):
+        timing, start = predict(program.config, program.words, program.tiles, step.pc, program.external), 0
+        for i in stretch.layers:
+            end = start + counts[i].cycles
             layer = program.layers[i]
             causes = {k: v for k, v in counts[i].causes.items() if v}
             piece("layers", f"{layer.operators[0]} {layer.name}", at + start, end - start, macs=layer.macs, **causes)
@@ -155,7 +158,12 @@ def _pyplot():
 
 def _label(row: Row) -> str:
     name = row.name
-    for long, short in (("DEPTHWISE_CONV_2D", "DEPTHWISE"), ("CONV_2D", "CONV"), ("FULLY_CONNECTED", "DENSE"), ("_POOL_2D", "_POOL")):
+    for long, short in (
+        ("DEPTHWISE_CONV_2D", "DEPTHWISE"),
+        ("CONV_2D", "CONV"),
+        ("FULLY_CONNECTED", "DENSE"),
+        ("_POOL_2D", "_POOL"),
+    ):
         name = name.replace(long, short)
     return f"{row.index} {name}"
 
@@ -171,7 +179,9 @@ def draw_causes(rows: list[Row], title: str) -> bytes:
         if any(widths):
             axis.barh([p - 0.14 for p in places], widths, 0.5, left, color=COLORS[name], label=name)
         left = [a + b for a, b in zip(left, widths)]
-    axis.barh([p + 0.26 for p in places], [row.ideal for row in rows], 0.22, color="black", label="ideal: MACs / multipliers")
+    axis.barh(
+        [p + 0.26 for p in places], [row.ideal for row in rows], 0.22, color="black", label="ideal: MACs / multipliers"
+    )
     most = max([*left, *(row.ideal for row in rows), 1])
     for p, row in zip(places, rows):
         share = f"  {row.ideal / row.count.cycles:.0%}" if row.macs and row.count.cycles else ""
@@ -183,7 +193,9 @@ def draw_causes(rows: list[Row], title: str) -> bytes:
     axis.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(f"{title}: where the cycles of each layer go")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9 / figure.get_figheight()), ncols=7, frameon=False, fontsize=8)
+    axis.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.9 / figure.get_figheight()), ncols=7, frameon=False, fontsize=8
+    )
     return _png(figure)
 
 
@@ -197,8 +209,8 @@ def draw_roofline(rows: list[Row], config: NpuConfig, title: str) -> bytes:
     low, high = min([*x, peak / bandwidth]) / 2, max([*x, peak / bandwidth]) * 2
     ridge = peak / bandwidth
     axis.plot([low, ridge, high], [bandwidth * low, peak, peak], color="black", lw=1.5, label="roof")
-    axis.text(high, peak * 1.04, f"{peak} MAC/cycle", ha="right", va="bottom", fontsize=8)
-    axis.text(low * 1.1, bandwidth * low * 1.5, f"a tile of {bandwidth} bytes a cycle", fontsize=8, rotation=0)
+    axis.text(ridge * 1.1, peak * 1.1, f"{peak} MAC/cycle", va="bottom", fontsize=8)
+    axis.text(low * 1.05, bandwidth * low * 0.8, f"a tile of {bandwidth} bytes a cycle", fontsize=8, va="top")
     kinds = {"DEPTHWISE_CONV_2D": "#d1603d", "CONV_2D": "#2a9d5c", "FULLY_CONNECTED": "#4c8bb5"}
     for kind, color in kinds.items():
         mine = [row for row in points if row.name.startswith(kind)]
@@ -212,14 +224,18 @@ def draw_roofline(rows: list[Row], config: NpuConfig, title: str) -> bytes:
                 edgecolors="white",
                 label=kind.lower(),
             )
-    for row in points:
+    for place, row in enumerate(points):
         axis.annotate(
-            str(row.index), (row.macs / row.bytes_moved, row.macs / row.count.cycles), (4, 4), textcoords="offset points", fontsize=7
+            str(row.index),
+            (row.macs / row.bytes_moved, row.macs / row.count.cycles),
+            (5, -11 - 9 * (place % 2)),
+            textcoords="offset points",
+            fontsize=7,
         )
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlim(low, high)
-    lowest = min([row.macs / row.count.cycles for row in points] or [1])
+    lowest = min([bandwidth * low, *(row.macs / row.count.cycles for row in points)])
     axis.set_ylim(lowest / 1.6, max([peak, *(row.macs / row.count.cycles for row in points)]) * 1.6)
     axis.set_xlabel("MACs per byte (weights into the array, activations read and written once)")
     axis.set_ylabel("MACs per cycle")
@@ -260,7 +276,14 @@ def page(program: Program, rows: list[Row], pictures: dict[str, bytes]) -> str:
         for row in rows
     )
     macs = sum(row.macs for row in rows)
-    sums = ["", "total", f"{macs:,}", f"{total.cycles:,}", f"{sum(r.ideal for r in rows):,}", f"{sum(r.bound for r in rows):,}"]
+    sums = [
+        "",
+        "total",
+        f"{macs:,}",
+        f"{total.cycles:,}",
+        f"{sum(r.ideal for r in rows):,}",
+        f"{sum(r.bound for r in rows):,}",
+    ]
     foot = cells([*sums, use(macs, total.cycles), *(f"{total.causes[c]:,}" for c in CAUSES)])
     head = cells(["#", "layer", "MACs", "cycles", "ideal", "bound", "busy", *CAUSES], "th")
     images = "".join(
@@ -287,14 +310,15 @@ def profile(path: str | Path, folder: str | Path, config: str | NpuConfig = "sma
     """Write the trace, the pictures and the page into `folder` (made if it is not there); the paths."""
     session = Session(path, config, "iss")
     program = session.program
-    rows = layer_rows(program)
+    counts = predicted_layers(program)
+    rows = layer_rows(program, counts)
     title = f"{program.model.name} on {program.config.name}"
     causes = draw_causes(rows, title)
     roofline = draw_roofline(rows, program.config, title)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "trace.json": json.dumps(trace(program)).encode(),
+        "trace.json": json.dumps(trace(program, counts)).encode(),
         "causes.png": causes,
         "roofline.png": roofline,
         "index.html": page(program, rows, {"Where the cycles go": causes, "Roofline": roofline}).encode(),

@@ -72,7 +72,17 @@ def test_fused_operators_point_to_the_first(shared):
 def test_table_names_everything(shared, capsys):
     assert check.command(Args(shared / "models" / "kws_ref_model.tflite")) == 0
     out = capsys.readouterr().out
-    for text in ("DEPTHWISE_CONV_2D", "SOFTMAX", "host", "npu", "memory", "tiles", "ms at 50 MHz", "MACs", "runs     yes"):
+    for text in (
+        "DEPTHWISE_CONV_2D",
+        "SOFTMAX",
+        "host",
+        "npu",
+        "memory",
+        "tiles",
+        "ms at 50 MHz",
+        "MACs",
+        "runs     yes",
+    ):
         assert text in out
 
 

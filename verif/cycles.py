@@ -23,6 +23,10 @@ from lepton.rtl.tail import TailEngine
 from lepton.verif.iss import decode_descriptors
 
 
+RUN_START = 16
+"""Cycles an external LOAD may take before its first burst is requested, and after its last byte before the tile counts."""
+
+
 @dataclass
 class Timing:
     """Cycles of one run, the cause of each, and when each instruction began and ended (cycles after start)."""
@@ -53,7 +57,7 @@ class Latencies:
 
 
 class _Run:
-    def __init__(self, config, words, descriptors, params_per_entry, pc, external_descriptors, tile_cycles):
+    def __init__(self, config, words, descriptors, pc, external_descriptors, tile_cycles):
         self.config = config
         self.program = self._decode(words, pc)
         self.descriptors, self.external = descriptors, external_descriptors
@@ -111,7 +115,7 @@ class _Run:
             size = isa.word_bytes(isa.Region.WEIGHT, self.config)
             if v["external"]:
                 table, first = self.external, v["address"] // size
-                ring = max(ring, self.valid["load"][i])
+                ring = max(ring, self.valid["load"][i]) + RUN_START
             else:
                 table, first = self.descriptors, v["tile"]
             skips = table["skip"][first : first + v["count"]].tolist()
@@ -268,20 +272,21 @@ def predict(
     tiles: bytes,
     pc: int = 0,
     external: bytes = b"",
-    tile_cycles: int | None = None,
+    latency: int = 8,
+    interval: int = 1,
 ) -> Timing:
     """Cycles of the program from word `pc` on.
 
     `tiles` and `external` are the images of the weight store and the external memory; only the descriptors
     are looked at.
-    `tile_cycles` is the time an external tile takes to arrive (default: one byte a cycle).
+    External memory answers a burst after `latency` cycles with a byte each `interval`; the result is then a bound.
     """
     size = isa.word_bytes(isa.Region.WEIGHT, config)
 
     def table(raw):
         return decode_descriptors(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])
 
-    run = _Run(config, words, table(tiles), None, pc, table(external), tile_cycles or size)
+    run = _Run(config, words, table(tiles), pc, table(external), latency + 2 + size * interval)
     timing = run.run()
     end = max(run.done_fetching, run.multiply_idle, run.tail_idle) + 1  # the counter runs in cycle 0 too
     timing.cycles = end

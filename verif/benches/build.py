@@ -4,8 +4,8 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from cocotb_tools.runner import VerilatorControlFile
 from cocotb_tools.runner import Verilator as CocotbVerilator
+from cocotb_tools.runner import VerilatorControlFile
 
 from lepton.rtl.config import NpuConfig
 from lepton.rtl.verilog import to_verilog, write_if_changed
@@ -63,7 +63,7 @@ def build(text: str, folder: Path) -> Verilator:
 
 
 def run(runner: Verilator, bench: str, config: NpuConfig, seed: int, folder: Path) -> int:
-    """Run `lepton.verif.benches.<bench>_tb` with a seed; returns how many of its tests failed, the log is in `folder`."""
+    """Run `<bench>_tb` of this package with a seed; returns how many of its tests failed. The log is in `folder`."""
     from cocotb_tools.check_results import get_results
 
     results = runner.test(

@@ -24,7 +24,7 @@ from lepton.verif.benches.common import (
     unpack,
 )
 
-TILES = 120
+TILES = 400
 OPS = {"mul": isa.MUL, "load": isa.LOAD, "tail": isa.TAIL, "table": isa.TABLE}
 
 
@@ -279,7 +279,7 @@ async def check(dut, name):
         pins = bench.pins
         return handover.done and tails.done and pins.get("done_fetching") and pins.get("idle")
 
-    await bench.run(surroundings, handover, tail, until=finished, timeout=40_000, drain=30)
+    await bench.run(surroundings, handover, tail, until=finished, timeout=200_000, drain=30)
     for checker in (vectors, sums, tails):
         checker.finish()
     assert not bench.pins.get("error")

@@ -1,4 +1,4 @@
-"""The whole accelerator behind its byte link: random programs and a compiled network against the instruction-set simulator."""
+"""The whole accelerator behind its byte link: random programs and a compiled network against the ISS."""
 
 import zlib
 from importlib.resources import files
@@ -221,7 +221,7 @@ class Program:
 def random_script(rng, config, dut):
     found = yield from registers(config)
     assert found[Reg.MAGIC] == isa.MAGIC and found[Reg.STATUS] == Status.IDLE
-    for stages in (1, 12):
+    for stages in (1, 30):
         program = Program(rng, config, stages)
         iss = Iss(config, hazards=True)
         images = [*program.images(), (Region.ACT, corner8(rng, config.act_bytes).astype(np.int8).tobytes())]
@@ -249,7 +249,11 @@ def protocol_script(rng, config):
     bad = np.array([0], "<u8").tobytes()
     yield from write(rng, config, Region.PROGRAM, 0, bad)
     assert (yield from start(rng, config, 0))[Reg.STATUS] == Status.BAD_OPCODE
-    hang = [w for op, f in ((isa.MUL, dict(wait=1, groups=1, width=1, height=1)), (isa.END, {})) for w in isa.encode(op, **f)]
+    hang = [
+        w
+        for op, f in ((isa.MUL, dict(wait=1, groups=1, width=1, height=1)), (isa.END, {}))
+        for w in isa.encode(op, **f)
+    ]
     yield from write(rng, config, Region.PROGRAM, 7, np.array(hang, "<u8").tobytes())
     yield from request(Command.START, (5).to_bytes(4, "little") + (7).to_bytes(2, "little"))
     yield from request(Command.WRITE, address(Region.ACT, 0, 0) + b"\1", Result.BUSY)

@@ -8,7 +8,7 @@ from lepton.rtl.accumulators import Accumulators
 from lepton.verif.arith import requantize, wrap32
 from lepton.verif.benches.common import INT32, Bench, Part, Stall, StreamDriver, bench_config, pack, unpack
 
-INSTRUCTIONS = 120
+INSTRUCTIONS = 300
 DEPTH, PARAMS = 256, 256
 LOW, HIGH = INT32
 
@@ -185,7 +185,7 @@ async def random_instructions(dut):
     words = [pack(isa.encode(op, **f), 64) for op, f in program]
     driver = StreamDriver(bench, "i", words, 256)
     await bench.run(
-        driver, memories, banks, until=lambda: driver.done and bench.pins.get("idle"), timeout=100_000, drain=20
+        driver, memories, banks, until=lambda: driver.done and bench.pins.get("idle"), timeout=300_000, drain=20
     )
     assert memories.act == model.act
     assert (memories.acc == model.acc).all(), "accumulators"
