@@ -1,13 +1,15 @@
 """`lepton bench`: what a model costs on the RTL, per layer, beside what the cycle model predicts.
 
-Cycles of a layer. The hardware counts cycles and their causes from start to done, not per layer. So the program is also run cut
-behind each layer (an END in place of the next instruction): up to there everything happens as in the whole run. All cycles
-of a cut run but its `drain` (the pipeline empties) are the time until the layer's last vector entered the array, so the difference
-of two neighbouring cuts is what the layer took, cause by cause; the last layer of a stretch also has the drain. Cycles and
-causes of the layers sum exactly to those of the whole run. The prediction is cut in the same way.
+Cycles of a layer. The hardware counts cycles and their causes from start to done, not per layer. So the program is
+also run cut behind each layer (an END in place of the next instruction): up to there everything happens as in the
+whole run. All cycles of a cut run but its `drain` (the pipeline empties) are the time until the layer's last vector
+entered the array, so the difference of two neighbouring cuts is what the layer took, cause by cause; the last layer
+of a stretch also has the drain. Cycles and causes of the layers sum exactly to those of the whole run. The prediction
+is cut in the same way.
 
-Utilisation is MACs / (rows * cols * cycles). Tiles whose weights are all zero are skipped but their MACs count, so it may exceed 1.
-`host_bytes_in` and `host_bytes_out` are the tensor bytes of one inference that cross the link, without the frames around them.
+Utilisation is MACs / (rows * cols * cycles). Tiles whose weights are all zero are skipped but their MACs count, so it
+may exceed 1. `host_bytes_in` and `host_bytes_out` are the tensor bytes of one inference that cross the link, without
+the frames around them.
 """
 
 import json
@@ -239,17 +241,17 @@ def performance_page(reports: list[dict], command: str) -> str:
     out = [
         "# Performance",
         "",
-        f"Measured on the RTL (Verilator) by `{command}`, which writes this page. Cycles are from start to done; the transfer of data",
-        "and operators on the host (softmax) are apart. Every output was byte-identical to the golden model's. Models: MLPerf",
-        "Tiny's "
+        f"Measured on the RTL (Verilator) by `{command}`, which writes this page. Cycles are from start to",
+        "done; the transfer of data and operators on the host (softmax) are apart. Every output was byte-identical to",
+        "the golden model's. Models: MLPerf Tiny's "
         + ", ".join(f"{kind} `{name}`" for name, kind in MODELS.items() if kind in kinds)
         + ". Utilisation is MACs / (rows · cols · cycles).",
         "All-zero weight tiles are skipped, though their MACs count.",
         "",
         "## Beside other systems",
         "",
-        "The others are from MLPerf Tiny's official result files (cycles = clock / throughput; streaming designs quote throughput, a lower",
-        "bound on latency) and CFU-Playground's.",
+        "The others are from MLPerf Tiny's official result files (cycles = clock / throughput; streaming",
+        "designs quote throughput, a lower bound on latency) and CFU-Playground's.",
         "",
         "| model | system | MAC/cycle | cycles | utilisation % | target |",
         "| --- | --- | ---: | ---: | ---: | --- |",
@@ -287,14 +289,14 @@ def performance_page(reports: list[dict], command: str) -> str:
                 out.append(f"| {kind} | {config} | {r['cycles']:,} | {r['predicted_cycles']:,} | {causes} | {moved} |")
     out += [
         "",
-        "`multiply`: a vector entered the array. `weights`: a tile was not there yet. `activations`: the layer before was not written",
-        "yet. `tail`: both accumulator banks were taken. `fetch`: no instruction was there yet. `drain`: the last results are on",
-        "their way.",
+        "`multiply`: a vector entered the array. `weights`: a tile was not there yet. `activations`: the layer",
+        "before was not written yet. `tail`: both accumulator banks were taken. `fetch`: no instruction was there",
+        "yet. `drain`: the last results are on their way.",
         "",
         "## Layers above twice their bound",
         "",
-        "The bound counts what tiling alone forces: whole chunks of rows, whole groups of columns, one vector a cycle. Listed is every",
-        "layer with multiplications that takes more than twice that plus 200 cycles, with the causes of its cycles.",
+        "The bound counts what tiling alone forces: whole chunks of rows, whole groups of columns, one vector a cycle. Listed",
+        "is every layer with multiplications that takes more than twice that plus 200 cycles, with the causes of its cycles.",
         "",
     ]
     slow = [

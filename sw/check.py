@@ -1,10 +1,11 @@
 """`lepton check`: does a model run, where does each operator run, and how long does it take; nothing is built.
 
-Cycles are the cycle model's (`lepton.verif.cycles`). A layer is a group of fused operators; its cycles stand at its first operator, the
-others are marked as fused into it. A layer's cycles are the difference of two runs of the program, cut (by an END) behind the
-layer and behind the one before it, each without its `drain`, in which the pipeline empties: so to say from the last vector that the
-layer before sent into the array to its own last one. Waiting for the results of the layer before belongs to the layer that
-waits. The last layer of a stretch also has the drain. Thus the cycles of the layers, and their causes, sum to the total.
+Cycles are the cycle model's (`lepton.verif.cycles`). A layer is a group of fused operators; its cycles stand at its
+first operator, the others are marked as fused into it. A layer's cycles are the difference of two runs of the
+program, cut (by an END) behind the layer and behind the one before it, each without its `drain`, in which the
+pipeline empties: so to say from the last vector that the layer before sent into the array to its own last one.
+Waiting for the results of the layer before belongs to the layer that waits. The last layer of a stretch also has the
+drain. Thus the cycles of the layers, and their causes, sum to the total.
 """
 
 import json
@@ -75,7 +76,7 @@ class Count:
 
 
 def per_layer(program: Program, run) -> list[Count]:
-    """Count of each layer; `run(pc, end)` gives the Count of the program from `pc`, cut at word `end` (None: not cut)."""
+    """Count of each layer; `run(pc, end)` gives that of the program from `pc`, cut at word `end` (None: not cut)."""
     out = []
     for stretch in stretches(program):
         before = Count.zero()

@@ -11,6 +11,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from lepton.sw import bench, check, profile
+
 BACKENDS = ("golden", "iss", "rtl")
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
 INPUT_KEYS, LABEL_KEYS, EXPECTED_KEYS = ("x", "input"), ("y", "labels"), ("tflm", "output")
@@ -292,6 +294,8 @@ def build_parser() -> Parser:
     )
     backend(sim, "rtl")
     config(sim)
+    for module in (check, bench, profile):
+        module.add_parser(commands)
     return parser
 
 

@@ -1,8 +1,8 @@
 """`lepton profile`: where the time goes, as a trace, pictures and one page.
 
-All times are the cycle model's, which the hardware equals cycle for cycle when all weights are on the chip. Written are `trace.json`
-(Chrome trace events: Perfetto or chrome://tracing, a microsecond in the viewer is a cycle), `causes.png`, `roofline.png`
-and `index.html`, which holds both pictures and needs nothing else.
+All times are the cycle model's, which the hardware equals cycle for cycle when all weights are on the chip. Written
+are `trace.json` (Chrome trace events: Perfetto or chrome://tracing, a microsecond in the viewer is a cycle),
+`causes.png`, `roofline.png` and `index.html`, which holds both pictures and needs nothing else.
 """
 
 import base64
@@ -82,8 +82,8 @@ def layer_rows(program: Program, counts: list[Count]) -> list[Row]:
 def trace(program: Program, counts: list[Count]) -> dict:
     """Chrome trace events of one inference, a track a unit.
 
-    Weight engine: a tile's stay at the array's input, from when the pass before starts until its own starts. Multiply and
-    tail engine: one slice an instruction. Array: one slice a tile pass. Steps on the host are marks of no length.
+    Weight engine: a tile waits at the array's input from when the pass before starts until its own starts. Multiply
+    and tail engine: one slice an instruction. Array: one slice a tile pass. Steps on the host are marks of no length.
     """
     model = program.model
     operators = {op.index: op for op in model.operators}
@@ -200,7 +200,7 @@ def draw_causes(rows: list[Row], title: str) -> bytes:
 
 
 def draw_roofline(rows: list[Row], config: NpuConfig, title: str) -> bytes:
-    """PNG: MACs a cycle over MACs a byte moved inside the chip, with the roof of the multipliers and of the memories."""
+    """PNG: MACs a cycle over MACs a byte moved inside the chip, under the roof of multipliers and memories."""
     plt = _pyplot()
     points = [row for row in rows if row.macs and row.count.cycles]
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
@@ -251,8 +251,10 @@ def draw_roofline(rows: list[Row], config: NpuConfig, title: str) -> bytes:
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:1000px;margin:2em auto;padding:0 1em}
 h1{font-size:1.5em;margin-bottom:0}h2{font-size:1.15em;margin-top:2em}img{max-width:100%;height:auto}
-table{border-collapse:collapse;font-size:13px}td,th{padding:2px 9px;text-align:right;border-bottom:1px solid #e5e5e5;white-space:nowrap}
-td:nth-child(2),th:nth-child(2){text-align:left}tfoot td{font-weight:bold;border-top:2px solid #888}.box{overflow-x:auto}p.sub{color:#666;margin-top:.2em}
+table{border-collapse:collapse;font-size:13px}
+td,th{padding:2px 9px;text-align:right;border-bottom:1px solid #e5e5e5;white-space:nowrap}
+td:nth-child(2),th:nth-child(2){text-align:left}
+tfoot td{font-weight:bold;border-top:2px solid #888}.box{overflow-x:auto}p.sub{color:#666;margin-top:.2em}
 """
 
 
@@ -287,7 +289,8 @@ def page(program: Program, rows: list[Row], pictures: dict[str, bytes]) -> str:
     foot = cells([*sums, use(macs, total.cycles), *(f"{total.causes[c]:,}" for c in CAUSES)])
     head = cells(["#", "layer", "MACs", "cycles", "ideal", "bound", "busy", *CAUSES], "th")
     images = "".join(
-        f"<h2>{html.escape(name)}</h2><img alt='{html.escape(name)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+        f"<h2>{html.escape(name)}</h2><img alt='{html.escape(name)}' "
+        f"src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
         for name, png in pictures.items()
     )
     shape = f"{config.rows} x {config.cols}{' paired' if config.pe == 'paired' else ''}"
@@ -296,13 +299,15 @@ def page(program: Program, rows: list[Row], pictures: dict[str, bytes]) -> str:
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
-        f"<p class='sub'>{shape} MACs a cycle, {total.cycles:,} cycles, {use(macs, total.cycles) or '0 %'} of the multipliers busy, "
+        f"<p class='sub'>{shape} MACs a cycle, {total.cycles:,} cycles, "
+        f"{use(macs, total.cycles) or '0 %'} of the multipliers busy, "
         f"{len(rows)} layers on the array{host}. Predicted by the cycle model.</p>{images}"
-        f"<h2>Layers</h2><div class='box'><table><thead>{head}</thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table></div>"
-        "<p class='sub'>Ideal: MACs / multipliers. Bound: whole tiles, a vector a cycle, nothing else. Waiting for the layer before "
-        "belongs to the layer that waits. Tiles whose weights are all zero are skipped while their MACs count, so a layer can be "
-        "faster than its ideal. The file trace.json beside this page opens in Perfetto or chrome://tracing; a microsecond "
-        "there is a cycle.</p></html>\n"
+        f"<h2>Layers</h2><div class='box'><table><thead>{head}</thead><tbody>{body}</tbody>"
+        f"<tfoot>{foot}</tfoot></table></div>"
+        "<p class='sub'>Ideal: MACs / multipliers. Bound: whole tiles, a vector a cycle, nothing else. Waiting for the layer "
+        "before belongs to the layer that waits. Tiles whose weights are all zero are skipped while their MACs count, so "
+        "a layer can be faster than its ideal. The file trace.json beside this page opens in Perfetto or "
+        "chrome://tracing; a microsecond there is a cycle.</p></html>\n"
     )
 
 

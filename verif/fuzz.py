@@ -694,7 +694,13 @@ def shrink(made: Graph, fails, progress=None) -> Graph:
                 ("kernel", [(1, 1), *((k, k) for k in range(2, min(n.attrs.get("kernel", (0,)))))]),
             ):
                 for value in values:
-                    if key in n.attrs and n.attrs[key] != value and value != 0 or key == "activation" and n.attrs.get(key):
+                    if (
+                        key in n.attrs
+                        and n.attrs[key] != value
+                        and value != 0
+                        or key == "activation"
+                        and n.attrs.get(key)
+                    ):
                         changed = replace(n, attrs={**n.attrs, key: value})
                         yield replace(g, nodes=(*g.nodes[:i], changed, *g.nodes[i + 1 :]))
 
@@ -742,7 +748,9 @@ def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lepton.verif.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000, help="graphs (default 2000)")
     parser.add_argument("--seed", type=int, help="first seed (default: random)")
-    parser.add_argument("--backend", choices=("golden", "iss", "rtl"), default="iss", help="what to compare (default iss)")
+    parser.add_argument(
+        "--backend", choices=("golden", "iss", "rtl"), default="iss", help="what to compare (default iss)"
+    )
     parser.add_argument("--max-failures", type=int, default=5, help="stop after this many (default 5)")
     args = parser.parse_args(arguments)
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn

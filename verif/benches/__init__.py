@@ -1,1 +1,5 @@
-"""cocotb testbenches on Verilator: `*_tb.py` run inside the simulator, `build` makes it, tests/test_cocotb.py starts both."""
+"""cocotb testbenches on Verilator.
+
+`top` is what is simulated, `build` makes the simulator, `*_tb` run inside it, `common` is what they share.
+tests/test_cocotb.py builds and starts them.
+"""

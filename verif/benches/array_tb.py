@@ -4,7 +4,7 @@ import cocotb
 import numpy as np
 
 from lepton.rtl.array import Array
-from lepton.verif.benches.common import Bench, Checker, Part, bench_config, corner8, pack, unpack
+from lepton.verif.benches.common import Bench, Checker, Part, array_latency, bench_config, corner8, pack, unpack
 from lepton.verif.benches.top import deep_config
 
 PASSES = 400
@@ -97,15 +97,11 @@ class Monitor(Part):
     def __init__(self, bench, config, driver, defined, checker):
         self._pins, self._config, self._driver, self._checker = bench.pins, config, driver, checker
         self._defined = iter(defined)
-        self._latency = _latency(config)
+        self._latency = array_latency(config)
 
     def sample(self, cycle):
         if cycle - self._latency in self._driver.vectors and next(self._defined):
             self._checker.put(unpack(self._pins.get("o_psum"), self._config.psum_width, self._config.cols))
-
-
-def _latency(config):
-    return config.phys_rows + (4 if config.pe == "paired" else 2)
 
 
 async def check(dut, unit, name, config, passes_of):

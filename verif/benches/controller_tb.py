@@ -9,7 +9,6 @@ import numpy as np
 from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.act_memory import ActMemory
-from lepton.rtl.array import Array
 from lepton.rtl.isa import Cause
 from lepton.rtl.weight_store import WeightStore
 from lepton.verif.benches.common import (
@@ -18,6 +17,7 @@ from lepton.verif.benches.common import (
     Part,
     Stall,
     StreamMonitor,
+    array_latency,
     bench_config,
     corner8,
     pack,
@@ -171,8 +171,7 @@ class Surroundings(Part):
         self._pins, self._rng, self._program, self._act, self._config = bench.pins, bench.rng, program, act, config
         self._vectors, self._sums = vectors, sums
         self._width = max(config.rows, config.cols)
-        self._array = Array(config)
-        self._array._MustUse__silence = True  # only asked for its latency
+        self.array_latency = array_latency(config)
         self._word = None
         self._descriptor = 0
         self._reads, self._loads, self._vector_of = {}, {}, {}
@@ -216,7 +215,7 @@ class Surroundings(Part):
         else:
             assert not swap, f"cycle {cycle}: swap without a vector"
         if get("a_en"):
-            vector = self._vector_of[cycle - self._array.LATENCY]
+            vector = self._vector_of[cycle - self.array_latency]
             self._sums.put((vector, get("a_bank"), get("a_entry"), get("a_init")))
         if get("d_en"):
             self._descriptor = pack_descriptor(self._program.store[get("d_tile")])
@@ -234,7 +233,7 @@ class Handover(Part):
         self._pins, self._tokens = bench.pins, tokens
         self._stall, self._token_stall = Stall(bench.rng, (0.2, 0.9, 0.98)), Stall(bench.rng, (0.2, 0.9, 0.98))
         self._released, self._surroundings, self._sums = released, surroundings, sums
-        self._delay = surroundings._array.LATENCY + Accumulators.A_LATENCY
+        self._delay = surroundings.array_latency + Accumulators.A_LATENCY
         self._ready = self._freed = 0
 
     def drive(self, cycle):
@@ -252,7 +251,7 @@ class Handover(Part):
             self._ready += 1
         # Of the two banks one may be filled before a bank came back: this vector's filling is the n-th.
         if self._pins.get("a_en"):
-            vector = self._surroundings.vector_at(cycle - self._surroundings._array.LATENCY)
+            vector = self._surroundings.vector_at(cycle - self._surroundings.array_latency)
             filling = sum(1 for last in self._released if last < vector)
             assert filling <= self._freed + 1, f"cycle {cycle}: a bank that the tail still holds is written"
 

@@ -1,0 +1,251 @@
+"""The compiler: what it refuses and why, where it puts things, what it fuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lepton.rtl import isa
+from lepton.rtl.config import NpuConfig, get_config
+from lepton.sw.compiler import CompileError, HostStep, NpuStep, compile_model, place_tensors
+from lepton.sw.model import load_model
+from lepton.sw.session import Session
+from lepton.verif import golden
+from lepton.verif.fuzz import Graph, Node
+
+SMALL = get_config("small")
+CONV = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), padding="SAME", channels=8, activation=1)
+
+
+def conv(*inputs, seed=1, **attrs):
+    return Node("CONV_2D", inputs or (0,), {**CONV, **attrs}, seed, (1.0, 4))
+
+
+def pool(op, value, size, **attrs):
+    kept = dict(kernel=(size, size), stride=(size, size), padding="VALID", activation=0)
+    return Node(op, (value,), {**kept, **attrs})
+
+
+def model(*nodes, shape=(1, 8, 8, 3)):
+    return load_model(Graph(shape, (0.05, -3), nodes).to_bytes(), "net")
+
+
+def instructions(program, op):
+    at = 0
+    while at < len(program.words):
+        kind, fields = isa.decode(program.words, at)
+        if kind is op:
+            yield fields
+        at += kind.words
+
+
+def exact(made, config):
+    """The instruction-set simulator and the golden model agree on three inputs."""
+    x = np.random.default_rng(0).integers(-128, 128, (3, *made.tensors[made.inputs[0]].shape[1:])).astype(np.int8)
+    return np.array_equal(Session(made, config, "iss").run(x), golden.run(made, x))
+
+
+# --- What does not fit ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"weight_tiles": 16, "ring_tiles": 0}, "weights need weight_tiles="),
+        ({"params": 16}, "parameters need params=32,"),
+        ({"program_words": 64}, "instructions need program_words="),
+        ({"act_bytes": 256}, "activations need"),
+    ],
+)
+def test_too_small_a_memory_is_named_with_the_numbers(changes, words):
+    deep = model(conv(), conv(1), conv(2), conv(3), shape=(1, 24, 24, 8))
+    compile_model(deep, SMALL)
+    with pytest.raises(CompileError, match=words) as error:
+        compile_model(deep, replace(SMALL, name="less", **changes))
+    text = str(error.value)
+    limit = next(iter(changes.values()))
+    assert "\n" not in text and text.startswith("net: ") and "'less'" in text and f"{limit:,}" in text
+
+
+def test_a_pooling_window_larger_than_the_accumulators():
+    made = model(pool("MAX_POOL_2D", 0, 7), shape=(1, 14, 14, 4))
+    with pytest.raises(CompileError, match="window of 7x7 needs 49 accumulators, acc_depth is 32"):
+        compile_model(made, replace(SMALL, acc_depth=32))
+    assert exact(made, replace(SMALL, acc_depth=49))
+
+
+# --- Placement -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_tensors_alive_at_one_time_overlap(seed):
+    rng = np.random.default_rng(seed)
+    sizes = {t: int(rng.integers(1, 1000)) for t in range(12)}
+    births = {t: int(rng.integers(0, 12)) for t in sizes}
+    lives = {t: (b, b + int(rng.integers(0, 4))) for t, b in births.items()}
+    places = place_tensors(sizes, lives, 4096)
+    for t in sizes:
+        assert places[t] >= 0
+        for u in range(t):
+            apart = places[t] + sizes[t] <= places[u] or places[u] + sizes[u] <= places[t]
+            assert apart or lives[t][1] < lives[u][0] or lives[u][1] < lives[t][0]
+
+
+def test_a_chain_fits_where_input_and_output_fit():
+    """Three maps of 800 bytes one after another: 1600 bytes are enough."""
+    places = place_tensors(dict.fromkeys(range(4), 800), {0: (0, 1), 1: (1, 2), 2: (2, 3), 3: (3, 4)}, 1600)
+    assert set(places.values()) == {0, 800}
+
+
+def test_peak_is_reported_and_within_the_memory():
+    chain = model(conv(), conv(1), conv(2), shape=(1, 8, 8, 8))
+    program = compile_model(chain, SMALL)
+    assert program.peak_bytes == 1024
+    assert max(p.address + p.size for p in program.places.values()) == program.peak_bytes
+    assert exact(chain, replace(SMALL, act_bytes=1024))
+
+
+# --- Fusion --------------------------------------------------------------------------------------------------------
+
+
+def names(made, config=SMALL):
+    return [layer.name for layer in compile_model(made, config).layers]
+
+
+def test_a_residual_add_is_one_layer():
+    made = model(conv(), conv(1, seed=2), Node("ADD", (2, 1), {"activation": 1}, 0, (1.0, 7)))
+    assert names(made) == ["CONV_2D", "CONV_2D+ADD"]
+    assert exact(made, SMALL)
+
+
+def test_no_fusion_of_a_value_that_others_read():
+    made = model(
+        conv(),
+        conv(1, seed=2),
+        Node("ADD", (2, 1), {"activation": 0}, 0, (1.0, 7)),
+        Node("MUL", (3, 2), {"activation": 0}, 0, (1.0, 0)),
+    )
+    assert names(made) == ["CONV_2D", "CONV_2D", "ADD", "MUL"]
+    assert exact(made, SMALL)
+
+
+@pytest.mark.parametrize(
+    "attrs, fused", [({}, True), ({"stride": (1, 1)}, False), ({"activation": 1}, False), ({"padding": "SAME"}, True)]
+)
+def test_max_pooling_is_fused_where_windows_tile_the_map(attrs, fused):
+    made = model(conv(), pool("MAX_POOL_2D", 1, 2, **attrs))
+    assert names(made) == (["CONV_2D+MAX_POOL_2D"] if fused else ["CONV_2D", "MAX_POOL_2D"])
+    program = compile_model(made, SMALL)
+    assert (made.operators[0].outputs[0] in program.places) == (not fused)
+    assert exact(made, SMALL)
+
+
+def test_max_pooling_is_not_fused_with_padding_or_too_few_accumulators():
+    padded = model(conv(), pool("MAX_POOL_2D", 1, 3, padding="SAME"))
+    assert names(padded) == ["CONV_2D", "MAX_POOL_2D"] and exact(padded, SMALL)
+
+
+def test_reshape_costs_nothing():
+    made = model(conv(), Node("RESHAPE", (1,), {"kind": "flat"}), shape=(1, 4, 4, 3))
+    program = compile_model(made, SMALL)
+    assert [layer.name for layer in program.layers] == ["CONV_2D"]
+    assert program.places[made.operators[0].outputs[0]] == program.places[made.outputs[0]]
+
+
+# --- Input layout --------------------------------------------------------------------------------------------------
+
+
+def test_the_first_layer_reads_stacked_rows_where_that_saves_tiles():
+    """3x3x3: 27 bytes are 4 tiles of 8 rows, three times 9 would be 6."""
+    made = model(conv())
+    program = compile_model(made, SMALL)
+    stack = program.places[made.inputs[0]].stack
+    assert stack["kernel"] == 3 and program.places[made.inputs[0]].size == 8 * 10 * 9
+    assert len(program.tiles) == 4 * isa.word_bytes(isa.Region.WEIGHT, SMALL)
+    x = np.zeros(made.tensors[made.inputs[0]].shape, np.int8)
+    packed = np.frombuffer(program.pack_input(made.inputs[0], x), np.int8).reshape(8, 10, 3, 3)  # oy, x, ky, c
+    assert (packed[:, 1:-1, 1] == 0).all()
+    assert (packed[:, 0] == -3).all() and (packed[0, :, 0] == -3).all() and (packed[-1, :, 2] == -3).all()
+    assert exact(made, SMALL)
+
+
+@pytest.mark.parametrize("channels, others", [(8, ()), (3, (Node("RELU6", (0,)), Node("TANH", (2,))))])
+def test_other_inputs_are_as_they_are(channels, others):
+    """With 8 channels stacking saves nothing; an input with two readers cannot be laid out for one."""
+    made = model(conv(), *others, shape=(1, 8, 8, channels))
+    assert compile_model(made, SMALL).places[made.inputs[0]].stack is None
+
+
+# --- Steps and synchronisation -------------------------------------------------------------------------------------
+
+
+def test_host_operators_cut_the_program():
+    softmax = Node("SOFTMAX", (1,), {"beta": 1.0})
+    made = model(conv(), softmax, Node("QUANTIZE", (2,), {}, 0, (1.0, 0)))
+    steps = compile_model(made, SMALL).steps
+    assert [type(s) for s in steps] == [NpuStep, HostStep, NpuStep] and steps[1].operator == 1
+    assert exact(made, SMALL)
+
+
+def test_every_posted_token_is_taken():
+    made = model(conv(), conv(1), conv(2), Node("ADD", (3, 2), {"activation": 0}, 0, (1.0, 0)))
+    program = compile_model(made, SMALL)
+    posts = sum(t["post"] for t in instructions(program, isa.TAIL))
+    waits = sum(m["wait"] for m in instructions(program, isa.MUL))
+    assert posts == waits == 2
+
+
+# --- Weights in external memory ------------------------------------------------------------------------------------
+
+FC = dict(channels=40, per_pixel=False, activation=0)
+RING = NpuConfig("ring", rows=4, cols=4, lanes=2, weight_tiles=48, ring_tiles=8)
+
+
+def test_large_weights_go_to_external_memory():
+    made = model(conv(channels=4), Node("FULLY_CONNECTED", (1,), FC, 4, (1.0, 0)), shape=(1, 6, 6, 3))
+    program = compile_model(made, RING)
+    word = isa.word_bytes(isa.Region.WEIGHT, RING)
+    assert len(program.tiles) <= RING.resident_tiles * word
+    assert len(program.external) == 36 * 10 * word
+    loads = list(instructions(program, isa.LOAD))
+    assert sum(load["count"] for load in loads if load["external"]) == 360
+    assert any(not load["external"] for load in loads)
+    assert exact(made, RING)
+
+
+def test_without_a_ring_they_do_not_fit():
+    made = model(conv(channels=4), Node("FULLY_CONNECTED", (1,), FC, 4, (1.0, 0)), shape=(1, 6, 6, 3))
+    with pytest.raises(CompileError, match="weights need weight_tiles="):
+        compile_model(made, replace(RING, ring_tiles=0))
+
+
+def test_weights_that_fit_stay_on_the_chip():
+    made = model(conv(channels=4))
+    assert compile_model(made, RING).external == b""
+
+
+# --- Long runs -----------------------------------------------------------------------------------------------------
+
+
+def test_elementwise_operators_are_independent_of_the_channels():
+    """23 columns of 5 channels: 8 bytes at a time all the same."""
+    made = model(Node("TANH", (0,)), shape=(1, 4, 23, 5))
+    tails = list(instructions(compile_model(made, SMALL), isa.TAIL))
+    assert sum(t["width"] for t in tails) == -(-4 * 23 * 5 // 8)
+    assert exact(made, SMALL)
+
+
+def test_a_long_concatenation_is_a_short_program():
+    nodes = [Node("CONCATENATION", (0, 0), {"axis": 1})]
+    made = model(*nodes, shape=(1, 12, 6, 23))
+    config = get_config("tiny")
+    assert len(compile_model(made, config).words) < 200
+    assert exact(made, config)
+
+
+def test_more_than_32767_bytes():
+    """Positions in a row are 16-bit; a contiguous run has no such limit."""
+    made = model(Node("RELU6", (0,)), Node("ADD", (1, 0), {"activation": 0}, 0, (1.0, 0)), shape=(1, 1, 1, 8))
+    for t in made.tensors:
+        object.__setattr__(t, "shape", (1, 90, 90, 8))
+    assert exact(made, replace(SMALL, act_bytes=2**18, program_words=2**15))
