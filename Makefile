@@ -4,9 +4,11 @@ VENV := .venv
 STAMP := $(VENV)/.stamp
 CONFIG ?= small
 TESTS ?=
+COUNT ?= 2000
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test lint format clean
+.PHONY: help setup sim test verify bench lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +26,13 @@ sim: setup ## run the digits on the RTL; MODEL=, INPUT= and CONFIG= choose other
 
 test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+verify: setup ## random graphs against TFLM on golden, ISS (COUNT=) and RTL; SEED= replays
+	$(VENV)/bin/python -m lepton.verif.fuzz --count $(COUNT) --seed $(SEED)
+	$(VENV)/bin/python -m lepton.verif.fuzz --count 100 --seed $(SEED) --backend rtl
+
+bench: setup ## measure the reference models at all presets on the RTL, write docs/performance.md
+	$(VENV)/bin/lepton bench --all
 
 lint: setup ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .

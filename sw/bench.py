@@ -295,8 +295,9 @@ def performance_page(reports: list[dict], command: str) -> str:
         "",
         "## Layers above twice their bound",
         "",
-        "The bound counts what tiling alone forces: whole chunks of rows, whole groups of columns, one vector a cycle. Listed",
-        "is every layer with multiplications that takes more than twice that plus 200 cycles, with the causes of its cycles.",
+        "The bound counts what tiling alone forces: whole chunks of rows, whole groups of columns, one vector a",
+        "cycle. Listed is every layer with multiplications that takes more than twice that plus 200 cycles, with the",
+        "causes of its cycles.",
         "",
     ]
     slow = [

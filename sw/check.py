@@ -333,7 +333,9 @@ def show(report: dict, file=None) -> None:
         ("MACs", "right"),
         ("note", "left"),
     ):
-        table.add_column(name, justify=justify, no_wrap=name not in ("note", "shapes"))
+        table.add_column(
+            name, justify="right" if justify == "right" else "left", no_wrap=name not in ("note", "shapes")
+        )
     styles = {"npu": "green", "host": "yellow", "unsupported": "red"}
     for row in report["operators"]:
         fused = row["fused_into"] is not None

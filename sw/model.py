@@ -327,7 +327,7 @@ def _read_options(o, op, where) -> dict:
     )
     t = getattr(tflite, kind)()
     t.Init(table.Bytes, table.Pos)
-    out = {}
+    out: dict = {}
     if hasattr(t, "Padding"):
         _need(t.Padding() in PADDINGS, where, f"unknown padding {t.Padding()}")
         out.update(padding=PADDINGS[t.Padding()], stride_h=t.StrideH(), stride_w=t.StrideW())

@@ -1,4 +1,4 @@
-"""`lepton bench` and `lepton profile`: layers sum to the total, hardware equals prediction, page and trace are whole."""
+"""`lepton bench` and `lepton profile`: layers sum to the total, hardware equals prediction, pages are whole."""
 
 import json
 import re

@@ -81,7 +81,7 @@ def test_overlapping_tensors_are_found(monkeypatch):
 
 def test_command_line(capsys, monkeypatch, tmp_path):
     assert fuzz.main(["--count", "3", "--seed", "7"]) == 0
-    assert "seed 7: 3 graphs, 0 mismatches" in capsys.readouterr().out
+    assert "seed 7: 3 graphs, 0 too large, 0 mismatches" in capsys.readouterr().out
     monkeypatch.setattr(arith, "requantize", single_rounding)
     monkeypatch.chdir(tmp_path)
     assert fuzz.main(["--count", "200", "--seed", "0", "--backend", "golden", "--max-failures", "1"]) == 1

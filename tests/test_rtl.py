@@ -4,12 +4,12 @@ import importlib.resources
 
 import numpy as np
 import pytest
+from test_end_to_end import MODELS, ZOO
 
 from lepton.rtl.isa import Cause
 from lepton.sw.compiler import NpuStep
 from lepton.sw.session import Session
 from lepton.verif.cycles import predict
-from test_end_to_end import MODELS, ZOO
 
 
 def predicted(session):

@@ -22,9 +22,8 @@ from lepton.rtl.multiply import MultiplyEngine
 from lepton.rtl.tail import TailEngine
 from lepton.verif.iss import decode_descriptors
 
-
 RUN_START = 16
-"""Cycles an external LOAD may take before its first burst is requested, and after its last byte before the tile counts."""
+"""Cycles an external LOAD may take besides its bytes: before the first burst and after the last byte."""
 
 
 @dataclass
