@@ -89,7 +89,7 @@ class Npu(wiring.Component):
         counters = {cause: Signal(32, name=f"count_{cause.name.lower()}") for cause in Cause}
         no_more = Signal()  # in the cycle before, no MUL was left
         cause = Signal(Cause)
-        m.d.sync += no_more.eq(fetch.done_fetching & ~fetch.o_mul.valid)
+        m.d.sync += no_more.eq(fetch.done_fetching & ~fetch.o_mul.valid & ~link.start)
         m.d.comb += cause.eq(Mux((multiply.cause == Cause.FETCH) & no_more, Cause.DRAIN, multiply.cause))
         with m.If(link.start):
             m.d.sync += [cycles.eq(0), *(c.eq(0) for c in counters.values())]

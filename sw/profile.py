@@ -306,7 +306,8 @@ def page(program: Program, rows: list[Row], pictures: dict[str, bytes]) -> str:
         f"<tfoot>{foot}</tfoot></table></div>"
         "<p class='sub'>Ideal: MACs / multipliers. Bound: whole tiles, a vector a cycle, nothing else. "
         "Waiting for the layer before belongs to the layer that waits. Tiles whose weights are all zero are "
-        "skipped while their MACs count, so a layer can be faster than its ideal. The file trace.json beside this page opens in Perfetto or "
+        "skipped while their MACs count, "
+        "so a layer can be faster than its ideal. The file trace.json beside this page opens in Perfetto or "
         "chrome://tracing; a microsecond there is a cycle.</p></html>\n"
     )
 

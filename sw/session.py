@@ -189,7 +189,7 @@ class Session:
         return out.reshape(self._output_shape()), report
 
     def _summarise(self, reports):
-        """Cycles of one inference (every run takes the same), causes and utilization."""
+        """Cycles of one inference (`same_cycles`: every run took the same), causes and utilization."""
         if not reports or not reports[0]["cycles"]:
             return {"macs": self.program.macs, "cycles": None, "causes": None, "utilization": None}
         first = reports[0]
@@ -198,5 +198,5 @@ class Session:
             "cycles": first["cycles"],
             "causes": first["causes"],
             "utilization": self.program.macs / (self.config.macs_per_cycle * first["cycles"]),
-            "same_cycles": all(r["cycles"] == first["cycles"] for r in reports),
+            "same_cycles": all(r == first for r in reports),
         }

@@ -268,6 +268,7 @@ class _Writer:
 
     def _softmax(self, node, x, quant):
         _need(node.attrs["beta"] * quant[0] > 1 / 1024, "softmax of too small a scale")
+        _need(x[-1] <= 256, "TFLM asserts where the sum of the exponentials may exceed 256")
         return x, [], ("SoftmaxOptions", {"Beta": node.attrs["beta"]}), None
 
 

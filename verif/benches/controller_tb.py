@@ -71,21 +71,19 @@ class Program:
         while len(self.store) < TILES:
             self.muls.append(random_mul(rng, self.store))
         self.muls[-1]["release"] = 1
-        loads, at = [], 0
-        while at < len(self.store):
-            count = min(int(rng.integers(0, 9)), len(self.store) - at)
-            loads.append(dict(count=count, tile=at))
-            at += count
-        order = [("mul", i) for i in self.muls]
-        # A LOAD must not stand behind a MUL that needs its tiles, nor too many MULs behind a full LOAD queue.
+        # All LOADs of a MUL's tiles stand before it, two at most: more would fill the queue and hold up the MUL itself.
         out, handed, needed = [], 0, 0
-        sizes = self._sizes()
-        for (kind, i), size in zip(order, sizes):
+        for i, size in zip(self.muls, self._sizes()):
             needed += size
-            while handed < needed:
-                out.append(("load", loads[0]))
-                handed += loads.pop(0)["count"]
-            out.append((kind, i))
+            if handed < needed and rng.random() < 0.5:
+                count = int(rng.integers(0, needed - handed))
+                out.append(("load", dict(count=count, tile=handed)))
+                handed += count
+            if handed < needed:
+                count = min(needed - handed + int(rng.integers(0, 9)), len(self.store) - handed)
+                out.append(("load", dict(count=count, tile=handed)))
+                handed += count
+            out.append(("mul", i))
             while rng.random() < 0.5:
                 name = str(rng.choice(["tail", "table"]))
                 fields = {
@@ -96,7 +94,6 @@ class Program:
                 out.append((name, fields))
                 raw = pack(isa.encode(OPS[name], **fields), 64)
                 self.tails.append((name, raw))
-        out += [("load", load) for load in loads]
         self.pc = int(rng.integers(0, 200))
         words = [w for name, fields in out for w in isa.encode(OPS[name], **fields)]
         self.words = [int(w) for w in rng.integers(0, 1 << 63, self.pc)] + words + isa.encode(isa.END)
