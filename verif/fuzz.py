@@ -437,7 +437,7 @@ def random_graph(seed: int) -> Graph:
         shape = (1, int(rng.integers(1, 17)), int(rng.integers(1, 17)), _channels(rng))
     if rng.random() < 0.25 and len(shape) == 4:
         shape = (*shape[:3], int(rng.choice([1, 3])))
-    graph = Graph(shape, (np.float32(rng.uniform(0.005, 0.1)), _zero(rng)), ())
+    graph = Graph(shape, (float(np.float32(rng.uniform(0.005, 0.1))), _zero(rng)), ())
     names, weights = list(OPERATORS), np.array(list(OPERATORS.values()))
     wanted, attempts = int(rng.integers(1, 10)), 0
     while len(graph.nodes) < wanted and attempts < 60:
