@@ -416,6 +416,11 @@ class _Compiler:
             return feed, groups, oh, ow, cout
         groups = []
         depthwise = np.asarray(self.tensor(op.inputs[1]).data, np.int8)
+        if weights is None and op.op == "DEPTHWISE_CONV_2D" and dx == 1 and -(-kw * c // self.config.rows) <= kw:
+            # Few input channels: whole kernel rows as one run take fewer tiles than a tile a tap.
+            weights = np.zeros((cout, kh, kw, c), np.int8)
+            for k in range(cout):
+                weights[k, :, :, k // (cout // c)] = depthwise[0, :, :, k]
         for g in range(0, cout, cols):
             tiles, n = [], min(cols, cout - g)
             for ky in range(kh):

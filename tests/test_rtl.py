@@ -4,12 +4,15 @@ import importlib.resources
 
 import numpy as np
 import pytest
-from test_end_to_end import MODELS, ZOO
+from test_end_to_end import MODELS, ODD, ZOO
 
 from lepton.rtl.isa import Cause
 from lepton.sw.compiler import NpuStep
+from lepton.sw.model import load_model
 from lepton.sw.session import Session
+from lepton.verif import golden
 from lepton.verif.cycles import predict
+from lepton.verif.tflite_builder import build
 
 
 def predicted(session):
@@ -47,6 +50,19 @@ def test_models(shared, name, config):
     assert (session.report["cycles"], session.report["causes"]) == predicted(session)
 
 
+@pytest.mark.parametrize("config", ODD, ids=lambda c: c.name)
+def test_odd_shapes(shared, config):
+    for name in ("resnet_block", "dw5x5_c9", "mbv2_block", "mul_gate"):
+        session = check(shared / "zoo" / f"{name}.tflite", config, 1)
+        assert (session.report["cycles"], session.report["causes"]) == predicted(session)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_paired(shared, name):
+    session = check(shared / "models" / f"{name}.tflite", "flagship", 1)
+    assert (session.report["cycles"], session.report["causes"]) == predicted(session)
+
+
 def test_external_weights(shared):
     session = check(shared / "zoo" / "seed_mnist_cnn.tflite", "small", 1)
     cycles, _ = predicted(session)
@@ -59,3 +75,28 @@ def test_digits(config):
     data = np.load(folder / "digits.npz")
     session = Session(folder / "digits.tflite", config, "rtl")
     assert np.array_equal(session.run(data["x"][:100]), data["tflm"][:100])
+
+
+def test_zero_tiles_cost_nothing():
+    rng = np.random.default_rng(5)
+    weights = rng.integers(1, 128, (64, 1, 1, 64)).astype(np.int8)
+    sparse = weights.copy()
+    for i in range(8):  # two of the eight tiles of each group of 8 output channels stay
+        for j in range(8):
+            if (i + j) % 4:
+                sparse[8 * i : 8 * i + 8, :, :, 8 * j : 8 * j + 8] = 0
+    x = rng.integers(-128, 128, (1, 12, 12, 64)).astype(np.int8)
+    options = ("Conv2DOptions", {"StrideH": 1, "StrideW": 1, "DilationHFactor": 1, "DilationWFactor": 1})
+    cycles = []
+    for data in (weights, sparse):
+        tensors = [
+            ((1, 12, 12, 64), 0.1, 3, None, 0),
+            ((64, 1, 1, 64), np.full(64, 0.01), 0, data, 0),
+            ((64,), np.full(64, 0.001), 0, np.arange(64, dtype=np.int32), 0),
+            ((1, 12, 12, 64), 0.5, -4, None, 0),
+        ]
+        model = load_model(build(tensors, [("CONV_2D", [0, 1, 2], [3], options)], [0], [3]), name="sparse")
+        session = Session(model, "small", "rtl")
+        assert np.array_equal(session.run(x), golden.run(model, x))
+        cycles.append(session.report["causes"]["multiply"])
+    assert cycles[1] <= 0.35 * cycles[0]

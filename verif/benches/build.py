@@ -4,8 +4,8 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from cocotb_tools.runner import Verilator as CocotbVerilator
 from cocotb_tools.check_results import get_results
+from cocotb_tools.runner import Verilator as CocotbVerilator
 from cocotb_tools.runner import VerilatorControlFile
 
 from lepton.rtl.config import NpuConfig
