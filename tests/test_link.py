@@ -84,21 +84,34 @@ class Bench:
                 shown = dict(self.registers)
                 for reg, value in shown.items():
                     ctx.set(dut.registers[reg], value)
-            _, _, i_taken, o_valid, o_ready, o_byte, w_en, w, r_en, r_addr, start, pc, run_id, reset = (
-                await ctx.tick().sample(
-                    dut.i.ready & dut.i.valid,
-                    dut.o.valid,
-                    dut.o.ready,
-                    dut.o.payload,
-                    dut.w_en,
-                    dut.w_region | dut.w_byte << 3 | dut.w_index << 14 | dut.w_data << 34,
-                    dut.r_en,
-                    dut.r_addr,
-                    dut.start,
-                    dut.start_pc,
-                    dut.run_id,
-                    dut.reset_run,
-                )
+            (
+                _,
+                _,
+                i_taken,
+                o_valid,
+                o_ready,
+                o_byte,
+                w_en,
+                w,
+                r_en,
+                r_addr,
+                start,
+                pc,
+                run_id,
+                reset,
+            ) = await ctx.tick().sample(
+                dut.i.ready & dut.i.valid,
+                dut.o.valid,
+                dut.o.ready,
+                dut.o.payload,
+                dut.w_en,
+                dut.w_region | dut.w_byte << 3 | dut.w_index << 14 | dut.w_data << 34,
+                dut.r_en,
+                dut.r_addr,
+                dut.start,
+                dut.start_pc,
+                dut.run_id,
+                dut.reset_run,
             )
             self.cycle += 1
             if i_taken:
