@@ -74,8 +74,10 @@ def load_data(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
                 images, labels = (data[name] for name in names)
         except FileNotFoundError:
             raise ExampleError(f"{path}: no such file; see sw/examples/README.md for where to get it") from None
-        except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise ExampleError(f"{path}: not an .npz file with x_{part} and y_{part} ({error})") from None
+        except (ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+            raise ExampleError(
+                f"{path}: not an .npz file with x_{part} and y_{part}; give the mnist.npz of Keras"
+            ) from None
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or labels.shape != (len(images),) or not len(images):
         raise ExampleError(
             f"{path}: {names[0]} is {images.dtype} {images.shape} and {names[1]} {labels.shape}; "
@@ -158,7 +160,7 @@ def _run_chunk(x) -> tuple[np.ndarray, np.ndarray, dict | None]:
 
 
 def infer(model: Path, x, config: str, backend: str, jobs: int):
-    """Outputs (N, 10) of the backend and of TensorFlow Lite Micro, and the cycles of one inference (RTL) or None."""
+    """Outputs (N, 10) of the backend and of TensorFlow Lite Micro, and the different cycle counts seen (RTL)."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
