@@ -45,7 +45,7 @@ class Network:
         """Weights and bias for the last tensor: (input, weights, bias) indexes, scales for outputs that fill int8."""
         x = len(self.tensors) - 1
         x_scale = self.tensors[x][1]
-        spread = 4.0 / (74 * 60 * np.sqrt(np.prod(shape) / channels))
+        spread = 0.75 / (74 * 60 * np.sqrt(np.prod(shape) / channels))
         scales = (spread * self.rng.uniform(0.7, 1.4, channels) / x_scale).astype(np.float32)
         w = self.add(shape, scales, 0, self.rng.integers(-127, 128, shape).astype(np.int8), 0)
         bias = self.rng.integers(-1000, 1000, channels).astype(np.int32)
@@ -120,7 +120,8 @@ def answers(network):
     data, _ = network()
     size = 64 if network is cnn64 else 150
     xs = np.random.default_rng(7).integers(-128, 128, (2, size, size, 3)).astype(np.int8)
-    return xs, reference(data, xs)
+    want = reference(data, xs)
+    return xs, want.reshape(len(xs), want.shape[-1])
 
 
 def assert_streams_and_fuses(program: Program, unpooled):
@@ -143,9 +144,8 @@ def run(network, config, backend, count=1):
 @pytest.mark.parametrize("network", (cnn64, cnn150))
 def test_golden(network):
     run(network, SMALL, "golden", 2)
-    xs, want = answers(network)
-    assert len(np.unique(want)) > 1 or network is cnn150
-    assert not (want == -128).all() and not (want == 127).all()
+    _, want = answers(network)
+    assert len(np.unique(want)) > 1  # the two inputs, or the classes, are told apart
 
 
 @pytest.mark.parametrize("config", (SMALL, ROOMY, WIDE, PAIRED), ids=lambda c: c.name)
