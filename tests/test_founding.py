@@ -84,8 +84,10 @@ class Network:
         x = len(self.tensors) - 1
         self.operators.append((op, [x], [self.add(self.shape, 1 / 256, -128, None, 0)], options))
 
-    def bytes(self) -> bytes:
-        return build(self.tensors, self.operators, [0], [len(self.tensors) - 1])
+    def bytes(self, operators=None) -> bytes:
+        """The model, or the one that ends with its first `operators` operators."""
+        kept = self.operators[:operators]
+        return build(self.tensors, kept, [0], kept[-1][2])
 
 
 @cache
@@ -101,9 +103,7 @@ def cnn64():
     return net.bytes(), tuple(net.unpooled)
 
 
-@cache
-def cnn150():
-    """150x150x3: four convolutions, 3.2 MB of dense weights, one probability."""
+def network150() -> Network:
     net = Network(150, 2)
     for channels in (32, 64, 128, 128):
         net.conv_pool(channels)
@@ -111,7 +111,21 @@ def cnn150():
     net.dense(512, True)
     net.dense(1, False)
     net.end("LOGISTIC")
+    return net
+
+
+@cache
+def cnn150():
+    """150x150x3: four convolutions, 3.2 MB of dense weights, one probability."""
+    net = network150()
     return net.bytes(), tuple(net.unpooled)
+
+
+@cache
+def features150():
+    """The same up to the 512 values of its first dense layer, which tell more than one probability."""
+    net = network150()
+    return net.bytes(-2), tuple(net.unpooled)
 
 
 @cache
@@ -120,6 +134,7 @@ def answers(network):
     data, _ = network()
     size = 64 if network is cnn64 else 150
     xs = np.random.default_rng(7).integers(-128, 128, (2, size, size, 3)).astype(np.int8)
+    xs[1] = xs[1] // 4 + np.linspace(-90, 90, size).astype(np.int8)[:, None]  # a picture that is not only noise
     want = reference(data, xs)
     return xs, want.reshape(len(xs), want.shape[-1])
 
@@ -141,7 +156,7 @@ def run(network, config, backend, count=1):
     return session
 
 
-@pytest.mark.parametrize("network", (cnn64, cnn150))
+@pytest.mark.parametrize("network", (cnn64, cnn150, features150))
 def test_golden(network):
     run(network, SMALL, "golden", 2)
     _, want = answers(network)
@@ -155,9 +170,10 @@ def test_64_on_iss(config):
 
 
 @pytest.mark.parametrize("config", (ROOMY, WIDE), ids=lambda c: c.name)
-def test_150_on_iss(config):
-    session = run(cnn150, config, "iss")
-    assert_streams_and_fuses(session.program, cnn150()[1])
+@pytest.mark.parametrize("network", (cnn150, features150))
+def test_150_on_iss(network, config):
+    session = run(network, config, "iss")
+    assert_streams_and_fuses(session.program, network()[1])
 
 
 def test_64_on_rtl():
