@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import NpuConfig
+from .multiplier import RowMultiplier
 from .pe import Pe
 
 
@@ -35,7 +36,11 @@ class Array(wiring.Component):
     def __init__(self, config: NpuConfig):
         self._config = config
         paired = config.pe == "paired"
-        self.LATENCY = config.phys_rows + (4 if paired else 2)
+        self._columns = config.cols + 1 if paired else config.cols  # the last one sums a[2p]*a[2p+1]
+        multiplier = RowMultiplier(config, self._columns)
+        multiplier._MustUse__silence = True  # only asked, never built
+        # Activation, product and sum; a row less one; the correction
+        self.LATENCY = 1 + multiplier.LATENCY + 1 + config.phys_rows - 1 + (1 if paired else 0)
         width = max(config.rows, config.cols)
         super().__init__(
             {
@@ -54,7 +59,6 @@ class Array(wiring.Component):
         m = Module()
         paired = cfg.pe == "paired"
         n = 2 if paired else 1
-        columns = cfg.cols + 1 if paired else cfg.cols  # the last one sums a[2p]*a[2p+1]
         first_rows = {s * cfg.taps: s for s in range(cfg.segments)}
 
         # Row skew: row r works r cycles after row 0.
@@ -81,10 +85,16 @@ class Array(wiring.Component):
                 m.d.comb += odd.eq(Mux(depthwise[r], 0, bus[1]))
                 bus[1] = odd
             row = []
-            for c in range(columns):
+            m.submodules[f"multiplier_{r}"] = multiplier = RowMultiplier(cfg, self._columns)
+            for c in range(self._columns):
                 pe = Pe(cfg, r)
                 m.submodules[f"pe_{r}_{c}"] = pe
-                m.d.comb += [pe.i_act[k].eq(bus[k]) for k in range(n)]
+                m.d.comb += [
+                    *(pe.i_act[k].eq(bus[k]) for k in range(n)),
+                    multiplier.i_left[c].eq(pe.o_left),
+                    multiplier.i_right[c].eq(pe.o_right),
+                    pe.i_product.eq(multiplier.o_product[c]),
+                ]
                 if r:
                     m.d.comb += pe.i_psum.eq(above[c].o_psum)
                 if c < cfg.cols:

@@ -7,6 +7,9 @@ class ConfigError(ValueError):
     """A configuration that cannot be built; the message names the field, the reason and the range."""
 
 
+MULTIPLIERS = ("generic", "lut", "ecp5")
+
+
 def _clog2(n: int) -> int:
     return (n - 1).bit_length()
 
@@ -41,6 +44,8 @@ class NpuConfig:
     """Accumulator vectors in each of the two banks."""
     line_depth: int = 128
     """Depth of a depthwise line buffer, in pixels."""
+    multiplier: str = "generic"
+    """Style of the array's multipliers, see `multiplier.RowMultiplier`: `generic`, `lut` or `ecp5`."""
 
     def __post_init__(self):
         def check(ok, field, why):
@@ -67,6 +72,7 @@ class NpuConfig:
         check(64 <= self.program_words <= 2**16, "program_words", "must be 64 to 65536")
         check(16 <= self.acc_depth <= 1024, "acc_depth", "must be 16 to 1024")
         check(16 <= self.line_depth <= 512, "line_depth", "must be 16 to 512")
+        check(self.multiplier in MULTIPLIERS, "multiplier", f"must be one of {', '.join(MULTIPLIERS)}")
 
     @property
     def phys_rows(self) -> int:

@@ -1,4 +1,4 @@
-"""Processing element: one multiplier of the array, its weights and its partial sum."""
+"""Processing element: the weights, operands and partial sum of one multiplier of the array."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -13,25 +13,27 @@ def psum_bits(config: NpuConfig, row: int) -> int:
 
 
 class Pe(wiring.Component):
-    """Multiply one activation (paired: two) by the weight held here and add the sum from above.
+    """Operands of one product from an activation (paired: two) and the weight held here; add the product to the sum
+    from above.
 
-    Members (n = 1, paired: 2; all of one row's skewed time):
+    Members (n = 1, w = 8; paired: n = 2, w = 9; all of one row's skewed time):
     ``i_load`` n bits: byte k of ``i_weight`` ArrayLayout(signed(8), n) goes to the shadow register · ``i_swap``:
     shadow goes to weight; a load in the same cycle is not seen by it · ``i_act`` ArrayLayout(signed(8), n):
     activation of the row · ``i_chain`` signed(8): activation of the column, taken in place of ``i_act[0]`` when
-    ``i_depthwise`` · ``i_psum`` signed, sum of the rows above, ``LATENCY - 1`` cycles after ``i_act`` · ``o_psum``
-    signed(psum_bits(config, row)) · ``o_act``, ``o_chain`` signed(8): the activation one and two cycles ago.
+    ``i_depthwise`` · ``o_left``, ``o_right`` signed(w): operands, one cycle after ``i_act`` · ``i_product``
+    signed(2 * w): what the row's multiplier makes of them, ``LATENCY`` of `RowMultiplier` later · ``i_psum`` signed,
+    sum of the rows above, in the same cycle · ``o_psum`` signed(psum_bits(config, row)): the cycle after ·
+    ``o_act``, ``o_chain`` signed(8): the activation one and two cycles ago.
 
-    single: ``o_psum = i_psum + a0*w0``; paired: ``o_psum = i_psum + (a0 + w1)*(a1 + w0)``. Throughput: one a cycle.
-    Latency: ``LATENCY`` from ``i_act`` to ``o_psum``. A swap in the cycle of an activation holds for that
-    activation. Reset: none on the data path; weights start at zero.
+    single: operands a0 and w0; paired: a0 + w1 and a1 + w0. Throughput: one a cycle. A swap in the cycle of an
+    activation holds for that activation. Reset: none on the data path; weights start at zero.
     """
 
     def __init__(self, config: NpuConfig, row: int = 0):
         self._paired = config.pe == "paired"
         self._bits = psum_bits(config, row)
-        self.LATENCY = 4 if self._paired else 3
         n = 2 if self._paired else 1
+        width = 9 if self._paired else 8
         above = signed(psum_bits(config, row - 1) if row else 1)
         super().__init__(
             {
@@ -41,6 +43,9 @@ class Pe(wiring.Component):
                 "i_depthwise": In(1),
                 "i_act": In(data.ArrayLayout(signed(8), n)),
                 "i_chain": In(signed(8)),
+                "o_left": Out(signed(width)),
+                "o_right": Out(signed(width)),
+                "i_product": In(signed(2 * width)),
                 "i_psum": In(above),
                 "o_psum": Out(signed(self._bits)),
                 "o_act": Out(signed(8)),
@@ -70,20 +75,12 @@ class Pe(wiring.Component):
 
         if self._paired:
             odd = Signal(signed(8), reset_less=True)
-            left = Signal(signed(9), reset_less=True)
-            right = Signal(signed(9), reset_less=True)
-            product = Signal(signed(18), reset_less=True)
-            m.d.sync += [
-                odd.eq(self.i_act[1]),
-                left.eq(act + weight[1]),
-                right.eq(odd + weight[0]),
-                product.eq(left * right),
-            ]
+            m.d.sync += odd.eq(self.i_act[1])
+            m.d.comb += [self.o_left.eq(act + weight[1]), self.o_right.eq(odd + weight[0])]
         else:
-            product = Signal(signed(16), reset_less=True)
-            m.d.sync += product.eq(act * weight[0])
+            m.d.comb += [self.o_left.eq(act), self.o_right.eq(weight[0])]
 
         psum = Signal(signed(self._bits), reset_less=True)
-        m.d.sync += psum.eq(self.i_psum + product)
+        m.d.sync += psum.eq(self.i_psum + self.i_product)
         m.d.comb += self.o_psum.eq(psum)
         return m

@@ -5,15 +5,15 @@ import pytest
 from amaranth.sim import Simulator
 
 from lepton.rtl.array import Array
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.config import MULTIPLIERS, NpuConfig
 from lepton.rtl.pe import Pe, psum_bits
 
 SHAPES = [(3, 5, "single"), (9, 8, "single"), (4, 4, "single"), (2, 2, "single"), (6, 3, "single")]
 SHAPES += [(4, 4, "paired"), (6, 4, "paired"), (2, 3, "paired"), (18, 4, "paired"), (12, 5, "paired")]
 
 
-def config(rows, cols, pe):
-    return NpuConfig(rows=rows, cols=cols, lanes=1, pe=pe, line_depth=24)
+def config(rows, cols, pe, multiplier="generic"):
+    return NpuConfig(rows=rows, cols=cols, lanes=1, pe=pe, line_depth=24, multiplier=multiplier)
 
 
 def corner(rng, shape):
@@ -141,6 +141,16 @@ def test_all_modes_without_a_gap(rows, cols, pe, late):
     run(cfg, passes, rng, late)
 
 
+@pytest.mark.parametrize("multiplier", MULTIPLIERS[1:])
+@pytest.mark.parametrize("rows,cols,pe", [(9, 3, "single"), (12, 3, "paired")])
+def test_other_multipliers(rows, cols, pe, multiplier):
+    cfg, rng = config(rows, cols, pe, multiplier), np.random.default_rng(rows)
+    passes = [conv_pass(rng, cfg, 1) for _ in range(20)]
+    for width in (5, 1, cfg.line_depth - cfg.taps, 7):
+        passes += [depthwise_pass(rng, cfg, width, 4), conv_pass(rng, cfg, 1)]
+    run(cfg, passes, rng, True)
+
+
 @pytest.mark.parametrize("pe", ["single", "paired"])
 def test_large(pe):
     cfg, rng = config(16, 16, pe), np.random.default_rng(16)
@@ -164,7 +174,7 @@ def test_latency(rows, pe, latency):
 
 @pytest.mark.parametrize("pe", ["single", "paired"])
 def test_pe_latency_and_chain(pe):
-    """One activation through one PE: product plus the sum from above, and the two taps of the chain."""
+    """One activation through one PE: operands, the product added to the sum from above, the two taps of the chain."""
     cfg = config(4, 4, pe)
     dut = Pe(cfg, 3)
     n = 2 if pe == "paired" else 1
@@ -184,14 +194,13 @@ def test_pe_latency_and_chain(pe):
         ctx.set(dut.i_swap, 0)
         ctx.set(dut.i_act, [1, 1][:n])
         assert ctx.get(dut.o_act) == -128
+        assert (ctx.get(dut.o_left), ctx.get(dut.o_right)) == ((-125, -121) if pe == "paired" else (-128, -128))
         await ctx.tick()
         assert (ctx.get(dut.o_act), ctx.get(dut.o_chain)) == (1, -128)
-        if pe == "paired":
-            await ctx.tick()
         ctx.set(dut.i_psum, 1000)
+        ctx.set(dut.i_product, -5)
         await ctx.tick()
-        want = (-128 + 3) * (7 - 128) if pe == "paired" else 128 * 128
-        assert ctx.get(dut.o_psum) == 1000 + want
+        assert ctx.get(dut.o_psum) == 995
         done.append(True)
 
     sim.add_testbench(bench)

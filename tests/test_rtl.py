@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_end_to_end import MODELS, ODD, ZOO
 
+from lepton.rtl.config import NpuConfig
 from lepton.rtl.isa import Cause
 from lepton.sw.compiler import NpuStep
 from lepton.sw.model import load_model
@@ -61,6 +62,14 @@ def test_odd_shapes(shared, config):
 def test_paired(shared, name):
     session = check(shared / "models" / f"{name}.tflite", "flagship", 1)
     assert (session.report["cycles"], session.report["causes"]) == predicted(session)
+
+
+def test_multiplier_style(shared):
+    """The array is longer by the multiplier's registers; bytes stay, cycles follow the model."""
+    config = NpuConfig("ecp5", rows=8, cols=4, lanes=2, pe="paired", act_bytes=16384, multiplier="ecp5")
+    for name in ("resnet_block", "dw5x5_c9"):
+        session = check(shared / "zoo" / f"{name}.tflite", config, 1)
+        assert (session.report["cycles"], session.report["causes"]) == predicted(session)
 
 
 def test_external_weights(shared):
