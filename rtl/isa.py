@@ -103,7 +103,7 @@ TAIL = Op(
         _f("to_acc", 1, "write the 32-bit result over the first operand, not to activation memory"),
         _f("clamp", 1, "add zero_point and clamp (else the raw 32-bit result)"),
         _f("table", 1, "map the int8 result through the table"),
-        _f("dual", 2, "second operand: 0 none, 1 x+y+bias, 2 (x+bias)*(y+multiplier) unscaled"),
+        _f("dual", 2, "second operand: 0 none, 1 x+y+bias, 2 (x+bias)*(y+multiplier) unscaled, 3 x-y+bias"),
         _f("shared", 1, "one parameter entry for all channels of the instruction"),
         _f("pre_shift", 5, "left shift before the multiplication, besides the entry's own"),
         _f("acc_base", 10, "first accumulator entry"),

@@ -352,6 +352,8 @@ class TailEngine(wiring.Component):
         p_lane = delays(lane, latency, "p_lane")[-1]
         p_shared = delays(ins.shared, latency, "p_shared")[-1]
         product = back.dual == 2
+        minus = Signal(reset_less=True)
+        m.d.sync += minus.eq(second[-2] & (back.dual == 3))
         zero_point = Mux(back.clamp, back.zero_point, 0)
 
         for n in range(lanes):
@@ -369,8 +371,10 @@ class TailEngine(wiring.Component):
             shift = reg(signed(8), f"shift_{n}")
             addend = Signal(signed(32), name=f"addend_{n}")
             m.d.comb += addend.eq(Mux(second[-1], Mux(product, param.multiplier, total), param.bias))
+            # One adder either way: the second operand inverted, with a carry in.
+            operand = read.word_select(n, 32) ^ minus.replicate(32)
             m.d.sync += [
-                total.eq(read.word_select(n, 32).as_signed() + addend),
+                total.eq((Cat(minus, operand) + Cat(minus, addend))[1:33]),
                 previous.eq(total),
                 multiplier.eq(param.multiplier),
                 shift.eq(param.shift),

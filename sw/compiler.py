@@ -634,15 +634,19 @@ class _Compiler:
                 )
 
     def conv_add(self, op, add, multiply, oh, ow, n_groups, cout, limit, common, out):
-        """Convolution and residual ADD: both operands meet in one accumulator bank."""
+        """Convolution and residual ADD or SUB: both operands meet in one accumulator bank."""
         cfg = self.config
         p = golden.add_parameters(self.model, add)
         first = add.inputs[0] == op.outputs[0]
         other = add.inputs[1] if first else add.inputs[0]
         scale = [(p["z1"], p["m1"], p["s1"]), (p["z2"], p["m2"], p["s2"])]
-        mine, theirs = scale if first else scale[::-1]
+        # A sum takes its operands in any order; the minuend must be the first half of the bank.
+        swap = add.op == "SUB" and not first
+        mine_at, other_at = (limit, 0) if swap else (0, limit)
+        if add.op == "ADD" and not first:
+            scale.reverse()
         entry = self.add_param(
-            [(-mine[0], mine[1], mine[2]), (-theirs[0], theirs[1], theirs[2]), (0, p["mo"], p["so"])]
+            [*((-zero, multiplier, shift) for zero, multiplier, shift in scale), (0, p["mo"], p["so"])]
         )
         feed = Feed(self.program.places[other].address, oh, ow, cout)
         parts = [
@@ -652,15 +656,15 @@ class _Compiler:
         ]
 
         def front(block, g, n):
-            multiply(*block, g, 1, release=0)
-            self.copy_in(feed, *block, g * cfg.cols, n, acc_base=limit, release=1)
+            multiply(*block, g, 1, release=0, acc_base=mine_at)
+            self.copy_in(feed, *block, g * cfg.cols, n, acc_base=other_at, release=1)
 
         def back(block, g, n):
             oy, ox, bh, bw = block
             area = {"width": bw, "height": bh, "acc_y": bw, "channels": n}
-            self.tail(**{**common, "param": common["param"] + g * cfg.cols}, take=1, to_acc=1, **area)
+            self.tail(**{**common, "param": common["param"] + g * cfg.cols}, take=1, to_acc=1, acc_base=mine_at, **area)
             address = out + (oy * ow + ox) * cout + g * cfg.cols
-            self.add_tails(p, entry, area, limit, address, cout, ow * cout, take=0)
+            self.add_tails(add, p, entry, area, limit, address, cout, ow * cout, take=0)
 
         # The multiplications of a part stand before the tails of the part before, so that fetch never holds them up.
         front(*parts[0])
@@ -669,14 +673,14 @@ class _Compiler:
                 front(*following)
             back(*part)
 
-    def add_tails(self, p, entry, area, other, address, out_x, out_y, take):
-        """Scale both operands in place, then add, scale and write."""
+    def add_tails(self, op, p, entry, area, other, address, out_x, out_y, take):
+        """Scale both operands in place, then add (or subtract), scale and write."""
         shared = {"shared": 1, **area}
         self.tail(**shared, take=take, to_acc=1, pre_shift=20, param=entry)
         self.tail(**shared, to_acc=1, pre_shift=20, param=entry + 1, acc_base=other)
         self.tail(
             **shared,
-            dual=1,
+            dual=3 if op.op == "SUB" else 1,
             acc_other=other,
             param=entry + 2,
             clamp=1,
@@ -713,15 +717,15 @@ class _Compiler:
         return self.add_param([(bias, *IDENTITY)])
 
     def elementwise(self, op: Operator):
-        """ADD and MUL of two activations of one shape."""
+        """ADD, SUB and MUL of two activations of one shape."""
         cfg = self.config
         out = op.outputs[0]
         count = int(np.prod(self.tensor(out).shape))
         half = cfg.acc_depth // 2
         address = self.program.places[out].address
         a, b = (self.program.places[t].address for t in op.inputs[:2])
-        p = golden.add_parameters(self.model, op) if op.op == "ADD" else golden.mul_parameters(self.model, op)
-        if op.op == "ADD":
+        p = golden.mul_parameters(self.model, op) if op.op == "MUL" else golden.add_parameters(self.model, op)
+        if op.op != "MUL":
             entry = self.add_param([(-p["z1"], p["m1"], p["s1"]), (-p["z2"], p["m2"], p["s2"]), (0, p["mo"], p["so"])])
         else:
             entry = self.add_param([(-p["z1"], -p["z2"], 0), (0, p["m"], p["s"])])
@@ -729,8 +733,8 @@ class _Compiler:
             self.copy_in(Feed(a + at, 1, bw, n), 0, 0, 1, bw, 0, n)
             self.copy_in(Feed(b + at, 1, bw, n), 0, 0, 1, bw, 0, n, acc_base=half, release=1)
             area = {"width": bw, "height": 1, "acc_y": bw, "channels": n}
-            if op.op == "ADD":
-                self.add_tails(p, entry, area, half, address + at, n, bw * n, take=1)
+            if op.op != "MUL":
+                self.add_tails(op, p, entry, area, half, address + at, n, bw * n, take=1)
                 continue
             self.tail(**area, shared=1, take=1, to_acc=1, dual=2, acc_other=half, param=entry)
             self.tail(
@@ -949,7 +953,7 @@ class _Compiler:
             if max(o["stride_h"], o["stride_w"]) > 15:
                 return "stride above 15"
             return None if w * c < 2**15 else "a row of more than 32767 bytes"
-        if op.op in ("ADD", "MUL"):
+        if op.op in ("ADD", "SUB", "MUL"):
             same = len(op.inputs) == 2 and all(
                 self.tensor(t).data is None and tuple(self.tensor(t).shape) == tuple(self.tensor(op.outputs[0]).shape)
                 for t in op.inputs
@@ -1004,7 +1008,7 @@ class _Compiler:
             if op.op in ("CONV_2D", "DEPTHWISE_CONV_2D") and self.single_use(op.outputs[0]):
                 nxt = ops[self.consumers[op.outputs[0]][0]]
                 if place[nxt.index] is None and nxt.index not in done:
-                    if nxt.op == "ADD":
+                    if nxt.op in ("ADD", "SUB"):
                         other = [t for t in nxt.inputs if t != op.outputs[0]]
                         before = self.make_ready(other[0], op, done, place) if other else None
                         if before is not None:
@@ -1117,10 +1121,10 @@ class _Compiler:
             extra = ops[1] if len(ops) > 1 else None
             self.conv(
                 op,
-                add=extra if extra is not None and extra.op == "ADD" else None,
+                add=extra if extra is not None and extra.op in ("ADD", "SUB") else None,
                 pool=extra if extra is not None and extra.op == "MAX_POOL_2D" else None,
             )
-        elif kind in ("ADD", "MUL"):
+        elif kind in ("ADD", "SUB", "MUL"):
             self.elementwise(op)
         elif kind == "MAX_POOL_2D":
             self.max_pool(op)

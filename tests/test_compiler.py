@@ -112,10 +112,19 @@ def names(made, config=SMALL):
     return [layer.name for layer in compile_model(made, config).layers]
 
 
-def test_a_residual_add_is_one_layer():
-    made = model(conv(), conv(1, seed=2), Node("ADD", (2, 1), {"activation": 1}, 0, (1.0, 7)))
-    assert names(made) == ["CONV_2D", "CONV_2D+ADD"]
+@pytest.mark.parametrize("operands", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("op", ["ADD", "SUB"])
+def test_a_residual_add_is_one_layer(op, operands):
+    """Also a difference, with the convolution as the minuend or the subtrahend."""
+    made = model(conv(), conv(1, seed=2), Node(op, operands, {"activation": 1}, 0, (1.0, 7)))
+    assert names(made) == ["CONV_2D", f"CONV_2D+{op}"]
     assert exact(made, SMALL)
+
+
+def test_a_difference_of_two_maps_runs_on_the_array():
+    made = model(Node("TANH", (0,)), Node("SUB", (0, 1), {"activation": 0}, 0, (1.0, 7)))
+    assert names(made) == ["TANH", "SUB"] and exact(made, SMALL)
+    assert [t["dual"] for t in instructions(compile_model(made, SMALL), isa.TAIL) if t["dual"]] == [3]
 
 
 def test_no_fusion_of_a_value_that_others_read():

@@ -99,7 +99,9 @@ class Reference:
                     if f["dual"] == 2:
                         v = int32((x + bias) * (y + multiplier))
                     else:
-                        v = requantize(int32(x + y + bias), multiplier, shift, f["pre_shift"])
+                        v = requantize(
+                            int32(x + (-y if f["dual"] == 3 else y) + bias), multiplier, shift, f["pre_shift"]
+                        )
                     if f["clamp"]:
                         v = min(max(v + f["zero_point"], f["low"]), f["high"])
                     best = v if best is None else max(best, v)
@@ -169,7 +171,7 @@ def random_tail(rng, config, banks_held):
         "to_acc": to_acc,
         "clamp": int(wx * wy > 1 or not to_acc or rng.random() < 0.5),
         "table": int(rng.random() < 0.4),
-        "dual": r(0, 3),
+        "dual": r(0, 4),
         "shared": r(0, 2),
         "pre_shift": int(rng.choice([0, 0, 0, 3, 20])),
         "acc_base": r(0, 10),

@@ -444,8 +444,6 @@ class Iss:
         for name in ("width", "height", "window_x", "window_y", "channels"):
             if getattr(step, name) == 0:
                 step.fail(f"{name} is 0")
-        if step.dual == 3:
-            step.fail("dual is 3")
         windows = step.window_x * step.window_y
         if windows > 1 and (step.stack or step.to_acc):
             step.fail(f"a max window excludes {'stack' if step.stack else 'to_acc'}")
@@ -499,7 +497,12 @@ class Iss:
         else:
             if not -31 <= p["shift"].min() <= p["shift"].max() <= 30:
                 step.fail(f"parameter shift outside -31..30 among entries from {step.param + g * self.config.cols}")
-            v = requantize(_wrap(x + y if step.dual else x), multiplier, p["shift"], step.pre_shift)
+            v = requantize(
+                _wrap(x + y if step.dual == 1 else x - y if step.dual == 3 else x),
+                multiplier,
+                p["shift"],
+                step.pre_shift,
+            )
             v = np.asarray(v).astype(np.int64)
         if step.clamp:
             v = np.minimum(np.maximum(v + step.zero_point, step.low), step.high)

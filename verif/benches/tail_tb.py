@@ -70,7 +70,7 @@ class Model:
                 if f["dual"] == 2:
                     v = wrap32(wrap32(x + bias) * wrap32(y + multiplier))
                 else:
-                    v = requantize(wrap32(x + y + bias), multiplier, shift, f["pre_shift"])
+                    v = requantize(wrap32(x + (-y if f["dual"] == 3 else y) + bias), multiplier, shift, f["pre_shift"])
                 if f["clamp"]:
                     v = np.minimum(np.maximum(v + f["zero_point"], f["low"]), f["high"])
                 best = v if best is None else np.maximum(best, v)
@@ -95,7 +95,7 @@ def random_tail(rng, config, held):
         width = height = wx = wy = 1
     f = dict(
         take=int(not held), release=r(0, 2), post=r(0, 2), stack=stack, to_acc=to_acc,
-        clamp=int(wx * wy > 1 or not to_acc or rng.random() < 0.5), table=int(rng.random() < 0.4), dual=r(0, 3),
+        clamp=int(wx * wy > 1 or not to_acc or rng.random() < 0.5), table=int(rng.random() < 0.4), dual=r(0, 4),
         shared=r(0, 2), pre_shift=int(rng.choice([0, 0, 0, 3, 20, 31])), acc_base=r(0, 10), acc_other=120,
         acc_x=r(1, 4), width=width, height=height, window_x=wx, window_y=wy, window_row=r(3, 7),
         address=r(0, 1 << 20), channels=r(1, 4 * config.cols + 1), param=r(0, PARAMS - 64),
