@@ -4,7 +4,6 @@ VENV := .venv
 STAMP := $(VENV)/.stamp
 CONFIG ?= small
 TESTS ?=
-COUNT ?= 2000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
@@ -27,9 +26,8 @@ sim: setup ## run the digits on the RTL; MODEL=, INPUT= and CONFIG= choose other
 test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
-verify: setup ## random graphs against TFLM on golden, ISS (COUNT=) and RTL; SEED= replays
-	$(VENV)/bin/python -m lepton.verif.fuzz --count $(COUNT) --seed $(SEED)
-	$(VENV)/bin/python -m lepton.verif.fuzz --count 100 --seed $(SEED) --backend rtl
+verify: setup ## the whole verification plan, its table, docs/verification.md; SEED= of the random campaigns
+	$(VENV)/bin/python -m lepton.verif.plan --seed $(SEED)
 
 bench: setup ## measure the reference models at all presets on the RTL, write docs/performance.md
 	$(VENV)/bin/lepton bench --all

@@ -1,0 +1,102 @@
+"""The verification plan: everything it names exists, results are joined as they should be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lepton.verif import plan
+
+ROWS = plan.load()
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """Names of all tests, without the folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=plan.ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    names = [line.removeprefix("tests/") for line in done.stdout.splitlines() if line.startswith("tests/")]
+    assert len(names) > 500, done.stdout[-2000:]
+    return names
+
+
+def items(kind):
+    return [(row.name, item) for row in ROWS for item in row.items.get(kind, [])]
+
+
+def test_every_test_exists(collected):
+    for row, item in items("tests"):
+        assert any(plan.matches(item, name) for name in collected), f"{row}: no test {item}"
+
+
+def test_every_bench_exists_and_is_in_the_plan():
+    assert {item for _, item in items("benches")} == plan.bench_tests()
+
+
+def test_every_campaign_exists_and_is_in_the_plan():
+    assert {item for _, item in items("campaigns")} | {"tests"} == set(plan.CAMPAIGNS)
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.test_a" name="test_good[1]"/><testcase classname="tests.test_a" name="test_good[2]"/>
+<testcase classname="tests.test_a" name="test_mixed[1]"/>
+<testcase classname="tests.test_a" name="test_mixed[2]"><failure/></testcase>
+<testcase classname="tests.test_a" name="test_away"><skipped/></testcase></testsuite></testsuites>"""
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "RESULTS", tmp_path)
+    (tmp_path / "tests.xml").write_text(JUNIT)
+    (tmp_path / "fuzz.json").write_text(json.dumps({"name": "fuzz", "passed": False, "seconds": 1, "summary": ""}))
+    return plan.Results()
+
+
+@pytest.mark.parametrize(
+    "kind, item, state",
+    [
+        ("tests", "test_a.py::test_good", plan.PASS),
+        ("tests", "test_a.py::test_good[2]", plan.PASS),
+        ("tests", "test_a.py::test_goo", plan.NONE),
+        ("tests", "test_a.py::test_mixed", plan.FAIL),
+        ("tests", "test_a.py::test_mixed[1]", plan.PASS),
+        ("tests", "test_a.py::test_away", plan.SKIP),
+        ("tests", "test_a.py", plan.FAIL),
+        ("tests", "test_b.py", plan.NONE),
+        ("campaigns", "fuzz", plan.FAIL),
+        ("campaigns", "fuzz_rtl", plan.NONE),
+    ],
+)
+def test_state_of_an_item(results, kind, item, state):
+    assert results.state(kind, item) == state
+
+
+def test_state_of_a_row(results):
+    def row(*tests):
+        return results.row(plan.Row("r", "x", "V1", {"tests": [f"test_a.py::test_{t}" for t in tests]}))
+
+    assert row("good") == (plan.PASS, [])
+    assert row("good", "mixed") == (plan.FAIL, ["test_a.py::test_mixed: fail"])
+    assert row("good", "away") == (plan.SKIP, ["test_a.py::test_away: skipped"])
+    assert row("good", "nowhere") == (plan.FAIL, ["test_a.py::test_nowhere: no result"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("- {name: a, requires: b, stage: V4, tests: [c]}", "needs name"),
+        ("- {name: a, requires: b, stage: V1}", "nothing shows it"),
+        ("- {name: a, requires: b, stage: V1, test: [c]}", "unknown: ['test']"),
+        ("- &r {name: a, requires: b, stage: V1, tests: [c]}\n- *r", "more than one row"),
+    ],
+)
+def test_a_wrong_plan_is_refused(tmp_path, text, message):
+    path = Path(tmp_path / "plan.yaml")
+    path.write_text(text)
+    with pytest.raises(plan.PlanError) as error:
+        plan.load(path)
+    assert message in str(error.value)
