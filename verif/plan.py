@@ -216,10 +216,11 @@ def run_all(names: list[str], seed: int, console) -> None:
 # --- Output ----------------------------------------------------------------------------------------------------------
 
 
+ONE = {"tests": "test", "benches": "bench", "proofs": "proof", "covers": "cover", "campaigns": "campaign"}
+
+
 def _counts(row: Row) -> str:
-    return ", ".join(
-        f"{len(items)} {kind if len(items) > 1 else kind.removesuffix('s')}" for kind, items in row.items.items()
-    )
+    return ", ".join(f"{len(items)} {ONE[kind] if len(items) == 1 else kind}" for kind, items in row.items.items())
 
 
 def show(rows: list[Row], results: Results, console) -> bool:
@@ -233,9 +234,7 @@ def show(rows: list[Row], results: Results, console) -> bool:
         state, why = results.row(row)
         good &= state != FAIL
         lines = "".join(f"\n{w}".replace("[", r"\[") for w in why[:5])
-        table.add_row(
-            row.stage, row.name, row.requires, _counts(row).replace("benche,", "bench,") + lines, colour[state]
-        )
+        table.add_row(row.stage, row.name, row.requires, _counts(row) + lines, colour[state])
     console.print(table)
     return good
 
