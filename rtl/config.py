@@ -36,6 +36,8 @@ class NpuConfig:
     """Depth of the weight store, in tiles of rows x cols bytes."""
     ring_tiles: int = 0
     """Tiles at the end of the weight store that buffer weights streamed from external memory (0: none)."""
+    external_bytes: int = 0
+    """External weight memory that the host writes over the link, at most 2**20 (0: none, or it is filled otherwise)."""
     params: int = 4096
     """Depth of the parameter memory, in entries (one per output channel)."""
     program_words: int = 4096
@@ -68,6 +70,8 @@ class NpuConfig:
             "ring_tiles",
             "must be 0, or at least 4 and less than weight_tiles",
         )
+        check(0 <= self.external_bytes <= 2**20, "external_bytes", "must be 0 to 1048576")
+        check(self.external_bytes == 0 or self.ring_tiles > 0, "external_bytes", "needs ring_tiles to stream through")
         check(16 <= self.params <= 2**16, "params", "must be 16 to 65536")
         check(64 <= self.program_words <= 2**16, "program_words", "must be 64 to 65536")
         check(16 <= self.acc_depth <= 1024, "acc_depth", "must be 16 to 1024")

@@ -197,6 +197,7 @@ class Region(IntEnum):
     WEIGHT = 2
     PARAM = 3
     PROGRAM = 4
+    EXTERNAL = 5  # behind the burst port; no words when config.external_bytes is 0
 
 
 def word_bytes(region: Region, config) -> int:
@@ -207,6 +208,7 @@ def word_bytes(region: Region, config) -> int:
         Region.WEIGHT: DESCRIPTOR_BYTES + config.rows * config.cols,
         Region.PARAM: PARAM_BYTES,
         Region.PROGRAM: 8,
+        Region.EXTERNAL: 1,
     }[region]
 
 
@@ -218,6 +220,7 @@ def depth(region: Region, config) -> int:
         Region.WEIGHT: config.weight_tiles,
         Region.PARAM: config.params,
         Region.PROGRAM: config.program_words,
+        Region.EXTERNAL: config.external_bytes,
     }[region]
 
 
@@ -252,6 +255,7 @@ class Reg(IntEnum):
     TAIL = 14
     FETCH = 15
     DRAIN = 16
+    EXTERNAL_BYTES = 17
 
 
 class Status(IntEnum):

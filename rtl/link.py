@@ -14,7 +14,7 @@ WRITE_HEADER = 6
 
 
 def identity_registers(config: NpuConfig) -> dict[Reg, int]:
-    """Values of the registers that tell a host what this device is (MAGIC to RING_TILES)."""
+    """Values of the registers that tell a host what this device is (MAGIC to RING_TILES, EXTERNAL_BYTES)."""
     paired = config.pe == "paired"
     return {
         Reg.MAGIC: isa.MAGIC,
@@ -25,6 +25,7 @@ def identity_registers(config: NpuConfig) -> dict[Reg, int]:
         Reg.PARAMS: config.params,
         Reg.PROGRAM_WORDS: config.program_words,
         Reg.RING_TILES: config.ring_tiles,
+        Reg.EXTERNAL_BYTES: config.external_bytes,
     }
 
 

@@ -26,6 +26,8 @@ class Npu(wiring.Component):
         ``i`` Stream(8): request bytes · ``o`` Stream(8): reply bytes (frames: `isa`, host link)
         with ``ring_tiles`` only: ``x_req`` Stream(BURST), ``x_data`` Stream(8): burst read port to external memory; the
         bytes of the bursts in the order of the requests, several of which may be under way
+        with ``external_bytes`` only: ``x_w_en``, ``x_w_addr`` (20), ``x_w_data`` (8): the host writes a byte of the
+        external memory, never during a run
 
     Run: with START taken in cycle s the engines are cleared, and the run's cycles are s + 1 (`fetch` starts) to the one
     in which END has been read and all engines are idle; CYCLES counts them, and each is counted as one `Cause`, so the
@@ -40,6 +42,8 @@ class Npu(wiring.Component):
         if config.ring_tiles:
             members["x_req"] = Out(stream.Signature(BURST))
             members["x_data"] = In(stream.Signature(8))
+        if config.external_bytes:
+            members |= {"x_w_en": Out(1), "x_w_addr": Out(20), "x_w_data": Out(8)}
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -159,6 +163,12 @@ class Npu(wiring.Component):
             weights.w_byte.eq(link.w_byte),
             weights.w_data.eq(link.w_data),
         ]
+        if config.external_bytes:
+            m.d.comb += [
+                self.x_w_en.eq(link.w_en & (link.w_region == Region.EXTERNAL)),
+                self.x_w_addr.eq(link.w_index),
+                self.x_w_data.eq(link.w_data),
+            ]
         prefetch_idle = 1
         if config.ring_tiles:
             m.submodules.prefetch = prefetch = Prefetch(config)

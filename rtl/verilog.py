@@ -77,7 +77,7 @@ def describe(config: NpuConfig, component) -> dict:
                 "words": isa.depth(r, config),
                 "word_bytes": isa.word_bytes(r, config),
                 "readable": r in (isa.Region.REG, isa.Region.ACT),
-                "writable": r is not isa.Region.REG,
+                "writable": r is not isa.Region.REG and isa.depth(r, config) > 0,
             }
             for r in isa.Region
         ],

@@ -78,7 +78,9 @@ class Program:
 
     def images(self) -> list[tuple[isa.Region, bytes]]:
         """What to write before the first run, as (region, bytes from index 0)."""
+        external = [(isa.Region.EXTERNAL, self.external)] if self.config.external_bytes else []
         return [
+            *external,
             (isa.Region.WEIGHT, self.tiles),
             (isa.Region.PARAM, self.params),
             (isa.Region.PROGRAM, self.program_bytes),
@@ -1227,6 +1229,13 @@ class _Compiler:
 
     def check_fit(self):
         cfg = self.config
+        external = len(self.program.external)
+        if cfg.external_bytes and external > cfg.external_bytes:
+            raise CompileError(
+                f"{self.model.name}: weights need external_bytes={external:,} besides "
+                f"weight_tiles={cfg.resident_tiles:,}, configuration {cfg.name!r} "
+                f"has {cfg.external_bytes:,}: use a larger configuration"
+            )
         for what, have, limit, name in (
             ("weights", len(self.tile_words), cfg.resident_tiles, "weight_tiles"),
             ("parameters", len(self.param_words), cfg.params, "params"),

@@ -77,6 +77,7 @@ def config_from_registers(registers: dict[Reg, int]) -> NpuConfig:
             params=registers[Reg.PARAMS],
             program_words=registers[Reg.PROGRAM_WORDS],
             ring_tiles=registers[Reg.RING_TILES],
+            external_bytes=registers[Reg.EXTERNAL_BYTES],
         )
     except ConfigError as error:
         raise LinkError(f"device reports an impossible configuration: {error}") from None

@@ -194,7 +194,8 @@ def build_library(text: str, name: str) -> Path:
 
     Raises BackendError with one line if a tool is missing or a step fails.
     """
-    external = "x_req__valid" in text
+    ports = text[text.index("module npu(") :].partition(";")[0]
+    external = "x_req__valid" in ports
     recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME))
     key = hashlib.sha256("\0".join((text, SHIM, recipe)).encode()).hexdigest()[:20]
     folder = cache_folder()
@@ -259,13 +260,13 @@ def library_for(config: NpuConfig) -> Path:
     kept = cache_folder() / f"{name}-{key}.v"
     if kept.exists():
         return build_library(kept.read_text(), name)
-    from lepton.rtl.npu import Npu
+    from lepton.rtl.burst_memory import NpuWithMemory
     from lepton.rtl.verilog import to_verilog, write_if_changed
 
     _compiler(), _verilator()
     with _progress(f"generating the Verilog of {name}") as update:
         update("amaranth, yosys")
-        text = to_verilog(Npu(config))
+        text = to_verilog(NpuWithMemory(config))
     library = build_library(text, name)
     write_if_changed(kept, text)
     return library
@@ -397,8 +398,11 @@ class SimDevice(Device):
 
 
 def open_device(config: NpuConfig, external: bytes = b"") -> SimDevice:
-    """A driver of the simulated accelerator, built if needed; `external` fills the external memory."""
+    """A driver of the simulated accelerator, built if needed.
+
+    `external` fills the external memory, unless the configuration has one that is written over the link.
+    """
     transport = SimTransport(config)
-    if external:
+    if external and not config.external_bytes:
         transport.set_memory(external)
     return SimDevice(transport)

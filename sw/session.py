@@ -29,7 +29,8 @@ class _IssEngine:
         from lepton.verif.iss import Iss
 
         self.iss = Iss(config)
-        self.iss.external = program.external
+        if not config.external_bytes:
+            self.iss.external = program.external
         for region, data in program.images():
             self.iss.write(region, 0, data)
 

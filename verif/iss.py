@@ -97,7 +97,7 @@ class Iss:
         self.program = np.zeros(c.program_words, np.uint64)
         self.acc = np.zeros((2, c.acc_depth, c.cols), np.int32)
         self.table = np.zeros(256, np.int8)
-        self.external = b""
+        self.external = bytes(config.external_bytes)
         self._reset()
 
     # --- Memories as the host sees them -----------------------------------------------------------------------------
@@ -109,6 +109,8 @@ class Iss:
             return np.concatenate([encode_descriptors(self.descriptors[first:last]), body], axis=1)
         if region == isa.Region.REG:
             return np.array(self._registers()[first:last], "<u4").view(np.uint8).reshape(-1, 4)
+        if region == isa.Region.EXTERNAL:
+            return np.frombuffer(self.external, np.uint8)[first:last].reshape(-1, 1).copy()
         memory = {isa.Region.ACT: self.act, isa.Region.PARAM: self.params, isa.Region.PROGRAM: self.program}[region]
         return memory[first:last].copy().view(np.uint8).reshape(last - first, -1)
 
@@ -124,6 +126,7 @@ class Iss:
             isa.Reg.PROGRAM_WORDS: c.program_words,
             isa.Reg.RING_TILES: c.ring_tiles,
             isa.Reg.STATUS: int(self.status),
+            isa.Reg.EXTERNAL_BYTES: c.external_bytes,
         }
         return [known.get(r, 0) for r in isa.Reg]
 
@@ -145,6 +148,9 @@ class Iss:
             return
         raw = self._words(region, first, last)
         raw.reshape(-1)[at : at + len(data)] = np.frombuffer(bytes(data), np.uint8)
+        if region == isa.Region.EXTERNAL:
+            self.external = self.external[:first] + raw.tobytes() + self.external[last:]
+            return
         if region == isa.Region.WEIGHT:
             self.descriptors[first:last] = decode_descriptors(raw[:, : isa.DESCRIPTOR_BYTES])
             body = np.ascontiguousarray(raw[:, isa.DESCRIPTOR_BYTES :]).view(np.int8)

@@ -1,0 +1,94 @@
+"""External weight memory in block RAM: read in bursts by the accelerator, written by the host."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .config import NpuConfig
+from .npu import Npu
+from .prefetch import BURST
+
+
+class BurstMemory(wiring.Component):
+    """`external_bytes` bytes behind the accelerator's burst port.
+
+    Members:
+        ``x_req`` Stream(BURST), length at least 1 · ``x_data`` Stream(8): the bytes of the bursts, in order
+        ``x_w_en``, ``x_w_addr`` (20), ``x_w_data`` (8): write a byte
+
+    Throughput: a byte read a cycle without a gap between bursts, and a byte written a cycle. Latency: a burst taken in
+    cycle c while none is under way has its first byte at ``x_data`` in c + ``LATENCY``. A read sees the writes of all
+    cycles before ``x_req`` was taken; of a byte written during its burst it sees any value (the accelerator writes
+    only between runs, when the bytes of a burst that is still under way are discarded, so one port is enough).
+    Bytes from external_bytes on are undefined. Reset: bursts are forgotten, memory stays.
+    """
+
+    LATENCY = 2
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "x_req": In(stream.Signature(BURST)),
+                "x_data": Out(stream.Signature(8)),
+                "x_w_en": In(1),
+                "x_w_addr": In(20),
+                "x_w_data": In(8),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = memory = Memory(
+            shape=8, depth=self._config.external_bytes, init=[], attrs={"no_rw_check": 1}
+        )
+        write, read = memory.write_port(), memory.read_port()
+        address, left = Signal(20, reset_less=True), Signal(16)
+        step = Signal()  # the read port moves on
+        m.d.comb += [
+            write.en.eq(self.x_w_en),
+            write.addr.eq(self.x_w_addr),
+            write.data.eq(self.x_w_data),
+            step.eq(~self.x_data.valid | self.x_data.ready),
+            read.en.eq(step & (left != 0)),
+            read.addr.eq(address),
+            self.x_data.payload.eq(read.data),
+            self.x_req.ready.eq((left == 0) | (step & (left == 1))),
+        ]
+        with m.If(step):
+            m.d.sync += self.x_data.valid.eq(left != 0)
+            with m.If(left != 0):
+                m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
+        with m.If(self.x_req.valid & self.x_req.ready):
+            m.d.sync += [address.eq(self.x_req.payload.address), left.eq(self.x_req.payload.length)]
+        return m
+
+
+class NpuWithMemory(wiring.Component):
+    """The accelerator, and its external memory if the host writes it (``external_bytes``).
+
+    Members: ``i`` Stream(8), ``o`` Stream(8); and those of the burst read port when ``ring_tiles`` is set and
+    ``external_bytes`` is not (see `Npu`). ``memory``: the class of the external memory, as `BurstMemory`.
+    """
+
+    def __init__(self, config: NpuConfig, memory=BurstMemory):
+        self._npu = Npu(config)
+        self._memory = memory(config) if config.external_bytes else None
+        super().__init__({k: v for k, v in self._npu.signature.members.items() if not self._memory or k in ("i", "o")})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.npu = npu = self._npu
+        for name in self.signature.members:
+            wiring.connect(m, getattr(npu, name), wiring.flipped(getattr(self, name)))
+        if self._memory:
+            m.submodules.memory = memory = self._memory
+            wiring.connect(m, npu.x_req, memory.x_req)
+            wiring.connect(m, memory.x_data, npu.x_data)
+            m.d.comb += [
+                memory.x_w_en.eq(npu.x_w_en),
+                memory.x_w_addr.eq(npu.x_w_addr),
+                memory.x_w_data.eq(npu.x_w_data),
+            ]
+        return m
