@@ -20,7 +20,7 @@ from tflite.utils import BUILTIN_OPCODE2NAME
 from lepton.rtl import isa
 from lepton.rtl.config import PRESETS, NpuConfig
 from lepton.sw import model as reader
-from lepton.sw.compiler import CompileError, NpuStep, Program, _Compiler, compile_model
+from lepton.sw.compiler import CompileError, Compiler, NpuStep, Program, compile_model
 from lepton.sw.model import Model, ModelError, load_model
 from lepton.verif.cycles import predict
 
@@ -104,7 +104,7 @@ def layer_cycles(program: Program) -> list[int]:
     return [count.cycles for count in predicted_layers(program)]
 
 
-def _rows_of_model(model: Model, compiler: _Compiler) -> list[dict]:
+def _rows_of_model(model: Model, compiler: Compiler) -> list[dict]:
     """A row for each operator, without cycles."""
     rows = []
     for op in model.operators:
@@ -162,7 +162,7 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = 50.0) -> dic
 
     `supported` is False when it does not fit; `reason` then says why and what would help.
     """
-    rows = _rows_of_model(model, _Compiler(model, config))
+    rows = _rows_of_model(model, Compiler(model, config))
     report = {
         "supported": True,
         "model": model.name,

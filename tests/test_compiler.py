@@ -7,7 +7,8 @@ import pytest
 
 from lepton.rtl import isa
 from lepton.rtl.config import NpuConfig, get_config
-from lepton.sw.compiler import CompileError, HostStep, NpuStep, compile_model, place_tensors
+from lepton.sw.compiler import CompileError, Compiler, HostStep, NpuStep, compile_model
+from lepton.sw.compiler.placement import place_tensors
 from lepton.sw.model import load_model
 from lepton.sw.session import Session
 from lepton.verif import golden
@@ -69,9 +70,12 @@ def test_too_small_a_memory_is_named_with_the_numbers(changes, words):
 
 def test_a_pooling_window_larger_than_the_accumulators():
     made = model(pool("MAX_POOL_2D", 0, 7), shape=(1, 14, 14, 4))
-    with pytest.raises(CompileError, match="window of 7x7 needs 49 accumulators, acc_depth is 32"):
-        compile_model(made, replace(SMALL, acc_depth=32))
-    assert exact(made, replace(SMALL, acc_depth=49))
+    less = replace(SMALL, acc_depth=32)
+    assert Compiler(made, less).why_host[0] == "a window of 7x7 needs 49 accumulators, acc_depth is 32"
+    for config in (less, replace(SMALL, acc_depth=49)):
+        program = compile_model(made, config)
+        assert program.steps == [HostStep(0)] if config is less else [layer.name for layer in program.layers]
+        assert exact(made, config)
 
 
 # --- Placement -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lepton.sw import compiler
+from lepton.sw.compiler import network
 from lepton.sw.model import load_model
 from lepton.verif import arith, fuzz
 
@@ -70,12 +71,12 @@ def test_a_single_rounding_is_found_and_shrinks(monkeypatch, tmp_path):
 
 def test_missing_synchronisation_is_found(monkeypatch):
     """Bytes would be right on the instruction-set simulator, whose engines take turns: the hazards tell."""
-    monkeypatch.setattr(compiler._Compiler, "set_flag", lambda *args, **kwargs: None)
+    monkeypatch.setattr(compiler.Compiler, "set_flag", lambda *args, **kwargs: None)
     assert "without waiting for its token" in str(first_mismatch(("iss",), 50))
 
 
 def test_overlapping_tensors_are_found(monkeypatch):
-    monkeypatch.setattr(compiler, "place_tensors", lambda sizes, lives, limit: dict.fromkeys(sizes, 0))
+    monkeypatch.setattr(network, "place_tensors", lambda sizes, lives, limit: dict.fromkeys(sizes, 0))
     first_mismatch(("iss",), 50)
 
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from lepton.rtl.config import PRESETS, NpuConfig
 from lepton.rtl.isa import PARAM_BYTES, Region, word_bytes
-from lepton.sw.compiler import CompileError, NpuStep, compile_model
-from lepton.sw.compiler import _Compiler as Compiler
+from lepton.sw.compiler import CompileError, Compiler, NpuStep, compile_model
 from lepton.sw.model import ModelError, load_model, window
 from lepton.sw.session import Session
 from lepton.verif import arith, golden

@@ -1,0 +1,40 @@
+"""Compile an int8 model into a program for one configuration.
+
+A network becomes a list of steps: `NpuStep` (a stretch of the program) and `HostStep` (an operator computed on the host
+by the golden model). How each operator is mapped is told in `docs/architecture.md`, "How a network becomes a program".
+"""
+
+from lepton.rtl.config import NpuConfig
+from lepton.sw.model import Model
+
+from .network import Compiler
+from .program import CompileError, HostStep, Layer, NpuStep, Place, Program
+
+__all__ = ["CompileError", "Compiler", "HostStep", "Layer", "NpuStep", "Place", "Program", "compile_model"]
+
+
+def compile_model(model: Model, config: NpuConfig) -> Program:
+    """Compile for a configuration; weights beyond the weight store go to external memory, those used least often first.
+
+    Raises CompileError when the model does not fit.
+    """
+    compiler = Compiler(model, config)
+    program = compiler.compile()
+    excess = len(compiler.tile_words) - config.resident_tiles
+    if excess > 0 and config.ring_tiles:
+        outputs = {op.index: op.outputs[0] for op in model.operators}
+        chosen = set()
+
+        def rank(index):
+            h, w, _ = compiler.hwc(outputs[index])
+            return h * w > config.acc_depth, -compiler.layer_tiles[index]
+
+        for index in sorted(compiler.layer_tiles, key=rank):
+            if excess <= 0:
+                break
+            chosen.add(index)
+            excess -= compiler.layer_tiles[index]
+        compiler = Compiler(model, config, frozenset(chosen))
+        program = compiler.compile()
+    compiler.check_fit()
+    return program

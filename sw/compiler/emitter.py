@@ -1,0 +1,291 @@
+"""What all operators' compilation shares: tiles, parameters, instructions, blocks, and copies through the array."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton.rtl import isa
+from lepton.rtl.config import NpuConfig
+from lepton.sw.model import Model, Operator
+
+from .program import CompileError, Place, Program
+
+ADDRESS_MASK = 2**20 - 1
+IDENTITY = (1 << 30, 1)  # multiplier and shift that scale by exactly one
+
+Block = tuple[int, int, int, int]
+"""A piece of a map: first row, first column, height, width."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that slides over an (h, w, c) map: outputs, kernel, strides, dilations, padding before."""
+
+    h: int
+    w: int
+    c: int
+    oh: int
+    ow: int
+    kh: int
+    kw: int
+    sy: int
+    sx: int
+    dy: int
+    dx: int
+    top: int
+    left: int
+
+    @classmethod
+    def of(cls, model: Model, op: Operator) -> "Window":
+        """Of a convolution or a pooling."""
+        x, y, o = model.tensors[op.inputs[0]].shape, model.tensors[op.outputs[0]].shape, op.options
+        kernel, stride = (o["filter_h"], o["filter_w"]), (o["stride_h"], o["stride_w"])
+        dilation = o.get("dilation_h", 1), o.get("dilation_w", 1)
+        return cls(x[1], x[2], x[3], y[1], y[2], *kernel, *stride, *dilation, o["pad_h"], o["pad_w"])
+
+    @property
+    def bottom(self) -> int:
+        """Rows of padding below."""
+        return max(0, (self.oh - 1) * self.sy + (self.kh - 1) * self.dy + 1 - self.h - self.top)
+
+    @property
+    def right(self) -> int:
+        return max(0, (self.ow - 1) * self.sx + (self.kw - 1) * self.dx + 1 - self.w - self.left)
+
+    @property
+    def padded(self) -> bool:
+        return bool(self.top or self.left or self.bottom or self.right)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How windows are read: an (h, w, c) map at `address`, strides, padding and what padding reads."""
+
+    address: int
+    h: int
+    w: int
+    c: int
+    stride_y: int = 1
+    stride_x: int = 1
+    top: int = 0
+    left: int = 0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive tiles, in the weight store or in external memory."""
+
+    first: int
+    count: int
+    external: bool = False
+
+
+@dataclass
+class Tile:
+    weights: np.ndarray  # (rows, cols) int8
+    offset: int
+    x: int
+    y: int
+    skip: int = 0
+
+
+def onto(block: Block, address: int, width: int, channels: int) -> dict:
+    """TAIL fields that write a block, dense in the accumulators, onto a map `width` wide at `address`."""
+    oy, ox, bh, bw = block
+    return {
+        "width": bw,
+        "height": bh,
+        "acc_y": bw,
+        "address": address + (oy * width + ox) * channels,
+        "out_x": channels,
+        "out_y": width * channels,
+    }
+
+
+class Emitter:
+    """The program under construction; the operators' modules add to it.
+
+    `external`: the operators whose weights lie in external memory.
+    """
+
+    def __init__(self, model: Model, config: NpuConfig, external: frozenset[int] = frozenset()):
+        self.model, self.config = model, config
+        self.external = external
+        self.program = Program(config, model)
+        self.tile_words: list[bytes] = []
+        self.external_words: list[bytes] = []
+        self.param_words: list[bytes] = []
+        self.layer_tiles: dict[int, int] = {}
+        """Tiles of each operator with weights."""
+        self._identities: dict[int, Span] = {}
+
+    # --- the model -------------------------------------------------------------------------------------------------
+
+    def tensor(self, i):
+        return self.model.tensors[i]
+
+    def hwc(self, i) -> tuple[int, int, int]:
+        """Shape of an activation as (h, w, c); vectors are one pixel."""
+        shape = tuple(self.tensor(i).shape)
+        if len(shape) == 4:
+            return shape[1:]
+        if len(shape) == 3:
+            return (shape[1], 1, shape[2]) if shape[0] == 1 else (shape[0], shape[1], shape[2])
+        return 1, 1, self.tensor(i).size
+
+    def place(self, i) -> Place:
+        return self.program.places[i]
+
+    # --- memories --------------------------------------------------------------------------------------------------
+
+    def add_param(self, entries) -> int:
+        """Append (bias, multiplier, shift) entries; their first index."""
+        first = len(self.param_words)
+        for bias, multiplier, shift in entries:
+            self.param_words.append(
+                (int(bias) & 0xFFFFFFFF).to_bytes(4, "little")
+                + int(multiplier & 0xFFFFFFFF).to_bytes(4, "little")
+                + int(shift & 0xFF).to_bytes(1, "little")
+            )
+        return first
+
+    def identity_entry(self) -> int:
+        return self.add_param([(0, *IDENTITY)])
+
+    def add_tiles(self, groups: list[list[Tile]], external: bool = False) -> list[Span]:
+        """Append the tiles of each group to the weight store or the external memory; the span of each group."""
+        spans = []
+        words = self.external_words if external else self.tile_words
+        for tiles in groups:
+            spans.append(Span(len(words), len(tiles), external))
+            for i, t in enumerate(tiles):
+                raw = (
+                    (t.offset & ADDRESS_MASK)
+                    | (t.x & 0xFFFF) << 20
+                    | (t.y & 0xFF) << 36
+                    | t.skip << 44
+                    | (i == len(tiles) - 1) << 47
+                )
+                words.append(raw.to_bytes(6, "little") + np.ascontiguousarray(t.weights, np.int8).tobytes())
+        return spans
+
+    def chunk_tiles(self, run: np.ndarray, offset: int, x: int, y: int) -> list[Tile]:
+        """Tiles of one contiguous run: (bytes, cols) weights cut every `rows` bytes; all-zero tiles are left out."""
+        rows, cols = self.config.rows, self.config.cols
+        tiles = []
+        for k in range(0, run.shape[0], rows):
+            part = run[k : k + rows]
+            if not part.any():
+                continue
+            w = np.zeros((rows, cols), np.int8)
+            w[: part.shape[0], : part.shape[1]] = part
+            tiles.append(Tile(w, offset + k, x + k, y))
+        return tiles
+
+    def identity(self, channels: int) -> Span:
+        """Tiles of a group that copies `channels` bytes to the columns."""
+        if channels not in self._identities:
+            eye = np.eye(self.config.cols, dtype=np.int8)[:channels]
+            (self._identities[channels],) = self.add_tiles([self.chunk_tiles(eye, 0, 0, 0)])
+        return self._identities[channels]
+
+    # --- instructions ----------------------------------------------------------------------------------------------
+
+    def emit(self, op, **values):
+        try:
+            self.program.words += isa.encode(op, **values)
+        except ValueError as error:
+            raise CompileError(f"{self.model.name}: a layer exceeds the instruction set ({error})") from None
+
+    def load(self, span: Span):
+        if span.external:
+            address = span.first * isa.word_bytes(isa.Region.WEIGHT, self.config)
+            self.emit(isa.LOAD, external=1, address=address, count=span.count)
+        else:
+            self.emit(isa.LOAD, tile=span.first, count=span.count)
+
+    def mul(self, feed: Feed, block: Block, channel: int = 0, **values):
+        """One MUL over a block of windows, from byte `channel` of their pixels on."""
+        oy, ox, height, width = block
+        y, x = oy * feed.stride_y - feed.top, ox * feed.stride_x - feed.left
+        self.emit(
+            isa.MUL,
+            **{
+                "init": 1,
+                "groups": 1,
+                "width": width,
+                "height": height,
+                "address": (feed.address + (y * feed.w + x) * feed.c + channel) & ADDRESS_MASK,
+                "x": x * feed.c + channel,
+                "x_limit": feed.w * feed.c,
+                "x_step": feed.stride_x * feed.c,
+                "y": y,
+                "y_limit": feed.h,
+                "y_step": feed.stride_y,
+                "row_step": (feed.stride_y * feed.w * feed.c) & ADDRESS_MASK,
+                "zero_point": feed.zero_point,
+                **values,
+            },
+        )
+
+    def tail(self, **values):
+        self.emit(isa.TAIL, **{"window_x": 1, "window_y": 1, "acc_x": 1, "low": -128, "high": 127, **values})
+
+    def table(self, values: np.ndarray):
+        """Load a 256-entry table (index -128 first)."""
+        raw = np.asarray(values, np.int8).tobytes()
+        first = len(self.param_words)
+        self.param_words += [raw[i : i + 8] + b"\0" for i in range(0, 256, 8)]
+        self.emit(isa.TABLE, param=first)
+
+    # --- pieces ----------------------------------------------------------------------------------------------------
+
+    def blocks(self, height, width, limit, width_limit=None) -> Iterator[Block]:
+        """Cut a map into blocks of at most `limit` entries: whole rows if they fit, else parts of a row."""
+        n_x = -(-width // min(width, limit, width_limit or width))
+        step_x = -(-width // n_x)
+        step_y = max(1, min(height, limit // step_x))
+        n_y = -(-height // step_y)
+        step_y = -(-height // n_y)
+        for oy in range(0, height, step_y):
+            for ox in range(0, width, step_x):
+                yield oy, ox, min(step_y, height - oy), min(step_x, width - ox)
+
+    def channel_groups(self, channels) -> Iterator[tuple[int, int]]:
+        """(first channel, channels) of each group."""
+        for c in range(0, channels, self.config.cols):
+            yield c, min(self.config.cols, channels - c)
+
+    def runs(self, count, limit) -> Iterator[tuple[int, int, int]]:
+        """Cut `count` contiguous bytes into (first byte, vectors, bytes of a vector): full vectors, then the rest."""
+        cols = self.config.cols
+        for first, vectors, n in ((0, count // cols, cols), (count - count % cols, 1, count % cols)):
+            if vectors and n:
+                for _, ox, _, bw in self.blocks(1, vectors, limit, width_limit=4095):
+                    yield first + ox * n, bw, n
+
+    # --- copies ----------------------------------------------------------------------------------------------------
+
+    def copy_in(self, feed: Feed, block: Block, channel: int, n: int, **values):
+        """Bring `n` channels of a block into the accumulators, unchanged."""
+        self.load(self.identity(n))
+        self.mul(feed, block, channel, **values)
+
+    def copy(self, feed: Feed, oh, ow, out_address, out_c, param, **tail):
+        """Bring a map through the array unchanged and write it with one scale: copies, tables, requantize, padding."""
+        for block in self.blocks(oh, ow, self.config.acc_depth, width_limit=4095):
+            for channel, n in self.channel_groups(feed.c):
+                self.copy_in(feed, block, channel, n, release=1)
+                target = onto(block, out_address + channel, ow, out_c)
+                self.tail(
+                    **{"take": 1, "release": 1, "shared": 1, "clamp": 1, "param": param, "channels": n},
+                    **target,
+                    **tail,
+                )
+
+    def copy_flat(self, source, count, target, param, **tail):
+        """Bring `count` contiguous bytes through the array and write them with one scale or through the table."""
+        for at, bw, n in self.runs(count, self.config.acc_depth):
+            self.copy(Feed(source + at, 1, bw, n), 1, bw, target + at, n, param, **tail)

@@ -1,0 +1,295 @@
+"""The whole network: where each operator runs, what is fused, where tensors lie, and who waits for whom."""
+
+from lepton.rtl import isa
+from lepton.rtl.config import NpuConfig
+from lepton.sw.model import Model, Operator
+from lepton.verif import golden
+
+from . import convolution, elementwise, pooling
+from .convolution import Convolution
+from .emitter import Emitter, Window
+from .placement import place_tensors
+from .program import CompileError, HostStep, Layer, NpuStep, Place, Program
+
+BINARY = ("ADD", "SUB", "MUL")
+TABLES = tuple(name for name in golden.UNARY if name != "QUANTIZE")  # an entry scales QUANTIZE; it needs no table
+KERNELS = {
+    "MAX_POOL_2D": pooling.max_pool,
+    "AVERAGE_POOL_2D": pooling.average_pool,
+    "MEAN": pooling.mean,
+    "QUANTIZE": elementwise.quantize,
+    "PAD": elementwise.pad,
+    "CONCATENATION": elementwise.concatenation,
+    **dict.fromkeys(BINARY, elementwise.binary),
+    **dict.fromkeys(TABLES, elementwise.unary),
+}
+"""Layers without weights: function(emitter, operator, output tensor)."""
+
+
+class Compiler(Emitter):
+    """Compiles one model for one configuration."""
+
+    def __init__(self, model: Model, config: NpuConfig, external: frozenset[int] = frozenset()):
+        super().__init__(model, config, external)
+        self.why_host = {op.index: self.supports(op) for op in model.operators}
+        self.consumers: dict[int, list[int]] = {}
+        """Operators that read a tensor; -1 for the host, which reads the outputs."""
+        for op in model.operators:
+            for t in op.inputs:
+                if t >= 0:
+                    self.consumers.setdefault(t, []).append(op.index)
+        for t in model.outputs:
+            self.consumers.setdefault(t, []).append(-1)
+
+    # --- where an operator runs ------------------------------------------------------------------------------------
+
+    def supports(self, op: Operator) -> str | None:
+        """None if the array runs the operator, else why not (it then runs on the host)."""
+        o = op.options
+        if op.op in convolution.OPERATORS:
+            if op.op == "FULLY_CONNECTED":
+                inputs = self.tensor(op.inputs[1]).shape[1]
+                if self.tensor(op.inputs[0]).size != inputs:
+                    return "more than one input vector"
+                return None if inputs < 2**15 else "more than 32767 inputs"
+            h, w, c = self.hwc(op.inputs[0])
+            if max(o["stride_h"], o["stride_w"]) > 15:
+                return "stride above 15"
+            return None if w * c < 2**15 else "a row of more than 32767 bytes"
+        if op.op in BINARY:
+            shapes = {self.tensor(t).shape for t in (*op.inputs, *op.outputs)}
+            same = len(shapes) == 1 and not any(self.tensor(t).constant for t in op.inputs)
+            return None if same else "operands of different shapes or constants"
+        if op.op == "MAX_POOL_2D":
+            kh, kw, depth = o["filter_h"], o["filter_w"], self.config.acc_depth
+            if kh * kw > depth:
+                return f"a window of {kh}x{kw} needs {kh * kw} accumulators, acc_depth is {depth}"
+            return None if max(kh, kw) < 16 else "a window above 15"
+        if op.op == "AVERAGE_POOL_2D":
+            k = Window.of(self.model, op)
+            if k.padded:
+                return "padded windows have fewer pixels"
+            return None if pooling.average_scale(k.kh * k.kw) else "no exact scale for this window"
+        if op.op in golden.UNARY or op.op == "RESHAPE":
+            return None
+        if op.op == "PAD":
+            pads = o["paddings"]
+            flat = len(pads) == 4 and not any(pads[0]) and not any(pads[3])
+            return None if flat else "only height and width are padded"
+        if op.op == "CONCATENATION":
+            return None if not any(self.tensor(t).constant for t in op.inputs) else "a constant input"
+        if op.op == "MEAN":
+            spatial = len(self.tensor(op.inputs[0]).shape) == 4 and sorted(o["axis"]) == [1, 2]
+            return None if spatial else "only means over height and width"
+        return "computed on the host"
+
+    # --- fusion ----------------------------------------------------------------------------------------------------
+
+    def single_use(self, t) -> bool:
+        """Whether a tensor has one reader, which is an operator."""
+        return len(self.consumers.get(t, [])) == 1 and self.consumers[t][0] >= 0
+
+    def fuse(self) -> list[tuple[str, list[Operator]]]:
+        """Groups of operators that one layer computes: (`npu`, `host` or `alias`, operators)."""
+        ops = {op.index: op for op in self.model.operators}
+        done: set[int] = set()
+        layers = []
+        for op in self.model.operators:
+            if op.index in done:
+                continue
+            done.add(op.index)
+            if self.why_host[op.index] is not None:
+                layers.append(("host", [op]))
+                continue
+            if op.op == "RESHAPE":
+                layers.append(("alias", [op]))
+                continue
+            group = [op]
+            if op.op in ("CONV_2D", "DEPTHWISE_CONV_2D") and self.single_use(op.outputs[0]):
+                following = ops[self.consumers[op.outputs[0]][0]]
+                if self.why_host[following.index] is None and following.index not in done:
+                    if following.op in ("ADD", "SUB"):
+                        other = [t for t in following.inputs if t != op.outputs[0]]
+                        before = self.make_ready(other[0], op, done) if other else None
+                        if before is not None:
+                            done.update(o.index for o in [*before, following])
+                            layers += [("npu", [o]) for o in before]
+                            group.append(following)
+                    elif following.op == "MAX_POOL_2D" and self.pool_fuses(following):
+                        done.add(following.index)
+                        group.append(following)
+            layers.append(("npu", group))
+        return layers
+
+    def make_ready(self, tensor: int, op: Operator, done: set[int]) -> list[Operator] | None:
+        """Operators to run before `op` so that the other operand of its residual ADD is there; None if none help.
+
+        The other branch may end in a smaller convolution that comes later in the file: run first, it leaves the ADD to
+        the larger one, behind whose multiplications the tail's work hides.
+        """
+        made = {t for o in self.model.operators if o.index in done and o is not op for t in o.outputs}
+        made.update(self.model.inputs)
+        if tensor in made:
+            return []
+        (producer,) = (o for o in self.model.operators if tensor in o.outputs)
+        activations = [t for t in producer.inputs if t >= 0 and not self.tensor(t).constant]
+        small = producer.op == "CONV_2D" and self.macs(producer) <= self.macs(op)
+        on_array = self.why_host[producer.index] is None
+        if small and on_array and producer.index not in done and made.issuperset(activations):
+            return [producer]
+        return None
+
+    def pool_fuses(self, pool: Operator) -> bool:
+        """Windows tile the map without overlap or padding and fit a bank; the clamp commutes with the maximum."""
+        k = Window.of(self.model, pool)
+        tiles = (k.kh, k.kw) == (k.sy, k.sx) and not k.padded
+        return tiles and pool.options["activation"] == "NONE" and k.kh * k.kw <= self.config.acc_depth
+
+    # --- memory ----------------------------------------------------------------------------------------------------
+
+    def plan_memory(self, layers):
+        """Place every tensor that lies in activation memory, by lifetime, largest first."""
+        alias, born, dies, sizes, stacks = {}, {}, {}, {}, {}
+
+        def root(t):
+            while t in alias:
+                t = alias[t]
+            return t
+
+        end = len(layers)
+        for t in self.model.inputs:
+            born[t], sizes[t] = -1, self.tensor(t).size
+        for i, (kind, ops) in enumerate(layers):
+            if kind == "alias":
+                alias[ops[0].outputs[0]] = ops[0].inputs[0]
+            for op in ops:
+                for t in op.inputs:
+                    if t >= 0 and not self.tensor(t).constant and root(t) in born:
+                        dies[root(t)] = i
+            if kind == "alias":
+                continue
+            out = ops[-1].outputs[0]
+            born[out], sizes[out] = i, self.tensor(out).size
+            source = ops[0].inputs[0]
+            if kind == "npu" and ops[0].op in convolution.OPERATORS:
+                if source in self.model.inputs and self.single_use(source):
+                    stacks[source] = stack = convolution.stacking(self, ops[0])
+                    sizes[source] = stack["size"] if stack else sizes[source]
+        for t in self.model.outputs:
+            dies[root(t)] = end
+        lives = {t: (born[t], dies.get(t, born[t])) for t in born}
+        addresses = place_tensors(sizes, lives, self.config.act_bytes)
+        for t, address in addresses.items():
+            self.program.places[t] = Place(address, sizes[t], stacks.get(t))
+        for t in alias:
+            self.program.places[t] = self.place(root(t))
+        needed = max((a + sizes[t] for t, a in addresses.items()), default=0)
+        self.program.peak_bytes = max(
+            sum(sizes[t] for t, (first, last) in lives.items() if first <= i <= last) for i in range(-1, end + 1)
+        )
+        if needed > self.config.act_bytes:
+            raise CompileError(
+                f"{self.model.name}: activations need {needed:,} bytes, configuration {self.config.name!r} has "
+                f"{self.config.act_bytes:,}: raise act_bytes or use a smaller input"
+            )
+
+    # --- layers ----------------------------------------------------------------------------------------------------
+
+    def macs(self, op: Operator) -> int:
+        if op.op not in convolution.OPERATORS:
+            return 0
+        weights = self.tensor(op.inputs[1]).shape
+        if op.op == "FULLY_CONNECTED":
+            return weights[0] * weights[1]
+        per = weights[1] * weights[2] * (weights[3] if op.op == "CONV_2D" else 1)
+        return self.tensor(op.outputs[0]).size * per
+
+    def layer(self, ops: list[Operator]):
+        """Emit the instructions of one group of fused operators."""
+        op, out = ops[0], ops[-1].outputs[0]
+        if op.op not in convolution.OPERATORS:
+            KERNELS[op.op](self, op, out)
+            return
+        conv = Convolution(self, op)
+        if len(ops) == 1:
+            conv.write(out)
+        elif ops[1].op == "MAX_POOL_2D":
+            conv.write_pooled(ops[1], out)
+        else:
+            conv.write_sum(ops[1], out)
+
+    def compile(self) -> Program:
+        program = self.program
+        layers = self.fuse()
+        self.plan_memory(layers)
+        producer: dict[int, int] = {}
+        spans: list[tuple[int, int] | None] = []  # words of each layer
+        synced, segment_start, running = -1, 0, False
+        for i, (kind, ops) in enumerate(layers):
+            if kind == "alias":
+                producer[ops[0].outputs[0]] = producer.get(ops[0].inputs[0], -1)
+                spans.append(None)
+                continue
+            if kind == "host":
+                if running:
+                    self.emit(isa.END)
+                    running = False
+                program.steps.append(HostStep(ops[0].index))
+                segment_start = i + 1
+                spans.append(None)
+                continue
+            if not running:
+                program.steps.append(NpuStep(len(program.words)))
+                running, synced = True, i - 1
+            start = len(program.words)
+            self.layer(ops)
+            needs = max((producer.get(t, -1) for op in ops for t in op.inputs if t >= 0), default=-1)
+            if needs > synced and needs >= segment_start:
+                self.set_flag(spans[needs], isa.TAIL, "post", last=True)
+                self.set_flag((start, len(program.words)), isa.MUL, "wait", last=False)
+                synced = needs
+            spans.append((start, len(program.words)))
+            for op in ops:
+                producer[op.outputs[0]] = i
+            indexes, name = tuple(op.index for op in ops), "+".join(op.op for op in ops)
+            macs = sum(self.macs(op) for op in ops)
+            program.layers.append(Layer(indexes, name, macs, start, len(program.words)))
+        if running:
+            self.emit(isa.END)
+        program.tiles = b"".join(self.tile_words)
+        program.external = b"".join(self.external_words)
+        program.params = b"".join(self.param_words)
+        return program
+
+    def set_flag(self, span, op, name, last):
+        """Set a one-bit flag in the first or last instruction of a kind within a layer's words."""
+        at, found = span[0], None
+        while at < span[1]:
+            kind, _ = isa.decode(self.program.words, at)
+            if kind is op:
+                found = at
+                if not last:
+                    break
+            at += kind.words
+        bit, _ = op.offset(name)
+        self.program.words[found + bit // 64] |= 1 << bit % 64
+
+    def check_fit(self):
+        cfg = self.config
+        external = len(self.program.external)
+        if cfg.external_bytes and external > cfg.external_bytes:
+            raise CompileError(
+                f"{self.model.name}: weights need external_bytes={external:,} besides "
+                f"weight_tiles={cfg.resident_tiles:,}, configuration {cfg.name!r} "
+                f"has {cfg.external_bytes:,}: use a larger configuration"
+            )
+        for what, have, limit, name in (
+            ("weights", len(self.tile_words), cfg.resident_tiles, "weight_tiles"),
+            ("parameters", len(self.param_words), cfg.params, "params"),
+            ("instructions", len(self.program.words), cfg.program_words, "program_words"),
+        ):
+            if have > limit:
+                raise CompileError(
+                    f"{self.model.name}: {what} need {name}={have:,}, configuration {cfg.name!r} has {limit:,}: "
+                    f"use a larger configuration"
+                )

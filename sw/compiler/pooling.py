@@ -1,0 +1,97 @@
+"""MAX_POOL_2D, AVERAGE_POOL_2D and MEAN."""
+
+from functools import cache
+
+import numpy as np
+
+from lepton.sw.model import Operator
+from lepton.verif import arith, golden
+
+from .emitter import IDENTITY, Block, Emitter, Feed, Window, onto
+
+
+def onto_pooled(block: Block, k: Window, row: int, address: int, channels: int) -> dict:
+    """TAIL fields that pool accumulators, `row` to a row of the unpooled block, and write a block of the pooled map."""
+    return onto(block, address, k.ow, channels) | {
+        "acc_x": k.sx,
+        "acc_y": k.sy * row,
+        "window_x": k.kw,
+        "window_y": k.kh,
+        "window_row": row,
+    }
+
+
+def max_pool(e: Emitter, op: Operator, out: int):
+    """Blocks of the unpooled map are copied in; the tail's window takes the maximum."""
+    k, p, depth = Window.of(e.model, op), golden.pool_parameters(e.model, op), e.config.acc_depth
+    feed = Feed(e.place(op.inputs[0]).address, k.h, k.w, k.c, 1, 1, k.top, k.left, -128)
+    scale = {"shared": 1, "clamp": 1, "param": e.identity_entry(), "low": p["low"], "high": p["high"]}
+    # The unpooled block of n outputs a side is (n - 1) * stride + window a side.
+    bw = k.ow
+    while bw > 1 and ((bw - 1) * k.sx + k.kw) * k.kh > depth:
+        bw = -(-bw // 2)
+    bh = max(1, min(k.oh, (depth // ((bw - 1) * k.sx + k.kw) - k.kh) // k.sy + 1))
+    for py in range(0, k.oh, bh):
+        for px in range(0, k.ow, bw):
+            nh, nw = min(bh, k.oh - py), min(bw, k.ow - px)
+            ih, iw = (nh - 1) * k.sy + k.kh, (nw - 1) * k.sx + k.kw
+            for channel, n in e.channel_groups(k.c):
+                e.copy_in(feed, (py * k.sy, px * k.sx, ih, iw), channel, n, release=1)
+                target = onto_pooled((py, px, nh, nw), k, iw, e.place(out).address + channel, k.c)
+                e.tail(**scale, **target, take=1, release=1, channels=n)
+
+
+@cache
+def average_scale(count: int) -> tuple[int, int, int] | None:
+    """(multiplier, shift, pre_shift) that equal TFLM's rounded division by `count` for every sum, or None."""
+    if count == 1:
+        return *IDENTITY, 0
+    sums = np.arange(-128 * count, 127 * count + 1, dtype=np.int64)
+    want = arith.average(sums, count)
+    multiplier, shift = arith.quantize_multiplier(1.0 / count)
+    for pre in range(max(0, 30 - sums.size.bit_length()), -1, -1):
+        if shift - pre >= -31 and np.array_equal(arith.requantize(sums, multiplier, shift - pre, pre), want):
+            return multiplier, shift - pre, pre
+    return None
+
+
+def average_pool(e: Emitter, op: Operator, out: int):
+    """Identity tiles for every tap sum up the window; a global one sums all pixels into one entry."""
+    k, p = Window.of(e.model, op), golden.pool_parameters(e.model, op)
+    multiplier, shift, pre = average_scale(k.kh * k.kw)
+    param = e.add_param([(0, multiplier, shift)])
+    address, target = e.place(op.inputs[0]).address, e.place(out).address
+    scale = {"shared": 1, "clamp": 1, "param": param, "pre_shift": pre, "low": p["low"], "high": p["high"]}
+    if k.oh == k.ow == 1:
+        sum_up(e, Feed(address, k.h, k.w, k.c), k.kh, k.kw, target, scale)
+        return
+    feed = Feed(address, k.h, k.w, k.c, k.sy, k.sx)
+    taps = {}
+    for _, n in e.channel_groups(k.c):
+        if n not in taps:
+            tiles, eye = [], np.eye(e.config.cols, dtype=np.int8)[:n]
+            for ky in range(k.kh):
+                for kx in range(k.kw):
+                    tiles += e.chunk_tiles(eye, (ky * k.w + kx) * k.c, kx * k.c, ky)
+            (taps[n],) = e.add_tiles([tiles])
+    for block in e.blocks(k.oh, k.ow, e.config.acc_depth):
+        for channel, n in e.channel_groups(k.c):
+            e.load(taps[n])
+            e.mul(feed, block, channel, release=1)
+            e.tail(**scale, **onto(block, target + channel, k.ow, k.c), take=1, release=1, channels=n)
+
+
+def sum_up(e: Emitter, feed: Feed, rows: int, columns: int, target: int, scale: dict):
+    """The pixels of the map's first rows and columns into one entry, written with one scale."""
+    for channel, n in e.channel_groups(feed.c):
+        e.copy_in(feed, (0, 0, rows, columns), channel, n, still=1, release=1)
+        e.tail(**scale, **onto((0, 0, 1, 1), target + channel, 1, feed.c), take=1, release=1, channels=n)
+
+
+def mean(e: Emitter, op: Operator, out: int):
+    """MEAN over height and width: every pixel into one entry, then one scale."""
+    p = golden.mean_parameters(e.model, op)
+    h, w, c = e.hwc(op.inputs[0])
+    param = e.add_param([(-p["count"] * p["zi"], p["m"], p["s"])])
+    feed = Feed(e.place(op.inputs[0]).address, h, w, c)
+    sum_up(e, feed, h, w, e.place(out).address, {"shared": 1, "clamp": 1, "param": param, "zero_point": p["zo"]})

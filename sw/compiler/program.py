@@ -1,0 +1,91 @@
+"""What the compiler makes: memory images, steps, and where the tensors lie."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lepton.rtl import isa
+from lepton.rtl.config import NpuConfig
+from lepton.sw.model import Model
+
+
+class CompileError(ValueError):
+    """The model does not fit or is not supported; one line says what, why and what would help."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor in activation memory: first byte, and how the host lays it out (None: as it is)."""
+
+    address: int
+    size: int
+    stack: dict | None = None
+
+
+@dataclass(frozen=True)
+class HostStep:
+    operator: int
+
+
+@dataclass(frozen=True)
+class NpuStep:
+    pc: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the report needs of one group of fused operators."""
+
+    operators: tuple[int, ...]
+    name: str
+    macs: int
+    first_word: int
+    end_word: int
+
+
+@dataclass
+class Program:
+    """A compiled network: memory images, steps, and where the tensors lie."""
+
+    config: NpuConfig
+    model: Model
+    tiles: bytes = b""
+    external: bytes = b""
+    params: bytes = b""
+    words: list[int] = field(default_factory=list)
+    steps: list[HostStep | NpuStep] = field(default_factory=list)
+    places: dict[int, Place] = field(default_factory=dict)
+    layers: list[Layer] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def program_bytes(self) -> bytes:
+        return np.array(self.words, np.uint64).astype("<u8").tobytes()
+
+    def images(self) -> list[tuple[isa.Region, bytes]]:
+        """What to write before the first run, as (region, bytes from index 0)."""
+        external = [(isa.Region.EXTERNAL, self.external)] if self.config.external_bytes else []
+        return [
+            *external,
+            (isa.Region.WEIGHT, self.tiles),
+            (isa.Region.PARAM, self.params),
+            (isa.Region.PROGRAM, self.program_bytes),
+        ]
+
+    def pack_input(self, tensor: int, value: np.ndarray) -> bytes:
+        """Bytes of one input (without the batch axis' other entries) in the layout the program reads."""
+        stack = self.places[tensor].stack
+        if stack is None:
+            return np.ascontiguousarray(value, np.int8).tobytes()
+        image = value.reshape(stack["h"], stack["w"], stack["c"])
+        image = np.pad(
+            image,
+            ((stack["top"], stack["bottom"]), (stack["left"], stack["right"]), (0, 0)),
+            constant_values=stack["zero_point"],
+        )
+        rows = np.arange(stack["out_h"])[:, None] * stack["stride"] + np.arange(stack["kernel"]) * stack["dilation"]
+        return np.ascontiguousarray(image[rows].transpose(0, 2, 1, 3)).astype(np.int8).tobytes()  # oy, x, ky, c
