@@ -4,10 +4,11 @@ VENV := .venv
 STAMP := $(VENV)/.stamp
 CONFIG ?= small
 TESTS ?=
+PROOFS ?=
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test verify bench lint format clean
+.PHONY: help setup sim test formal verify bench lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some
 
 verify: setup ## the whole verification plan, its table, docs/verification.md; SEED= of the random campaigns
 	$(VENV)/bin/python -m lepton.verif.plan --seed $(SEED)
+
+formal: setup ## prove properties of the RTL, and that each proof finds a planted bug; PROOFS= chooses some
+	$(VENV)/bin/python -m lepton.verif.formal --json build/formal/results.json $(PROOFS)
 
 bench: setup ## measure the reference models at all presets on the RTL, write docs/performance.md
 	$(VENV)/bin/lepton bench --all

@@ -1,0 +1,68 @@
+"""The proofs: quick ones are run, and each must find the bug planted for it. All of them: `make formal`."""
+
+import json
+
+import pytest
+from amaranth.hdl import Signal
+
+from lepton.rtl.skid import SkidQueue
+from lepton.verif.formal import core
+from lepton.verif.formal.__main__ import checks, main
+
+ALL = {check.name: check for check in checks()}
+QUICK = [name for name, check in ALL.items() if check.quick]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_proof_holds_and_finds_its_planted_bug(name, tmp_path):
+    result = core.solve(ALL[name], build=tmp_path)
+    assert result.passed, result.trace
+    found = core.solve(ALL[name], bug=True, build=tmp_path)
+    assert not found.passed and found.trace.endswith(".vcd")
+
+
+def test_names_differ_and_every_check_says_what_it_proves():
+    assert len(ALL) == len(checks())
+    assert all(len(check.proves.split()) > 4 and check.mode in ("prove", "bmc") for check in ALL.values())
+
+
+def test_every_planted_bug_changes_its_unit_for_the_duration_only():
+    for check in ALL.values():
+        before = check.bug.unit.elaborate
+        with core.planted(check.bug):
+            assert check.bug.unit.elaborate is not before
+        assert check.bug.unit.elaborate is before
+    with pytest.raises(ValueError, match="occurs 0 times, expected once"):
+        with core.planted(core.Bug(SkidQueue, "no such text", "")):
+            pass
+
+
+def _contradiction():
+    bench = core.Bench()
+    bench.assume(bench.free(1, "x") & ~Signal(init=1))
+    return bench
+
+
+def test_assumptions_that_cannot_hold_prove_nothing(tmp_path):
+    check = core.Check("contradiction", "nothing", _contradiction, "prove", 2, ALL[QUICK[0]].bug)
+    with pytest.raises(RuntimeError, match="the solver did not answer"):
+        core.solve(check, build=tmp_path)
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    assert main(["--list", "skid"]) == 0
+    assert "skid.load" in capsys.readouterr().out
+    assert main(["no_such_proof"]) == 2
+    assert "no proof named 'no_such_proof'" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["skid.load", "--no-bugs", "--json", "out/results.json"]) == 0
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())
+    assert row["name"] == "skid.load" and row["passed"] and row["mode"] == "prove" and row["bug_found"] is None
+
+
+def test_a_failing_proof_names_its_trace_and_exits_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with core.planted(ALL["skid.load"].bug):
+        assert main(["skid.load", "--no-bugs"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED" in out and "trace: build/formal/skid.load/run/engine_0/trace" in out

@@ -1,0 +1,1 @@
+"""Proofs about the RTL, one file each; `python -m lepton.verif.formal` (or `make formal`) runs them."""

@@ -1,0 +1,83 @@
+"""Run the proofs: `python -m lepton.verif.formal [NAME ...]`, all of them without names."""
+
+import argparse
+import importlib
+import json
+import pkgutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lepton.verif import formal
+from lepton.verif.formal.core import Check, Result, solve
+
+
+def checks() -> list[Check]:
+    """All checks of all proof files, in the order of the files' names."""
+    names = sorted(info.name for info in pkgutil.iter_modules(formal.__path__) if info.name not in ("core", "__main__"))
+    return [c for name in names for c in importlib.import_module(f"{formal.__name__}.{name}").CHECKS]
+
+
+def choose(names: list[str]) -> list[Check]:
+    """The checks of those names (a file's name stands for all its checks). Raises ValueError on an unknown one."""
+    known = checks()
+    for name in names:
+        if not any(name in (c.name, c.name.split(".")[0]) for c in known):
+            raise ValueError(f"no proof named {name!r}; --list shows them")
+    return [c for c in known if not names or c.name in names or c.name.split(".")[0] in names]
+
+
+def run(wanted: list[Check], bugs: bool) -> list[Result]:
+    results = []
+    for n, check in enumerate(wanted):
+        print(f"[{n + 1}/{len(wanted)}] {check.name} ({check.mode} {check.depth}) ...", end=" ", flush=True)
+        result = solve(check)
+        text = "proven" if result.passed else "FAILED"
+        if bugs:
+            result.bug_found = not solve(check, bug=True).passed
+            text += ", planted bug " + ("found" if result.bug_found else "NOT FOUND")
+        print(f"{text}, {result.seconds} s", flush=True)
+        if not result.passed:
+            print(f"    trace: {result.trace}")
+        results.append(result)
+    return results
+
+
+def show(results: list[Result]) -> None:
+    table = Table("proof", "what it proves", "mode", "depth", "seconds", "result", "planted bug")
+    for r in results:
+        bug = {None: "", True: "found", False: "[red]not found"}[r.bug_found]
+        result = "[green]proven" if r.passed else "[red]failed"
+        table.add_row(r.name, r.proves, r.mode, str(r.depth), f"{r.seconds:.1f}", result, bug)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lepton.verif.formal", description="Run the proofs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="proofs, or files of proofs (default: all)")
+    parser.add_argument("--list", action="store_true", help="list the proofs and what they prove")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--no-bugs", action="store_true", help="do not check that each proof finds its planted bug")
+    arguments = parser.parse_args(argv)
+    try:
+        wanted = choose(arguments.names)
+    except ValueError as error:
+        print(f"formal: {error}", file=sys.stderr)
+        return 2
+    if arguments.list:
+        for c in wanted:
+            print(f"{c.name:28} {c.mode} {c.depth}: {c.proves}")
+        return 0
+    results = run(wanted, not arguments.no_bugs)
+    show(results)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    return 0 if all(r.passed and r.bug_found is not False for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
