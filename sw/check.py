@@ -22,6 +22,7 @@ from lepton.rtl.config import PRESETS, NpuConfig
 from lepton.sw import model as reader
 from lepton.sw.compiler import CompileError, Compiler, NpuStep, Program, compile_model
 from lepton.sw.model import Model, ModelError, load_model
+from lepton.verif import arith
 from lepton.verif.cycles import predict
 
 CAUSES = tuple(cause.name.lower() for cause in isa.Cause)
@@ -116,6 +117,8 @@ def _rows_of_model(model: Model, compiler: Compiler) -> list[dict]:
             reason = why_host if why_host == "computed on the host" else f"computed on the host: {why_host}"
             if op.op in HINTS and op.op != "QUANTIZE":
                 reason += f" ({HINTS[op.op]})"
+            if op.op == "SOFTMAX" and model.tensors[op.outputs[0]].shape[-1] >= arith.SOFTMAX_SUM:
+                reason += f"; TFLM aborts where the exponentials sum to {arith.SOFTMAX_SUM}, here its formula goes on"
         rows.append(
             {
                 "index": op.index,

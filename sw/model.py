@@ -117,6 +117,9 @@ def load_model(path_or_bytes, name: str | None = None) -> Model:
         except OSError as error:
             raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
     _need(len(data) <= MAX_FILE_BYTES, name, f"larger than {MAX_FILE_BYTES} bytes")
+    _need(
+        data[:4] != b"PK\3\4", name, "a zip archive or compiled program, not a TensorFlow Lite file: give the .tflite"
+    )
     _need(len(data) >= 16 and data[4:8] == b"TFL3", name, "not a TensorFlow Lite file (no TFL3 mark)")
     try:
         return _read(data, name)
@@ -561,6 +564,11 @@ def _check_unary(o, ins, y):
         beta = o.options["beta"]
         _need(len(y.shape) > 0, o, "input without dimensions")
         _need(1e-6 <= beta <= 1e6, o, f"beta {beta} is out of range")
+        _need(
+            y.shape[-1] < 4096,
+            o,
+            f"over {y.shape[-1]} values its 32-bit sum may overflow: at most 4095; argmax needs none",
+        )
         _need(1 / 4096 <= beta * float(ins[0].scale), o, "beta times input scale is too small")
     if o.op == "LEAKY_RELU":
         _need(0 <= o.options["alpha"] <= 1e3, o, f"alpha {o.options['alpha']} must be 0 to 1000")

@@ -44,6 +44,8 @@ def parse_program(data: bytes) -> Program:
     """A program from the bytes of a program file. Raises CompileError when they are not one."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if "program.json" not in archive.namelist():
+                raise CompileError("a zip archive, not a program of `lepton compile`: give the .tflite in it")
             index = json.loads(archive.read("program.json"))
             if index["format"] != FORMAT:
                 raise CompileError(

@@ -1,5 +1,8 @@
 """Models that cannot run: `lepton check`, `compile` and `run` say so in one line and exit with 2."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import tflite
@@ -93,6 +96,19 @@ def of_signature() -> bytes:
         return one_operator("RELU", [act(SHAPE)] * 2, [0], [1])
 
 
+def zipped() -> bytes:
+    """A good model in a zip archive, as models are handed around."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("model.tflite", good())
+    return out.getvalue()
+
+
+def of_softmax(size: int) -> bytes:
+    tensors = [act((1, size)), act((1, size), 1 / 256, -128)]
+    return one_operator("SOFTMAX", tensors, [0], [1], dict(Beta=1.0), "SoftmaxOptions")
+
+
 @pytest.fixture
 def attempt(tmp_path, capsys):
     """attempt(data) runs all three commands on a model; per command the exit code and the error line (None if good)."""
@@ -140,8 +156,10 @@ def test_the_good_model_runs(attempt):
         (of_code(2**31 - 1), "2147483647"),
         (b"", "not a TensorFlow Lite file"),
         (b"RIFF" + bytes(60), "not a TensorFlow Lite file"),
+        (zipped(), "zip archive"),
+        (of_softmax(4096), "at most 4095"),
     ],
-    ids="float int16 uint8 dynamic empty signature known_code unknown_code huge_code nothing other".split(),
+    ids="float int16 uint8 dynamic empty signature known_code unknown_code huge_code nothing other zip softmax".split(),
 )
 def test_unsupported(attempt, data, says):
     for command, error in attempt(data).items():

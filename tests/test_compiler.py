@@ -8,11 +8,14 @@ import pytest
 from lepton.rtl import isa
 from lepton.rtl.config import NpuConfig, get_config
 from lepton.sw.compiler import CompileError, Compiler, HostStep, NpuStep, compile_model
+from lepton.sw.compiler.emitter import Window
 from lepton.sw.compiler.placement import place_tensors
+from lepton.sw.compiler.pooling import average_regions
 from lepton.sw.model import load_model
 from lepton.sw.session import Session
 from lepton.verif import golden
 from lepton.verif.fuzz import Graph, Node
+from lepton.verif.tflite_builder import build, one_operator
 
 SMALL = get_config("small")
 CONV = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), padding="SAME", channels=8, activation=1)
@@ -76,6 +79,85 @@ def test_a_pooling_window_larger_than_the_accumulators():
         program = compile_model(made, config)
         assert program.steps == [HostStep(0)] if config is less else [layer.name for layer in program.layers]
         assert exact(made, config)
+
+
+POOL = dict(Padding=0, StrideH=1, StrideW=1, FilterHeight=3, FilterWidth=3)
+
+
+def pooling(shape, op="MAX_POOL_2D", **options):
+    options = {**POOL, **options}
+    return pool_of(op, shape, "Pool2DOptions", options)
+
+
+def pool_of(op, shape, kind, options, *others):
+    """A model of one operator whose output has its input's shape and scale."""
+    tensors = [(shape, 0.1, 3, None, 0), *others, (shape, 0.1, 3, None, 0)]
+    last = len(tensors) - 1
+    return load_model(one_operator(op, tensors, list(range(last)), [last], options, kind))
+
+
+@pytest.mark.parametrize(
+    "made, reason",
+    [
+        (lambda: pooling((1, 4, 4, 8200)), "a row of more than 32767 bytes"),
+        (lambda: pooling((1, 2100, 1, 4)), "more than 2047 rows or 4095 columns"),
+        (lambda: pooling((1, 2, 4200, 1), "AVERAGE_POOL_2D"), "more than 2047 rows or 4095 columns"),
+        (lambda: pooling((1, 40, 40, 1), FilterHeight=17), "a window above 15"),
+        (
+            lambda: pooling((1, 140, 2, 1), "AVERAGE_POOL_2D", FilterHeight=130),
+            "a window of more than 128 rows or 32767 bytes",
+        ),
+        (
+            lambda: load_model(
+                one_operator(
+                    "PAD",
+                    [((1, 3, 4, 8000), 1, 0, None, 0), ((4, 2), None, 0, np.int32([[0, 0], [1, 1], [1, 0], [0, 0]]), 0)]
+                    + [((1, 5, 5, 8000), 1, 0, None, 0)],
+                    [0, 1],
+                    [2],
+                )
+            ),
+            "a row of more than 32767 bytes",
+        ),
+    ],
+)
+def test_what_no_field_holds_runs_on_the_host(made, reason):
+    made, roomy = made(), replace(SMALL, act_bytes=2**20)
+    assert Compiler(made, roomy).why_host[0] == reason
+    assert compile_model(made, roomy).steps == [HostStep(0)] and exact(made, roomy)
+
+
+def test_a_batch_in_the_middle_runs_on_the_host():
+    """Two maps after a RESHAPE: the array would pool only the first."""
+    shapes = [(1, 8, 4, 4), (2, 4, 4, 4), (2, 4, 4, 4), (1, 8, 4, 4)]
+    tensors = [(shape, 0.1, 3, None, 0) for shape in shapes]
+    tensors += [((4,), None, 0, np.array(shape, np.int32), 0) for shape in (shapes[1], shapes[3])]
+    operators = [
+        ("RESHAPE", [0, 4], [1], None),
+        ("MAX_POOL_2D", [1], [2], ("Pool2DOptions", POOL)),
+        ("RESHAPE", [2, 5], [3], None),
+    ]
+    made = load_model(build(tensors, operators, [0], [3]))
+    assert Compiler(made, SMALL).why_host[1] == "a batch of more than one"
+    assert exact(made, SMALL)
+
+
+def test_rows_as_long_as_the_fields_hold():
+    made = pooling((1, 3, 4095, 8), FilterHeight=2, FilterWidth=2)
+    roomy = replace(SMALL, act_bytes=2**20, program_words=2**16)
+    assert Compiler(made, roomy).why_host == {0: None} and exact(made, roomy)
+
+
+@pytest.mark.parametrize("kernel, stride", [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((5, 2), (1, 3)), ((7, 7), (2, 1))])
+def test_average_pooling_with_padding_is_cut_into_regions_of_one_count(kernel, stride):
+    attrs = dict(kernel=kernel, stride=stride, padding="SAME", activation=0)
+    made = model(Node("AVERAGE_POOL_2D", (0,), attrs), shape=(1, 9, 6, 5))
+    assert names(made) == ["AVERAGE_POOL_2D"] and exact(made, SMALL)
+    window = Window.of(made, made.operators[0])
+    covered = np.zeros((window.oh, window.ow), int)
+    for (oy, ox, height, width), _ in average_regions(window):
+        covered[oy : oy + height, ox : ox + width] += 1
+    assert (covered == 1).all()
 
 
 # --- Placement -----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def compare(data, seed=0, count=3):
     runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime", reason="tflite_micro is not installed")
     model = load_model(data)
     rng = np.random.default_rng(seed)
-    interpreter = runtime.Interpreter.from_bytes(data)
+    interpreter = runtime.Interpreter.from_bytes(data, arena_size=1 << 20)
     for _ in range(count):
         xs = []
         for k, i in enumerate(model.inputs):
@@ -77,6 +77,16 @@ def test_unary_operators(op, scale, zero):
     options = {"LEAKY_RELU": {"Alpha": 0.2}, "SOFTMAX": {"Beta": 1.0}}.get(op)
     shape = (1, 8, 32)
     compare(one_operator(op, [act(shape, scale, zero), act(shape, *out)], [0], [1], options, kind))
+
+
+@pytest.mark.parametrize("size", [511, 1000, 4095])
+def test_wide_softmax(size):
+    """As long as the exponentials sum to less than 512, TFLM has an answer: 511 equal values, or many that differ."""
+    tensors = [act((1, size), 0.4, 3), act((1, size), 1 / 256, -128)]
+    data = one_operator("SOFTMAX", tensors, [0], [1], {"Beta": 1.0}, "SoftmaxOptions")
+    compare(data)
+    flat = golden.run(load_model(data), np.full((1, size), 7, np.int8))
+    assert (flat == round(256 / size) - 128).all()
 
 
 @pytest.mark.parametrize("op, kind", [("ADD", "AddOptions"), ("SUB", "SubOptions"), ("MUL", "MulOptions")])

@@ -270,8 +270,15 @@ def hard_swish_table(in_scale, in_zero_point, out_scale, out_zero_point):
 # Operators on arrays
 
 
+SOFTMAX_SUM = 512
+"""Where the exponentials (1 for the largest) sum to this, TFLM asserts: it has no answer."""
+
+
 def softmax(x, scale, beta=1.0):
-    """int8 SOFTMAX over the last axis, output scale 1/256 and zero point -128."""
+    """int8 SOFTMAX over the last axis (below 4096 values), output scale 1/256 and zero point -128.
+
+    Where TFLM has no answer (see SOFTMAX_SUM), its formula is carried on.
+    """
     real = min(float(np.float32(beta)) * float(np.float32(scale)) * (1 << 26), (1 << 31) - 1.0)
     multiplier, left = quantize_multiplier(real)
     diff_min = -input_radius(5, left)

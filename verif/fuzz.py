@@ -267,7 +267,7 @@ class _Writer:
 
     def _softmax(self, node, x, quant):
         _need(node.attrs["beta"] * quant[0] > 1 / 1024, "softmax of too small a scale")
-        _need(x[-1] <= 256, "TFLM asserts where the sum of the exponentials may exceed 256")
+        _need(x[-1] < arith.SOFTMAX_SUM, "TFLM may assert")
         return x, [], ("SoftmaxOptions", {"Beta": node.attrs["beta"]}), None
 
 
@@ -357,7 +357,7 @@ def _random_nodes(rng, writer, op, source) -> list[Node]:
         per_pixel = bool(rng.random() < 0.15)
         return [node([source], channels=_channels(rng), per_pixel=per_pixel, activation=_activation(rng))]
     if op in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
-        attrs = spatial([1, 2, 2, 3, 3, 4])
+        attrs = spatial([1, 2, 2, 3, 3, 4, 5, 7])
         if rng.random() < 0.4:
             attrs["stride"] = attrs["kernel"]
         if op == "AVERAGE_POOL_2D" and rng.random() < 0.3 and len(x) == 4:

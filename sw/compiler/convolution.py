@@ -37,8 +37,9 @@ def stacking(e: Emitter, op: Operator) -> dict | None:
     rows = e.config.rows
     if k.kh * -(-k.kw * k.c // rows) <= -(-k.kh * k.kw * k.c // rows):
         return None
-    size = k.oh * (k.w + k.left + k.right) * k.kh * k.c
-    if size + k.oh * k.ow * e.hwc(op.outputs[0])[2] > e.config.act_bytes:
+    row = (k.w + k.left + k.right) * k.kh * k.c
+    size = k.oh * row
+    if row >= 2**15 or size + k.oh * k.ow * e.hwc(op.outputs[0])[2] > e.config.act_bytes:
         return None
     return {
         "h": k.h,

@@ -88,5 +88,6 @@ def concatenation(e: Emitter, op: Operator, out: int):
             for i in range(outer):
                 e.copy_flat(source + i * c, c, at + i * inner, param)
         else:
-            e.copy(Feed(source, 1, outer, c), 1, outer, at, inner, param)
+            for _, i, _, n in e.blocks(1, outer, e.config.acc_depth):
+                e.copy(Feed(source + i * c, 1, n, c), 1, n, at + i * inner, inner, param)
         at += c

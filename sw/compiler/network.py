@@ -46,16 +46,17 @@ class Compiler(Emitter):
     def supports(self, op: Operator) -> str | None:
         """None if the array runs the operator, else why not (it then runs on the host)."""
         o = op.options
+        if op.op == "FULLY_CONNECTED":
+            inputs = self.tensor(op.inputs[1]).shape[1]
+            if self.tensor(op.inputs[0]).size != inputs:
+                return "more than one input vector"
+            return None if inputs < 2**15 else "more than 32767 inputs"
+        if "filter_h" in o or op.op in ("PAD", "MEAN"):
+            reason = self.limit_of_map(op)
+            if reason is not None:
+                return reason
         if op.op in convolution.OPERATORS:
-            if op.op == "FULLY_CONNECTED":
-                inputs = self.tensor(op.inputs[1]).shape[1]
-                if self.tensor(op.inputs[0]).size != inputs:
-                    return "more than one input vector"
-                return None if inputs < 2**15 else "more than 32767 inputs"
-            h, w, c = self.hwc(op.inputs[0])
-            if max(o["stride_h"], o["stride_w"]) > 15:
-                return "stride above 15"
-            return None if w * c < 2**15 else "a row of more than 32767 bytes"
+            return None
         if op.op in BINARY:
             shapes = {self.tensor(t).shape for t in (*op.inputs, *op.outputs)}
             same = len(shapes) == 1 and not any(self.tensor(t).constant for t in op.inputs)
@@ -66,10 +67,8 @@ class Compiler(Emitter):
                 return f"a window of {kh}x{kw} needs {kh * kw} accumulators, acc_depth is {depth}"
             return None if max(kh, kw) < 16 else "a window above 15"
         if op.op == "AVERAGE_POOL_2D":
-            k = Window.of(self.model, op)
-            if k.padded:
-                return "padded windows have fewer pixels"
-            return None if pooling.average_scale(k.kh * k.kw) else "no exact scale for this window"
+            counts = {count for _, count in pooling.average_regions(Window.of(self.model, op))}
+            return None if all(map(pooling.average_scale, counts)) else "no exact scale for this window"
         if op.op in golden.UNARY or op.op == "RESHAPE":
             return None
         if op.op == "PAD":
@@ -82,6 +81,27 @@ class Compiler(Emitter):
             spatial = len(self.tensor(op.inputs[0]).shape) == 4 and sorted(o["axis"]) == [1, 2]
             return None if spatial else "only means over height and width"
         return "computed on the host"
+
+    def limit_of_map(self, op: Operator) -> str | None:
+        """Which of the instructions' fields a map, or a window on it, is too large for; None if none."""
+        if any(len(self.tensor(t).shape) == 4 and self.tensor(t).shape[0] > 1 for t in (op.inputs[0], op.outputs[0])):
+            return "a batch of more than one"
+        sides = [self.hwc(op.inputs[0])] + ([self.hwc(op.outputs[0])] if op.op == "PAD" else [])
+        for h, w, c in sides:
+            if w * c >= 2**15:
+                return "a row of more than 32767 bytes"
+            if h >= 2**11 or w >= 2**12:
+                return "more than 2047 rows or 4095 columns"
+        if "filter_h" not in op.options:
+            return None
+        k = Window.of(self.model, op)
+        if max(k.sy, k.sx) > 15 and not (op.op == "AVERAGE_POOL_2D" and k.oh == k.ow == 1):
+            return "stride above 15"
+        if op.op not in convolution.OPERATORS and k.oh == k.ow == 1:
+            return None
+        if (k.kh - 1) * k.dy > 127 or ((k.kw - 1) * k.dx + 1) * k.c >= 2**15:
+            return "a window of more than 128 rows or 32767 bytes"
+        return None
 
     # --- fusion ----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ def onto_pooled(block: Block, k: Window, row: int, address: int, channels: int) 
     """TAIL fields that pool accumulators, `row` to a row of the unpooled block, and write a block of the pooled map."""
     return onto(block, address, k.ow, channels) | {
         "acc_x": k.sx,
-        "acc_y": k.sy * row,
+        "acc_y": k.sy * row if block[2] > 1 else 0,
         "window_x": k.kw,
         "window_y": k.kh,
         "window_row": row,
@@ -55,17 +55,44 @@ def average_scale(count: int) -> tuple[int, int, int] | None:
     return None
 
 
+def _stretches(outputs: int, stride: int, before: int, kernel: int, size: int) -> list[tuple[int, int, int]]:
+    """(first output, outputs, places inside) of stretches whose windows have as many places inside 0..size."""
+    out: list[tuple[int, int, int]] = []
+    for i in range(outputs):
+        first = i * stride - before
+        inside = min(first + kernel, size) - max(first, 0)
+        if out and out[-1][2] == inside:
+            out[-1] = (out[-1][0], out[-1][1] + 1, inside)
+        else:
+            out.append((i, 1, inside))
+    return out
+
+
+def average_regions(k: Window) -> list[tuple[Block, int]]:
+    """Parts of the pooled map with the pixels that each of their windows averages: near a padded border, fewer."""
+    return [
+        ((oy, ox, height, width), rows * columns)
+        for oy, height, rows in _stretches(k.oh, k.sy, k.top, k.kh, k.h)
+        for ox, width, columns in _stretches(k.ow, k.sx, k.left, k.kw, k.w)
+    ]
+
+
 def average_pool(e: Emitter, op: Operator, out: int):
-    """Identity tiles for every tap sum up the window; a global one sums all pixels into one entry."""
+    """Identity tiles for every tap sum up the window, padding adds 0; a global one sums all pixels into one entry."""
     k, p = Window.of(e.model, op), golden.pool_parameters(e.model, op)
-    multiplier, shift, pre = average_scale(k.kh * k.kw)
-    param = e.add_param([(0, multiplier, shift)])
     address, target = e.place(op.inputs[0]).address, e.place(out).address
-    scale = {"shared": 1, "clamp": 1, "param": param, "pre_shift": pre, "low": p["low"], "high": p["high"]}
+    regions = average_regions(k)
+    scales = {}
+    for count in dict.fromkeys(count for _, count in regions):
+        multiplier, shift, pre = average_scale(count)
+        param = e.add_param([(0, multiplier, shift)])
+        scales[count] = {"shared": 1, "clamp": 1, "param": param, "pre_shift": pre, "low": p["low"], "high": p["high"]}
     if k.oh == k.ow == 1:
-        sum_up(e, Feed(address, k.h, k.w, k.c), k.kh, k.kw, target, scale)
+        (_, count), *_ = regions
+        rows = min(k.kh - k.top, k.h)
+        sum_up(e, Feed(address, k.h, k.w, k.c), rows, count // rows, target, scales[count])
         return
-    feed = Feed(address, k.h, k.w, k.c, k.sy, k.sx)
+    feed = Feed(address, k.h, k.w, k.c, k.sy, k.sx, k.top, k.left)
     taps = {}
     for _, n in e.channel_groups(k.c):
         if n not in taps:
@@ -74,11 +101,13 @@ def average_pool(e: Emitter, op: Operator, out: int):
                 for kx in range(k.kw):
                     tiles += e.chunk_tiles(eye, (ky * k.w + kx) * k.c, kx * k.c, ky)
             (taps[n],) = e.add_tiles([tiles])
-    for block in e.blocks(k.oh, k.ow, e.config.acc_depth):
-        for channel, n in e.channel_groups(k.c):
-            e.load(taps[n])
-            e.mul(feed, block, channel, release=1)
-            e.tail(**scale, **onto(block, target + channel, k.ow, k.c), take=1, release=1, channels=n)
+    for (top, left, height, width), count in regions:
+        for oy, ox, bh, bw in e.blocks(height, width, e.config.acc_depth):
+            block = (top + oy, left + ox, bh, bw)
+            for channel, n in e.channel_groups(k.c):
+                e.load(taps[n])
+                e.mul(feed, block, channel, release=1)
+                e.tail(**scales[count], **onto(block, target + channel, k.ow, k.c), take=1, release=1, channels=n)
 
 
 def sum_up(e: Emitter, feed: Feed, rows: int, columns: int, target: int, scale: dict):

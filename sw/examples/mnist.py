@@ -10,6 +10,7 @@ from TensorFlow Lite Micro's, or 2 for a user's error, which is one line.
 
 import argparse
 import gzip
+import importlib.util
 import multiprocessing
 import os
 import sys
@@ -97,8 +98,12 @@ def as_float(images) -> np.ndarray:
 def train(args) -> int:
     """Train, quantize and write the model."""
     folder = args.output.resolve().parent
-    if args.output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ExampleError(f"{args.output}: cannot be written; give a file in an existing folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExampleError(f"{args.output}: its folder cannot be made ({error.strerror}); give another") from None
+    if args.output.is_dir() or not os.access(folder, os.W_OK):
+        raise ExampleError(f"{args.output}: cannot be written; give a file in a folder you may write to")
     images, labels = load_data(args.data, "train")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -232,11 +237,9 @@ def show(labels, predicted) -> None:
 
 def evaluate(args) -> int:
     """Run the test images, compare every output vector, and print the metrics."""
-    try:
-        import sklearn.metrics  # noqa: F401
-        import tflite_micro  # noqa: F401
-    except ImportError as error:
-        raise ExampleError(f"evaluation needs {error.name}: pip install '.[test]'") from None
+    for needed in ("sklearn", "tflite_micro"):
+        if importlib.util.find_spec(needed) is None:
+            raise ExampleError(f"evaluation needs {needed}: pip install '.[test]'")
     from lepton.sw.session import Session
 
     images, labels = load_data(args.data, "test")
