@@ -247,6 +247,47 @@ def test_reshape_costs_nothing():
     assert program.places[made.operators[0].outputs[0]] == program.places[made.outputs[0]]
 
 
+UNARY = ["LOGISTIC", "TANH", "LEAKY_RELU", "HARD_SWISH", "RELU", "RELU6", "QUANTIZE"]
+
+
+@pytest.mark.parametrize("op", UNARY)
+def test_a_unary_function_is_fused_into_the_convolution(op):
+    made = model(conv(), Node(op, (1,), {"alpha": 0.1}, 0, (0.7, 11)))
+    assert names(made) == [f"CONV_2D+{op}"] and exact(made, SMALL)
+    program = compile_model(made, SMALL)
+    assert made.operators[0].outputs[0] not in program.places
+    assert all(t["table"] for t in instructions(program, isa.TAIL))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (conv(), pool("MAX_POOL_2D", 1, 2)),
+        (conv(), conv(1, seed=2), Node("ADD", (2, 1), {"activation": 1}, 0, (1.0, 7))),
+        (Node("FULLY_CONNECTED", (0,), dict(channels=21, per_pixel=False, activation=0), 4, (1.0, 0)),),
+        (Node("SUB", (0, 0), {"activation": 0}, 0, (1.0, 9)),),
+        (pool("AVERAGE_POOL_2D", 0, 3, padding="SAME"),),
+        (Node("MEAN", (0,), {"axes": (1, 2), "keep": True}, 0, (1.0, 3)),),
+        (Node("PAD", (0,), {"pads": ((0, 0), (1, 2), (0, 1), (0, 0))}),),
+        (Node("CONCATENATION", (0, 0), {"axis": 3}),),
+        (Node("QUANTIZE", (0,), {}, 0, (0.6, 5)),),
+    ],
+    ids=lambda nodes: nodes[-1].op,
+)
+def test_a_unary_function_is_fused_into_any_layer(before):
+    """Only bytes that are written pass the table, not the operands that go back to the accumulators."""
+    made = model(*before, Node("TANH", (len(before),)))
+    assert names(made)[-1].endswith("+TANH") and exact(made, SMALL)
+    assert not any(t["table"] and t["to_acc"] for t in instructions(compile_model(made, SMALL), isa.TAIL))
+
+
+def test_no_fusion_of_a_function_with_a_value_that_others_read():
+    made = model(conv(), Node("TANH", (1,)), Node("MUL", (1, 2), {"activation": 0}, 0, (1.0, 0)))
+    assert names(made) == ["CONV_2D", "TANH", "MUL"] and exact(made, SMALL)
+    two = model(Node("TANH", (0,)), Node("LOGISTIC", (1,)))
+    assert names(two) == ["TANH", "LOGISTIC"] and exact(two, SMALL)
+
+
 # --- Input layout --------------------------------------------------------------------------------------------------
 
 

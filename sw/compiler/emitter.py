@@ -119,6 +119,8 @@ class Emitter:
         self.param_words: list[bytes] = []
         self.layer_tiles: dict[int, int] = {}
         """Tiles of each operator with weights."""
+        self.mapped = False
+        """Whether the bytes that a layer's TAILs write go through the table."""
         self._identities: dict[int, Span] = {}
 
     # --- the model -------------------------------------------------------------------------------------------------
@@ -231,7 +233,9 @@ class Emitter:
         )
 
     def tail(self, **values):
-        self.emit(isa.TAIL, **{"window_x": 1, "window_y": 1, "acc_x": 1, "low": -128, "high": 127, **values})
+        table = int(self.mapped and not values.get("to_acc"))
+        defaults = {"window_x": 1, "window_y": 1, "acc_x": 1, "low": -128, "high": 127, "table": table}
+        self.emit(isa.TAIL, **{**defaults, **values})
 
     def table(self, values: np.ndarray):
         """Load a 256-entry table (index -128 first)."""

@@ -138,6 +138,12 @@ class Compiler(Emitter):
                     elif following.op == "MAX_POOL_2D" and self.pool_fuses(following):
                         done.add(following.index)
                         group.append(following)
+            result = group[-1].outputs[0]
+            if op.op not in TABLES and self.single_use(result):
+                following = ops[self.consumers[result][0]]
+                if following.op in golden.UNARY and following.index not in done:
+                    done.add(following.index)
+                    group.append(following)
             layers.append(("npu", group))
         return layers
 
@@ -226,7 +232,12 @@ class Compiler(Emitter):
 
     def layer(self, ops: list[Operator]):
         """Emit the instructions of one group of fused operators."""
-        op, out = ops[0], ops[-1].outputs[0]
+        out = ops[-1].outputs[0]
+        self.mapped = len(ops) > 1 and ops[-1].op in golden.UNARY
+        if self.mapped:
+            *ops, function = ops
+            self.table(golden.unary_table(self.model, function))
+        op = ops[0]
         if op.op not in convolution.OPERATORS:
             KERNELS[op.op](self, op, out)
             return
