@@ -70,7 +70,7 @@ def test_the_choice_is_by_seed_and_nearly_the_same_after_a_change():
 
 
 def test_known_mutants(tmp_path):
-    """Sign, saturation and rounding of the requantizer are killed; a sum's width that nobody meets changes no netlist."""
+    """Sign, saturation and rounding of the requantizer are killed; a constant cut to its width changes no netlist."""
     by_text = {(m.before, m.after): m.id for m in mutate.mutants("requantizer")}
     ids = [
         by_text["scaled + half.as_unsigned()", "(scaled - half.as_unsigned())"],

@@ -2,8 +2,8 @@
 
     python -m lepton.verif.mutate [UNIT ...] [--count N] [--seed S] [--jobs N] [--id ID] [--json FILE] [--list]
 
-A UNIT is a group (`array`, `quantizer`, `controller`, `memory`) or one of its modules (`pe`, `tail`, ...). A mutant changes
-one expression or drops one assignment. It is *killed* when a test fails or runs out of time; *equivalent* when it gives
+A UNIT is a group (`array`, `quantizer`, `controller`, `memory`) or one of its modules (`pe`, ...). A mutant changes one
+expression or drops one assignment. It is *killed* when a test fails or runs out of time; *equivalent* when it gives
 the same netlist as the original for all of `PROBES`, or survives and `verif/survivors.yaml` says why; *invalid* (not
 counted) when it cannot be built. Score: killed of those that are not equivalent. Survivors are listed; exit code 1 when
 a group is below `GOAL`.
@@ -83,7 +83,7 @@ PROBES = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of a module. `id` depends on the function, the text of the statement and the change, not on where it is."""
+    """One change of a module. Its `id` depends on function, text of the statement and change, not on where it is."""
 
     id: str
     module: str
