@@ -160,19 +160,15 @@ def _fit_elsewhere(model: Model, config: NpuConfig) -> str:
     return "no preset fits"
 
 
-def check_model(model: Model, config: NpuConfig, clock_mhz: float = 50.0) -> dict:
-    """The report on a model that can be read: JSON-able, see the README for its keys.
-
-    `supported` is False when it does not fit; `reason` then says why and what would help.
-    """
-    rows = _rows_of_model(model, Compiler(model, config))
-    report = {
-        "supported": True,
-        "model": model.name,
+def _report(name: str, config: NpuConfig, clock_mhz: float, rows: list[dict]) -> dict:
+    """A report in which only what the rows tell is known."""
+    return {
+        "supported": False,
+        "model": name,
         "config": config.name,
         "reason": None,
         "operators": rows,
-        "macs": sum(r["macs"] for r in rows),
+        "macs": None,
         "cycles": None,
         "utilization": None,
         "clock_mhz": clock_mhz,
@@ -182,12 +178,21 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = 50.0) -> dic
         "weight_tiles": None,
         "weight_tiles_limit": config.resident_tiles,
         "external_bytes": None,
-        "weight_bytes": sum(r["weight_bytes"] for r in rows),
+        "weight_bytes": sum(row["weight_bytes"] for row in rows),
     }
+
+
+def check_model(model: Model, config: NpuConfig, clock_mhz: float = 50.0) -> dict:
+    """The report on a model that can be read: JSON-able, see the README for its keys.
+
+    `supported` is False when it does not fit; `reason` then says why and what would help.
+    """
+    rows = _rows_of_model(model, Compiler(model, config))
+    report = _report(model.name, config, clock_mhz, rows)
+    report["macs"] = sum(row["macs"] for row in rows)
     try:
         program = compile_model(model, config)
     except CompileError as error:
-        report["supported"] = False
         report["reason"] = f"{error} ({_fit_elsewhere(model, config)})"
         return report
     cycles = layer_cycles(program)
@@ -207,6 +212,7 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = 50.0) -> dic
     total = sum(cycles)
     word = 6 + config.tile_bytes
     report.update(
+        supported=True,
         cycles=total,
         utilization=sum(x.macs for x in program.layers) / (config.macs_per_cycle * total) if total else None,
         seconds=total / (clock_mhz * 1e6),
@@ -249,21 +255,7 @@ def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig
         raise error from None
     if not any(row["where"] == "unsupported" for row in rows):
         raise error
-    return {
-        "supported": False,
-        "model": name,
-        "config": config.name,
-        "reason": str(error),
-        "operators": rows,
-        "macs": None,
-        "cycles": None,
-        "utilization": None,
-        "clock_mhz": clock_mhz,
-        "seconds": None,
-        "memory_peak": None,
-        "memory_bytes": config.act_bytes,
-        "weight_bytes": sum(row["weight_bytes"] for row in rows),
-    }
+    return _report(name, config, clock_mhz, rows) | {"reason": str(error)}
 
 
 def _refused_row(root, o, index, tensors, broken) -> dict:

@@ -199,6 +199,42 @@ def draw_causes(rows: list[Row], title: str) -> bytes:
     return _png(figure)
 
 
+def _label_points(axis, points: list[tuple[float, float, int]]) -> None:
+    """Write the index of each (x, y, index) beside it: one label for points that coincide, labels apart if they can."""
+    from matplotlib.transforms import Bbox
+
+    figure = axis.figure
+    figure.draw_without_rendering()  # so that the places on the page are known
+    groups: list[tuple[float, float, list[int]]] = []
+    for x, y, index in points:
+        px, py = axis.transData.transform((x, y))
+        near = next((g for g in groups if abs(g[0] - px) < 7 and abs(g[1] - py) < 7), None)
+        if near is None:
+            groups.append((px, py, [index]))
+        else:
+            near[2].append(index)
+    taken = [Bbox.from_extents(px - 4, py - 4, px + 4, py + 4) for px, py, _ in groups]
+    spots = [(1, -1), (1, 1), (-1, -1), (-1, 1), *((0, sign * far) for far in (2, 3.2, 4.4) for sign in (-1, 1))]
+    for px, py, indexes in groups:
+        for spot in spots:
+            across, down = spot
+            label = axis.annotate(
+                ", ".join(map(str, indexes)),
+                axis.transData.inverted().transform((px, py)),
+                (5 * across, 7 * down),
+                textcoords="offset points",
+                ha={1: "left", -1: "right", 0: "center"}[across],
+                va="center",
+                fontsize=7,
+                arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#888", "shrinkB": 3} if across == 0 else None,
+            )
+            box = label.get_window_extent()
+            if spot == spots[-1] or not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            label.remove()
+
+
 def draw_roofline(rows: list[Row], config: NpuConfig, title: str) -> bytes:
     """PNG: MACs a cycle over MACs a byte moved inside the chip, under the roof of multipliers and memories."""
     plt = _pyplot()
@@ -224,14 +260,6 @@ def draw_roofline(rows: list[Row], config: NpuConfig, title: str) -> bytes:
                 edgecolors="white",
                 label=kind.lower(),
             )
-    for place, row in enumerate(points):
-        axis.annotate(
-            str(row.index),
-            (row.macs / row.bytes_moved, row.macs / row.count.cycles),
-            (5, -11 - 9 * (place % 2)),
-            textcoords="offset points",
-            fontsize=7,
-        )
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlim(low, high)
@@ -243,6 +271,7 @@ def draw_roofline(rows: list[Row], config: NpuConfig, title: str) -> bytes:
     axis.grid(True, which="major", color="#e5e5e5")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="lower right", fontsize=8)
+    _label_points(axis, [(row.macs / row.bytes_moved, row.macs / row.count.cycles, row.index) for row in points])
     return _png(figure)
 
 

@@ -148,3 +148,16 @@ def test_a_file_in_place_of_the_folder(tmp_path, shared):
 
     with pytest.raises(UserError, match="is a file"):
         profile.command(Args())
+
+
+def test_labels_of_points_that_coincide_do_not_overlap():
+    plt = profile._pyplot()
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    rng = np.random.default_rng(3)
+    points = [(1.0, 2.0, i) for i in range(6)] + [(*(1 + rng.random(2)), i) for i in range(6, 14)]
+    axis.set(xscale="log", yscale="log", xlim=(0.1, 10), ylim=(0.1, 10))
+    profile._label_points(axis, points)
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert sorted(int(i) for text in axis.texts for i in text.get_text().split(",")) == list(range(14))
+    assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+    plt.close(figure)
