@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import NpuConfig
+from .isa import MIN_LINE_DELAY
 from .multiplier import RowMultiplier
 from .pe import Pe
 
@@ -31,7 +32,7 @@ class Array(wiring.Component):
     path.
     """
 
-    MIN_LINE_DELAY = 4
+    MIN_LINE_DELAY = MIN_LINE_DELAY
 
     def __init__(self, config: NpuConfig):
         self._config = config

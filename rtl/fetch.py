@@ -1,11 +1,11 @@
 """Instruction fetch: program memory to the three engines' queues."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import NpuConfig
-from .isa import OPS, WORD_BITS, Opcode
+from .isa import OPS, WORD_BITS, Op, Opcode, last_word, rules
 from .skid import SkidQueue
 
 __all__ = ["Fetch"]
@@ -21,12 +21,14 @@ class Fetch(wiring.Component):
         ``start`` In(1): pulse; starts (or restarts) at word ``pc`` · ``pc`` In(16)
         ``p_en`` Out(1), ``p_addr`` Out(16): read of the program memory · ``p_data`` In(64): its word one cycle later
         ``o_load`` Stream(128), ``o_mul`` Stream(256), ``o_tail`` Stream(256): instructions, unused high bits undefined
-        ``done_fetching`` Out(1): END was read · ``error`` Out(1): an unknown opcode, or the program ran off the
-        memory. Either stops the fetch; both hold until the next ``start``. Queued instructions stay.
+        ``moved`` Out(1): a word is taken · ``done_fetching`` Out(1): END was read · ``error`` Out(1): an unknown
+        opcode, or the program ran off the memory · ``bad`` Out(1): an instruction breaks one of `isa.rules`. Each of
+        the three stops the fetch and holds until the next ``start``. Queued instructions stay; one whose last word
+        shows that it breaks a rule is queued too.
     Throughput: one word a cycle. An instruction's last word waits while its queue (``DEPTH`` instructions) is full.
     Latency: with ``start`` in cycle s and no stall, word k (counted from the first) is taken in cycle s + 2 + k; the
-    instruction of which it is the last word is valid at its output in cycle s + 3 + k, and ``done_fetching`` or
-    ``error`` is up in s + 3 + k. Reset: stopped, queues empty.
+    instruction of which it is the last word is valid at its output in cycle s + 3 + k, and ``done_fetching``,
+    ``error`` or ``bad`` (by the first word with which it is certain) is up in s + 3 + k. Reset: stopped, queues empty.
     """
 
     DEPTH = 2
@@ -45,6 +47,8 @@ class Fetch(wiring.Component):
                 "o_tail": Out(stream.Signature(_BITS["tail"])),
                 "done_fetching": Out(1),
                 "error": Out(1),
+                "bad": Out(1),
+                "moved": Out(1),
             }
         )
 
@@ -66,6 +70,7 @@ class Fetch(wiring.Component):
             self.p_addr.eq(addr),
         ]
         m.d.sync += [at.eq(addr), have.eq(running)]
+        m.d.comb += self.moved.eq(take)
 
         index = Signal(2)  # word within the instruction
         opcode, held = Signal(4), Signal(4)
@@ -84,6 +89,16 @@ class Fetch(wiring.Component):
         outside = Signal()
         m.d.comb += outside.eq(at >= self._config.program_words)
 
+        # A rule is looked at with the last word it needs; `parts` and the word at hand are the instruction so far.
+        broken = Signal()
+        for op in OPS.values():
+            for k in range(op.words):
+                so_far = Cat(*parts[:k], self.p_data)
+                found = [self._broken(op, rule, so_far) for rule in rules(op, self._config) if last_word(op, rule) == k]
+                if found:
+                    with m.If((opcode == op.opcode) & (index == k)):
+                        m.d.comb += broken.eq(Cat(found).any())
+
         with m.If(have & running):
             with m.If(outside | ~known):
                 m.d.sync += [self.error.eq(1), running.eq(0)]
@@ -91,6 +106,8 @@ class Fetch(wiring.Component):
                 m.d.sync += [self.done_fetching.eq(1), running.eq(0)]
             with m.Elif(~blocked):
                 m.d.comb += take.eq(1)
+                with m.If(broken):
+                    m.d.sync += [self.bad.eq(1), running.eq(0)]
                 m.d.sync += [held.eq(opcode), index.eq(Mux(last, 0, index + 1))]
                 with m.Switch(index):
                     for k, part in enumerate(parts):
@@ -117,5 +134,22 @@ class Fetch(wiring.Component):
                 index.eq(0),
                 self.done_fetching.eq(0),
                 self.error.eq(0),
+                self.bad.eq(0),
             ]
         return m
+
+    @staticmethod
+    def _broken(op: Op, rule, so_far):
+        """Whether the instruction, of which the lowest bits are known, breaks the rule."""
+
+        def field(name):
+            at, f = op.offset(name)
+            return so_far[at : at + f.bits]
+
+        value = field(rule.field)
+        out = Const(0)
+        if rule.low:
+            out = value == 0 if rule.low == 1 else value < rule.low
+        if rule.high is not None:
+            out = out | (Const(1) if rule.high < 0 else value > rule.high)
+        return out & (field(rule.when) == rule.equals) if rule.when else out

@@ -136,7 +136,74 @@ TABLE = Op(
     ),
 )
 
+TABLE_ENTRIES = 32
+"""Parameter entries that a TABLE reads."""
+
 OPS = {op.opcode: op for op in (END, LOAD, MUL, TAIL, TABLE)}
+
+MIN_LINE_DELAY = 4
+"""Cycles a depthwise line buffer delays at least: its write and its read never meet."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`low` <= field <= `high` in every instruction in which the one-bit field `when` (if named) equals `equals`."""
+
+    field: str
+    low: int = 0
+    high: int | None = None
+    when: str = ""
+    equals: int = 1
+
+    def __str__(self):
+        limit = f"at least {self.low}" if self.high is None else f"at most {self.high}"
+        limit = limit if self.low == 0 or self.high is None else f"{self.low} to {self.high}"
+        return f"must be {limit}" + (f" when {self.when} is {self.equals}" if self.when else "")
+
+
+def rules(op: Op, config) -> tuple[Rule, ...]:
+    """What `fetch` checks of an instruction: one that breaks a rule ends the run with BAD_INSTRUCTION.
+
+    A rule whose `high` is negative cannot be kept: this configuration has no such instruction.
+    """
+    if op is LOAD:
+        return Rule("count", 1), *(() if config.ring_tiles else (Rule("external", 0, 0),))
+    if op is MUL:
+        line = Rule("line_delay", MIN_LINE_DELAY, config.line_depth, "depthwise")
+        return (
+            *(Rule(name, 1) for name in ("groups", "width", "height")),
+            Rule("still", 0, 0, "depthwise"),
+            Rule("out_width", 1, None, "depthwise"),
+            Rule("subsample", 1, None, "depthwise"),
+            *((line,) if config.segments > 1 else ()),
+        )
+    if op is TAIL:
+        windows = [
+            Rule(name, 0, 1, when, equals)
+            for name in ("window_x", "window_y")
+            for when, equals in (("stack", 1), ("to_acc", 1), ("clamp", 0))
+        ]
+        return *(Rule(name, 1) for name in ("width", "height", "window_x", "window_y", "channels")), *windows
+    if op is TABLE:
+        return (Rule("param", 0, config.params - TABLE_ENTRIES),)
+    return ()
+
+
+def broken(op: Op, config, values: dict) -> Rule | None:
+    """The first rule that an instruction's fields break, in the order of the words in which `fetch` sees it."""
+    for rule in sorted(rules(op, config), key=lambda r: last_word(op, r)):
+        v = values[rule.field]
+        if rule.when and values[rule.when] != rule.equals:
+            continue
+        if v < rule.low or (rule.high is not None and v > rule.high):
+            return rule
+    return None
+
+
+def last_word(op: Op, rule: Rule) -> int:
+    """The word of the instruction with which all that a rule looks at is known."""
+    ends = [at + f.bits for at, f in (op.offset(name) for name in (rule.field, rule.when) if name)]
+    return (max(ends) - 1) // WORD_BITS
 
 
 def encode(op: Op, **values) -> list[int]:
@@ -259,10 +326,15 @@ class Reg(IntEnum):
 
 
 class Status(IntEnum):
+    """State of the last run. From BAD_OPCODE on: it ended with an error, see `docs/architecture.md`, Errors."""
+
     IDLE = 0
     RUNNING = 1
     DONE = 2
-    BAD_OPCODE = 3
+    BAD_OPCODE = 3  # an unknown opcode, or the program ran off its memory
+    BAD_INSTRUCTION = 4  # a known opcode with fields the machine does not define
+    BAD_ADDRESS = 5  # an access outside a memory
+    STALLED = 6  # nothing went on any more: something is awaited that never comes
 
 
 MAGIC = 0x4E54504C

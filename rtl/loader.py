@@ -29,6 +29,7 @@ class Loader(wiring.Component):
         ``o`` Stream(TILE_LAYOUT): tiles in order
         ``ring_count`` In(20): tiles complete in the ring and not yet given back by ``ring_free``
         ``ring_free`` In(1): a ring tile was loaded (from the multiply engine) · ``busy`` Out(1): an instruction is held
+        ``bad_address`` Out(1): in the cycle before, a descriptor beyond the weight store was read
     An external tile is read only when ``ring_count`` covers it; ring tiles are used in rising order from
     ``resident_tiles``, wrapping at ``weight_tiles``, running on from one LOAD to the next.
     Throughput: one tile a cycle, no gap between instructions. Latency: an instruction accepted in cycle c has its
@@ -51,6 +52,7 @@ class Loader(wiring.Component):
                 "ring_count": In(20),
                 "ring_free": In(1),
                 "busy": Out(1),
+                "bad_address": Out(1),
             }
         )
 
@@ -85,6 +87,7 @@ class Loader(wiring.Component):
             self.d_tile.eq(Mux(external, ring, tile)),
             self.i.ready.eq(~self.busy | (self.d_en & final)),
         ]
+        m.d.sync += self.bad_address.eq(self.d_en & ~external & (tile >= self._config.weight_tiles))
         m.d.sync += claimed.eq(claimed + self.d_en - pop)
         with m.If(self.d_en):
             m.d.sync += [left.eq(left - 1), final.eq(left == 2), tile.eq(tile + 1)]

@@ -52,12 +52,15 @@ class MultiplyEngine(wiring.Component):
         ``o_act`` Out(W x signed(8)), ``o_depthwise``, ``o_swap`` Out(1), ``o_line_delay`` Out(10): to the array;
         ``o_act`` is meaningless in cycles without a vector, ``o_swap`` is 0 there
         ``a_en``, ``a_bank``, ``a_init`` Out(1), ``a_entry`` Out(10): accumulators, in the cycle of the array's sum
-        ``token_in`` In(1): pulse, gives a data token (at most 255 kept)
+        ``token_in`` In(1): pulse, gives a data token; as many are kept as a program has room for TAILs
         ``bank_free`` In(1): pulse, the tail gives a bank back
         ``bank_ready`` Out(1): pulse, all sums of a released bank are visible from this cycle on
         ``ring_count`` In(20): tiles complete in the ring and not yet freed; one less from the cycle after ``ring_free``
         ``ring_free`` Out(1): pulse, a ring tile is being loaded: its row r is read `skew(r)` cycles after this one
         ``idle`` Out(1): no instruction held, nothing in flight · ``cause`` Out(3): `Cause` of this cycle
+        ``bad_address`` Out(1): pulse, a tile, an accumulator entry or an activation that is not masked lies outside its
+        memory · ``bad_outputs`` Out(1): pulse, a stream row ended before its depthwise outputs. Both come before the
+        sum of the vector, so that a reset in the cycle of the pulse prevents the write
 
     Timing. A tile pass *starts* in cycle s when: the pass before issues its last vector (or none is running), a MUL is
     held (accepted in s - 1 or before), the next tile is in the loader's queue (LOAD accepted in s - 3 or before), the
@@ -69,7 +72,7 @@ class MultiplyEngine(wiring.Component):
     of: instruction (FETCH), token (ACTIVATIONS), bank (TAIL), tile (WEIGHTS).
     The next MUL is accepted in the cycle in which the last tile of the one before starts. `load` is issued so that
     it meets row 0 one cycle before the tile's swap: the swap of the tile before was in that cycle at the latest.
-    Requires width, height, groups, subsample, out_width >= 1 and (out_width - 1) * subsample < width.
+    Requires instructions that keep `isa.rules`.
     Throughput: one vector a cycle over tiles, groups and instructions. Reset: idle, both banks free, no token.
     """
 
@@ -120,6 +123,8 @@ class MultiplyEngine(wiring.Component):
                 "ring_free": Out(1),
                 "idle": Out(1),
                 "cause": Out(3, init=Cause.FETCH),
+                "bad_address": Out(1),
+                "bad_outputs": Out(1),
             }
         )
 
@@ -161,7 +166,7 @@ class MultiplyEngine(wiring.Component):
         group_end, take_end = Signal(), Signal()
         accept = Signal()
 
-        tokens = Signal(8)
+        tokens = Signal(range(config.program_words // isa.TAIL.words + 1))  # a program posts no more
         take_token = Signal()
         bank = Signal()
         have_bank = Signal()
@@ -182,7 +187,7 @@ class MultiplyEngine(wiring.Component):
             release.eq(start & group_end & t.release & (~t.stack | last_group)),
         ]
         m.d.sync += [
-            tokens.eq(tokens + (self.token_in & (tokens != 255)) - take_token),
+            tokens.eq(tokens + self.token_in - take_token),
             banks_free.eq(banks_free + self.bank_free - acquire),
         ]
         with m.If(release):
@@ -372,12 +377,39 @@ class MultiplyEngine(wiring.Component):
         at_inside = _chain(m, inside_y, first, "mask_y")[-1]
         mask = Signal(len(self.o_act))
         m.d.comb += mask.eq(Cat((at_x >= -j) & (at_room > j) & at_inside for j in range(len(self.o_act))))
-        mask = _chain(m, mask, path - 1 - first, "mask")[-1]
+        masks = _chain(m, mask, path - 1 - first, "mask")
+        mask = masks[-1]
         zero = _chain(m, v["zero_point"], path - 1, "zero_point")[-1]
         for j in range(len(self.o_act)):
             lane = Signal(signed(8), name=f"lane{j}", reset_less=True)
             m.d.sync += lane.eq(Mux(mask[j], self.i_data[j], zero))
             m.d.comb += self.o_act[j].eq(lane)
+        # Lane j reads byte address + j. It is inside the memory when the upper bits of the address are zero, or all one
+        # (just below 0) and the lower ones overflow.
+        bits, lanes = config.act_bytes.bit_length() - 1, len(self.o_act)
+        outside_read = Signal()
+        if bits < len(address):
+            k = (lanes - 1).bit_length()
+            checked = min(1, len(masks) - 1)  # with the mask registered if it is
+
+            def late(value, name):
+                return _chain(m, value, first + checked, name)[-1]
+
+            near = address[k:bits].all()
+            plain = late(address[bits:] == 0, "read_plain")
+            carried = late(Mux(near, address[bits:].all(), address[bits:] == 0), "read_carried")
+            low = late(address[:k], "read_low")
+            issued = _chain(m, running, first + checked, "read_issued", reset_less=False)[-1]
+            wrong = [masks[checked][j] & ~Mux(low >= (1 << k) - j, carried, plain) for j in range(lanes)]
+            m.d.comb += outside_read.eq(issued & Cat(wrong).any())
+        outside = Signal()
+        m.d.comb += outside.eq(running & output & (entry >= config.acc_depth))
+        bad_vector = Signal()
+        m.d.sync += bad_vector.eq(outside | outside_read)
+        m.d.comb += self.bad_address.eq(bad_vector | loader.bad_address)
+        m.d.sync += self.bad_outputs.eq(
+            running & v["depthwise"] & (lag == 0) & (skip == 0) & (row_phase == 0) & lag_x_end & q_open & ~row_done
+        )
         m.d.comb += [
             self.o_swap.eq(_chain(m, swap, path, "swap", reset_less=False)[-1]),
             self.o_depthwise.eq(_chain(m, v["depthwise"], path, "depthwise")[-1]),

@@ -31,13 +31,18 @@ class Npu(wiring.Component):
 
     Run: with START taken in cycle s the engines are cleared, and the run's cycles are s + 1 (`fetch` starts) to the one
     in which END has been read and all engines are idle; CYCLES counts them, and each is counted as one `Cause`, so the
-    counters sum to CYCLES. DRAIN: no MUL is left and no vector is issued. An unknown opcode clears the engines and
-    sets BAD_OPCODE. RESET clears them and sets IDLE; memories and counters stay. During a run the memories belong to
-    the engines, else to the link.
+    counters sum to CYCLES. DRAIN: no MUL is left and no vector is issued. RESET clears the engines and sets IDLE;
+    memories and counters stay. During a run the memories belong to the engines, else to the link.
+    Errors: `fetch`, `multiply` and `tail` report what the machine does not do; the engines are cleared at once and the
+    status tells which (`Status`). When nothing progressed for ``watchdog`` cycles (no word fetched, no vector issued,
+    no tail read, no external byte came) the run ends with STALLED.
     """
 
-    def __init__(self, config: NpuConfig):
+    def __init__(self, config: NpuConfig, watchdog: int = 65536):
+        if watchdog < 64:
+            raise ValueError(f"watchdog={watchdog}: must be at least 64, or the pipelines look like a stall")
         self._config = config
+        self._watchdog = watchdog
         members = {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))}
         if config.ring_tiles:
             members["x_req"] = Out(stream.Signature(BURST))
@@ -71,9 +76,25 @@ class Npu(wiring.Component):
         status = Signal(Status)
         running, finished = Signal(), Signal()
         go = Signal()
+        failed, failure = Signal(), Signal(Status)
+        progress = Signal()
+        quiet = Signal(range(self._watchdog))  # cycles without progress
+        stalled = Signal()
+        m.d.sync += [
+            quiet.eq(Mux(running & ~progress, quiet + 1, 0)),
+            stalled.eq(running & ~progress & (quiet == self._watchdog - 1)),
+        ]
+        with m.If(fetch.error):
+            m.d.comb += [failed.eq(1), failure.eq(Status.BAD_OPCODE)]
+        with m.Elif(fetch.bad | multiply.bad_outputs | tail.bad_bank):
+            m.d.comb += [failed.eq(1), failure.eq(Status.BAD_INSTRUCTION)]
+        with m.Elif(multiply.bad_address | tail.bad_address):
+            m.d.comb += [failed.eq(1), failure.eq(Status.BAD_ADDRESS)]
+        with m.Else():
+            m.d.comb += [failed.eq(stalled), failure.eq(Status.STALLED)]
         m.d.comb += [
             running.eq(status == Status.RUNNING),
-            clear.eq(link.start | link.reset_run | (running & fetch.error)),
+            clear.eq(link.start | link.reset_run | (running & failed)),
             link.busy.eq(running | link.start),
             fetch.start.eq(go),
             fetch.pc.eq(link.start_pc),
@@ -83,8 +104,8 @@ class Npu(wiring.Component):
             m.d.sync += status.eq(Status.IDLE)
         with m.Elif(link.start):
             m.d.sync += status.eq(Status.RUNNING)
-        with m.Elif(running & fetch.error):
-            m.d.sync += status.eq(Status.BAD_OPCODE)
+        with m.Elif(running & failed):
+            m.d.sync += status.eq(failure)
         with m.Elif(running & finished):
             m.d.sync += status.eq(Status.DONE)
 
@@ -169,7 +190,7 @@ class Npu(wiring.Component):
                 self.x_w_addr.eq(link.w_index),
                 self.x_w_data.eq(link.w_data),
             ]
-        prefetch_idle = 1
+        prefetch_idle, external_byte = 1, 0
         if config.ring_tiles:
             m.submodules.prefetch = prefetch = Prefetch(config)
             wiring.connect(m, fetch.o_load, prefetch.i)
@@ -188,7 +209,7 @@ class Npu(wiring.Component):
                 prefetch.ring_free.eq(multiply.ring_free),
                 multiply.ring_count.eq(prefetch.ring_count),
             ]
-            prefetch_idle = prefetch.idle
+            prefetch_idle, external_byte = prefetch.idle, self.x_data.valid
         else:
             wiring.connect(m, fetch.o_load, multiply.i_load)
 
@@ -223,6 +244,7 @@ class Npu(wiring.Component):
             multiply.token_in.eq(tail.post),
             multiply.bank_free.eq(tail.bank_free),
             tail.bank_ready.eq(multiply.bank_ready),
+            progress.eq(fetch.moved | (multiply.cause == Cause.MULTIPLY) | tail.t_r_en | external_byte),
             finished.eq(
                 fetch.done_fetching
                 & ~(fetch.o_load.valid | fetch.o_mul.valid | fetch.o_tail.valid)

@@ -1,6 +1,6 @@
 """The tail: from accumulators to activations."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -39,9 +39,12 @@ class TailEngine(wiring.Component):
         reads them
         ``w_en``, ``w_addr``, ``w_count``, ``w_data``: Out(ArrayLayout(signed(8), lanes)): activation write
         ``p_en``, ``p_addr``: Out; ``p_data``: In(72), one cycle later
+        ``bad_address``: Out(1), pulse: an accumulator entry, a parameter entry or an activation lies outside its memory
+        ``bad_bank``: Out(1), pulse: a sub-group works without a bank, or takes one while one is held. Both come in the
+        cycle after the read (or before it), so that a reset in their cycle prevents the write
 
-    Outside the contract: to_acc with a window, a window without clamp, an entry read after the same instruction wrote
-    it, zero width, height, window or channels. Without clamp, memory gets the low byte.
+    Outside the contract: an instruction that breaks `isa.rules`, an entry read after the same instruction wrote it.
+    Without clamp, memory gets the low byte.
 
     Timing, all of it fixed. With S = ceil(channels/lanes) sub-groups, valid(k) lanes in sub-group k, and reads =
     width*height*window_x*window_y*(2 if dual else 1), an instruction accepted in cycle A reads sub-group k in cycles
@@ -92,6 +95,8 @@ class TailEngine(wiring.Component):
                 "p_en": Out(1),
                 "p_addr": Out(16),
                 "p_data": In(72),
+                "bad_address": Out(1),
+                "bad_bank": Out(1),
             }
         )
 
@@ -149,11 +154,13 @@ class TailEngine(wiring.Component):
         step = Signal()  # last read of a window position
         window_done, sub_done, group_done, all_done = Signal(), Signal(), Signal(), Signal()
         last_sub, last_of_group = Signal(), Signal()
+        count = Signal(range(lanes + 1))  # lanes that carry a channel
         m.d.comb += [
             step.eq(run & (half | ~dual)),
             window_done.eq(step & wx_last & wy_last),
             sub_done.eq(window_done & ox_last & oy_last),
             last_sub.eq(left <= lanes),
+            count.eq(Mux(last_sub, left[: len(count)], lanes)),
             last_of_group.eq(last_sub | (sub == subs - 1)),
             group_done.eq(sub_done & last_of_group),
             all_done.eq(sub_done & last_sub),
@@ -243,21 +250,48 @@ class TailEngine(wiring.Component):
         needs = Signal()
         close = Signal()  # this read is the last of a bank to be closed
         release = Signal()
+        ready = Signal()  # but for the bank, the next sub-group may start
         available = Signal(2)
         m.d.comb += [
             needs.eq(Mux(sub_done, last_of_group & ins.take & ~ins.stack, need_bank)),
             available.eq(credit + self.bank_ready),
             release.eq(group_done & ins.release & (last_sub | ~ins.stack)),
             close.eq(release & ins.to_acc),
-            go.eq(
+            ready.eq(
                 have
                 & Mux(run, sub_done & ~last_sub & ~close, 1)
                 & (full | (p_run & p_last))
-                & (available.any() | ~needs)
                 & (begun | ~busy | done)
                 & (~closing | closed)
             ),
+            go.eq(ready & (available.any() | ~needs)),
         ]
+        holding = Signal()  # a bank was taken and not given back
+        with m.If(go & needs):
+            m.d.sync += holding.eq(1)
+        with m.Elif(release):
+            m.d.sync += holding.eq(0)
+        m.d.sync += self.bad_bank.eq(ready & (needs == (holding & ~release)))
+
+        # Checks of addresses, with the reads.
+        p_outside, p_bad = Signal(), Signal()
+        m.d.comb += p_outside.eq(p_run & (self.p_addr >= self._config.params))
+        with m.If(accept):
+            m.d.sync += p_bad.eq(0)
+        with m.Elif(p_outside):
+            m.d.sync += p_bad.eq(1)
+        bits = self._config.act_bytes.bit_length() - 1
+        beyond = Const(0)
+        if bits < len(address):
+            beyond = address[bits:].any()
+            if lanes > 1:
+                k = (lanes - 1).bit_length()
+                beyond = beyond | (address[k:bits].all() & (address[:k] + count > 1 << k))
+        m.d.sync += self.bad_address.eq(
+            (run & (self.t_r_entry >= self._config.acc_depth))
+            | (window_done & ~ins.to_acc & beyond)
+            | (go & (p_bad | p_outside))
+        )
         with m.If(sub_done):
             m.d.sync += need_bank.eq(needs)
         with m.If(go):
@@ -337,7 +371,7 @@ class TailEngine(wiring.Component):
             place_w.addr.eq(now),
             place_w.data.address.eq(Mux(ins.to_acc, entry, address)),
             place_w.data.sub.eq(sub),
-            place_w.data.count.eq(Mux(last_sub, left[: len(place_w.data.count)], lanes)),
+            place_w.data.count.eq(count),
             place_r.en.eq(1),
             place_r.addr.eq(now - (to_acc - 1)),
         ]

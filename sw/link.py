@@ -24,6 +24,15 @@ REFUSALS = {
 }
 
 
+FAILURES = {
+    Status.BAD_OPCODE: "an unknown instruction, or END is missing; load the program again",
+    Status.BAD_INSTRUCTION: "an instruction that this machine does not have; is the program for this configuration?",
+    Status.BAD_ADDRESS: "an access outside a memory; is the program for this configuration?",
+    Status.STALLED: "the program waits for something that never comes; load program and weights again",
+}
+"""What a run that ended with an error means, by its status."""
+
+
 class LinkError(RuntimeError):
     """A request that could not be carried out, in one line. `result`: the device's refusal, None if there was none."""
 
@@ -176,8 +185,8 @@ class Device:
     def wait(self, timeout: float = 10.0, poll: float = 0.001) -> dict[Reg, int]:
         """Wait until the run started last is done and return all registers.
 
-        Raises LinkError if it does not end within `timeout` seconds, stopped on an unknown opcode, or is not the
-        device's last run (it was reset).
+        Raises LinkError if it does not end within `timeout` seconds, stopped with an error, or is not the device's last
+        run (it was reset).
         """
         if self._run_id is None:
             raise LinkError("nothing to wait for: no run was started")
@@ -189,8 +198,8 @@ class Device:
                 raise LinkError("the device was reset during the run; load everything again")
             if status == Status.DONE:
                 return registers
-            if status == Status.BAD_OPCODE:
-                raise LinkError("the run stopped on an unknown instruction; load the program again")
+            if status in FAILURES:
+                raise LinkError(f"the run stopped: {FAILURES[status]}")
             if time.monotonic() >= deadline:
                 cycles = registers[Reg.CYCLES]
                 raise LinkError(f"the run did not end in {timeout:g} s ({cycles} cycles so far); reset() stops it")

@@ -24,9 +24,9 @@ def simulate(dut, *benches):
     sim.run()
 
 
-def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1):
-    """Run a program; returns ({target: [(cycle, value)]}, (cycle, done, error) or None). Cycle 0 has `start`."""
-    dut = Fetch(CONFIG)
+def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1, config=CONFIG):
+    """Run a program; returns ({target: [(cycle, value)]}, (cycle, done, error, bad) or None). Cycle 0 has `start`."""
+    dut = Fetch(config)
     rng = random.Random(seed)
     got = {"load": [], "mul": [], "tail": []}
     ended = []
@@ -44,9 +44,9 @@ def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1):
                 o = getattr(dut, f"o_{name}")
                 if ctx.get(o.valid) and ctx.get(o.ready):
                     seen.append((cycle, ctx.get(o.payload)))
-            done, error = ctx.get(dut.done_fetching), ctx.get(dut.error)
-            if cycle and (done or error) and not ended:
-                ended.append((cycle, done, error))
+            end = ctx.get(dut.done_fetching), ctx.get(dut.error), ctx.get(dut.bad)
+            if cycle and any(end) and not ended:
+                ended.append((cycle, *end))
             read = ctx.get(dut.p_addr) if ctx.get(dut.p_en) else None
             await ctx.tick()
 
@@ -54,11 +54,22 @@ def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1):
     return got, ended[0] if ended else None
 
 
+def legal(op, config, rng):
+    """Random fields that keep the rules."""
+    values = {f.name: rng.getrandbits(f.bits) for f in op.fields if f.name != "opcode" and not f.signed}
+    while rule := isa.broken(op, config, values):
+        top = (1 << op.offset(rule.field)[1].bits) - 1
+        values[rule.field] = rng.randint(rule.low, top if rule.high is None else rule.high)
+        if rule.when:
+            values[rule.when] = rng.getrandbits(1)
+    return values
+
+
 def random_program(rng, n):
     words, expected, last = [], {"load": [], "mul": [], "tail": []}, []
     for _ in range(n):
         op = rng.choice(list(TARGET))
-        values = {f.name: rng.getrandbits(f.bits) for f in op.fields if f.name != "opcode" and not f.signed}
+        values = legal(op, CONFIG, rng)
         new = isa.encode(op, **values)
         words += new
         raw = sum(w << 64 * i for i, w in enumerate(new))
@@ -73,7 +84,7 @@ def test_program_order(stall):
     words, expected, last = random_program(rng, 16)
     got, ended = run_fetch(words, cycles=100 if stall < 0.9 else 600, stall=stall)
     assert {k: [v for _, v in s] for k, s in got.items()} == expected
-    assert ended[1:] == (1, 0)
+    assert ended[1:] == (1, 0, 0)
     if not stall:
         assert ended[0] == len(words) - 1 + 3
         for name in got:
@@ -83,7 +94,7 @@ def test_program_order(stall):
 def test_start_word():
     words = [0] * 5 + isa.encode(isa.TABLE, param=9) + isa.encode(isa.END)
     got, ended = run_fetch(words, pc=5)
-    assert [v for _, v in got["tail"]] == [words[5]] and ended == (4, 1, 0)
+    assert [v for _, v in got["tail"]] == [words[5]] and ended == (4, 1, 0, 0)
 
 
 def test_a_full_queue_stops_the_fetch():
@@ -95,19 +106,62 @@ def test_a_full_queue_stops_the_fetch():
 @pytest.mark.parametrize("code", [0, 6, 15])
 def test_unknown_opcode(code):
     got, ended = run_fetch(isa.encode(isa.TABLE) + [code] + isa.encode(isa.END))
-    assert len(got["tail"]) == 1 and ended == (4, 0, 1)
+    assert len(got["tail"]) == 1 and ended == (4, 0, 1, 0)
+
+
+RULES = [
+    pytest.param(config, op, rule, id=f"{config.name}-{op.opcode.name}-{rule.field}-{rule.when}")
+    for config in (NpuConfig("plain", program_words=64, params=16), NpuConfig("ring", rows=9, cols=8, ring_tiles=8))
+    for op in isa.OPS.values()
+    for rule in isa.rules(op, config)
+]
+LEGAL = dict.fromkeys(["count", "groups", "width", "height", "out_width", "subsample", "window_x", "window_y"], 1)
+LEGAL |= {"line_delay": 9, "channels": 1, "clamp": 1}
+
+
+@pytest.mark.parametrize("config, op, rule", RULES)
+def test_a_broken_rule_stops_the_program(config, op, rule):
+    """Every rule: its limits are legal, one beyond them is not, and without the flag it does not matter."""
+    top = (1 << op.offset(rule.field)[1].bits) - 1
+    high = top if rule.high is None else rule.high
+    found = set()
+    for value in {rule.low - 1, rule.low, high, high + 1, top} & set(range(top + 1)):
+        for flag in (0, 1) if rule.when else (None,):
+            fields = {f.name: LEGAL.get(f.name, 0) for f in op.fields} | {"opcode": op.opcode, rule.field: value}
+            fields |= {rule.when: flag} if rule.when else {}
+            broken = isa.broken(op, config, fields)
+            if flag in (None, rule.equals) and not rule.low <= value <= high:
+                assert broken
+            elif broken:
+                continue  # a different rule for the same field
+            words = isa.encode(isa.LOAD, count=1) + isa.encode(op, **fields)
+            ended = run_fetch(words + isa.encode(isa.END), cycles=12, config=config)[1]
+            if broken:
+                assert ended == (len(words) - op.words + isa.last_word(op, broken) + 3, 0, 0, 1)
+            else:
+                assert ended == (len(words) + 3, 1, 0, 0)
+            found.add(bool(broken))
+    assert found == {True} if high < 0 else {True, False}
+
+
+def test_the_first_word_with_an_error_decides():
+    words = isa.encode(isa.TABLE) + isa.encode(isa.LOAD, count=0) + [15]
+    assert run_fetch(words)[1] == (4, 0, 0, 1)
+    bad = isa.encode(isa.TABLE) * 63 + isa.encode(isa.MUL, width=0)  # its other words are beyond the memory
+    assert run_fetch(bad)[1] == (63 + 3, 0, 0, 1)
 
 
 def test_no_end():
     _, ended = run_fetch(isa.encode(isa.TABLE) * 80)
-    assert ended == (64 + 3, 0, 1)
+    assert ended == (64 + 3, 0, 1, 0)
 
 
 def test_ports():
     text = rtlil.convert(Fetch(CONFIG), name="fetch").split("module \\fetch\n")[1].split("\nmodule ")[0]
     names = set(re.findall(r"wire width \d+ (?:signed )?(?:input|output) \d+ +(?:signed )?\\(\w+)", text))
     streams = {f"o_{n}__{p}" for n in ("load", "mul", "tail") for p in ("valid", "ready", "payload")}
-    assert names == {"clk", "rst", "start", "pc", "p_en", "p_addr", "p_data", "done_fetching", "error"} | streams
+    own = {"start", "pc", "p_en", "p_addr", "p_data", "done_fetching", "error", "bad", "moved"}
+    assert names == {"clk", "rst"} | own | streams
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

@@ -5,6 +5,7 @@ import pytest
 
 from lepton.rtl import isa
 from lepton.rtl.config import NpuConfig
+from lepton.rtl.isa import Status
 from lepton.verif.arith import requantize
 from lepton.verif.iss import Iss, IssError, decode_descriptors, encode_descriptors
 
@@ -151,14 +152,13 @@ def test_fully_connected_layers_stacked_and_ordered_by_a_token(config):
     m.load(count=t1 - 1)
     m.load(tile=t1 - 1, count=m.tile_count - t1 + 1)
     m.mul(stack=1, groups=3, x_limit=k1)
-    m.tail(stack=1, channels=n1, param=p1, address=4090, group_step=config.cols, low=0, post=1)
-    m.mul(wait=1, address=4090, x_limit=n1)
+    m.tail(stack=1, channels=n1, param=p1, address=4000, group_step=config.cols, low=0, post=1)
+    m.mul(wait=1, address=4000, x_limit=n1)
     m.tail(channels=n2, param=p2, address=500, zero_point=3)
     seen = []
     m.go(trace=lambda word, op, fields: seen.append(op.opcode.name))
     assert seen == ["MUL", "TAIL", "MUL", "TAIL"]
-    at = (4090 + np.arange(n1)) % config.act_bytes
-    assert np.array_equal(m.act[at], hidden)
+    assert np.array_equal(m.act[4000 : 4000 + n1], hidden)
     assert np.array_equal(m.act[500 : 500 + n2], expected)
 
 
@@ -506,6 +506,40 @@ def bad_shift(m):
     m.tail(channels=4)
 
 
+def read_outside(m):
+    m.load()
+    m.mul(address=4093)
+
+
+def write_outside(m):
+    m.load()
+    m.mul()
+    m.tail(channels=4, address=4093)
+
+
+def outputs_beyond_the_row(m):
+    m.load()
+    m.mul(depthwise=1, width=4, out_width=3, subsample=2, line_delay=7)
+
+
+def too_many_loads(m):
+    for _ in range(7):  # three tiles queued, one LOAD in the engine, two in its queue
+        m.load()
+    m.mul(groups=7, stack=1)
+    m.tail(channels=28, stack=1)
+
+
+def own_entry(m):
+    m.load()
+    m.mul(width=2)
+    m.tail(channels=4, width=2, acc_base=1, acc_x=1, to_acc=1, dual=1, acc_other=1023)
+
+
+def no_ring(m):
+    m.config = NpuConfig("no ring")
+    m.load(external=1)
+
+
 def zero_width(m):
     m.load()
     m.mul(width=0)
@@ -520,47 +554,71 @@ MUL, TAIL = isa.MUL.words, isa.TAIL.words
 
 
 @pytest.mark.parametrize(
-    "program, message",
+    "program, status, message",
     [
-        (no_token, "word 2: MUL: waits for a data token that no TAIL before it posts"),
-        (token_from_behind, "word 2: MUL: waits for a data token that no TAIL before it posts"),
-        (token_left, "word 10: END: 1 data tokens left, the first from word 6: no MUL waits"),
-        (no_tiles, "word 0: MUL: tiles are missing: no LOAD before it hands over the group's tile 0"),
-        (group_cut_off, "word 2: MUL: tiles are missing: no LOAD before it hands over the group's tile 1"),
-        (tiles_left, "word 2: END: 1 tiles were handed over by LOAD and never multiplied"),
-        (no_bank, "word 0: TAIL: takes accumulator bank 0, which no MUL before it hands over"),
-        (bank_taken_twice, "word 10: TAIL: takes a bank while it still holds bank 0"),
-        (works_without_bank, "word 6: TAIL: works without a bank: none taken, or already given back"),
-        (bank_kept, "word 10: END: accumulator bank 0 was filled and not given back"),
-        (bank_not_handed_over, "word 6: END: accumulator bank 0 was filled and not handed to the tail"),
-        (third_bank, "word 14: MUL: waits for ever: accumulator bank 0 is not given back by a TAIL"),
-        (acc_depth_mul, "word 2: MUL: accumulator entry 64 of 64"),
-        (acc_depth_tail, "word 6: TAIL: accumulator entry 64 of 64"),
-        (window_and_stack, "word 6: TAIL: a max window excludes stack"),
-        (before_first_vector, "word 2: MUL: tap row 3 needs stream position -3, before the first vector (skip=0)"),
-        (line_delay, "word 2: MUL: line_delay=7 must be width + taps = 8, at most line_depth=128"),
-        (rows_outside, "word 2: MUL: weights outside the 1 x 3 depthwise rows of the array"),
+        (no_token, Status.STALLED, "word 2: MUL: waits for ever: no TAIL posts its data token"),
+        (token_from_behind, Status.STALLED, "word 6: TAIL: waits for ever: no MUL hands over accumulator bank 0"),
+        (token_left, Status.DONE, "word 10: END: 1 data tokens left, the first from word 6: no MUL waits"),
+        (no_tiles, Status.STALLED, "word 0: MUL: waits for ever: no LOAD hands over the group's tile 0"),
+        (group_cut_off, Status.STALLED, "word 2: MUL: waits for ever: no LOAD hands over the group's tile 1"),
+        (tiles_left, Status.DONE, "word 2: END: 1 tiles were handed over by LOAD and never multiplied"),
+        (no_bank, Status.STALLED, "word 0: TAIL: waits for ever: no MUL hands over accumulator bank 0"),
+        (bank_taken_twice, Status.BAD_INSTRUCTION, "word 10: TAIL: takes a bank while it still holds bank 0"),
+        (
+            works_without_bank,
+            Status.BAD_INSTRUCTION,
+            "word 6: TAIL: works without a bank: none taken, or already given back",
+        ),
+        (bank_kept, Status.DONE, "word 10: END: accumulator bank 0 was filled and not given back"),
+        (bank_not_handed_over, Status.DONE, "word 6: END: accumulator bank 0 was filled and not handed to the tail"),
+        (third_bank, Status.STALLED, "word 14: MUL: waits for ever: accumulator bank 0 is not given back by a TAIL"),
+        (acc_depth_mul, Status.BAD_ADDRESS, "word 2: MUL: accumulator entry 64 of 64"),
+        (acc_depth_tail, Status.BAD_ADDRESS, "word 6: TAIL: accumulator entry 64 of 64"),
+        (window_and_stack, Status.BAD_INSTRUCTION, "word 6: TAIL: window_x is 2, must be at most 1 when stack is 1"),
+        (
+            before_first_vector,
+            None,
+            "word 2: MUL: tap row 3 needs stream position -3, before the first vector (skip=0)",
+        ),
+        (line_delay, None, "word 2: MUL: line_delay=7 must be width + taps = 8, at most line_depth=128"),
+        (rows_outside, None, "word 2: MUL: weights outside the 1 x 3 depthwise rows of the array"),
         (
             read_without_token,
+            None,
             "word 12: MUL: reads byte 0, written by the TAIL at word 8, without waiting for its token",
         ),
-        (write_before_read, "word 12: TAIL: writes byte 0, which a MUL ahead of this bank may still have to read"),
-        (weight_store, "word 0: LOAD: tiles 63..64: the weight store has 64"),
-        (external_bytes, "word 0: LOAD: bytes 0..21 of 21 external bytes"),
-        (param_depth, "word 6: TAIL: parameter entry 4096 of 4096"),
-        (bad_shift, "word 6: TAIL: parameter shift outside -31..30 among entries from 0"),
-        (zero_width, "word 2: MUL: width is 0"),
-        (unknown_opcode, "word 0: unknown opcode 9"),
+        (
+            write_before_read,
+            None,
+            "word 12: TAIL: writes byte 0, which a MUL ahead of this bank may still have to read",
+        ),
+        (weight_store, Status.BAD_ADDRESS, "word 0: LOAD: tile 64 of 64 in the weight store"),
+        (external_bytes, None, "word 0: LOAD: bytes 0..21 of 21 external bytes"),
+        (param_depth, Status.BAD_ADDRESS, "word 6: TAIL: parameter entry 4096 of 4096"),
+        (bad_shift, None, "word 6: TAIL: parameter shift outside -31..30 among entries from 0"),
+        (zero_width, Status.BAD_INSTRUCTION, "word 2: MUL: width is 0, must be at least 1"),
+        (read_outside, Status.BAD_ADDRESS, "word 2: MUL: reads byte 4096 of 4096 activations"),
+        (write_outside, Status.BAD_ADDRESS, "word 6: TAIL: writes byte 4096 of 4096 activations"),
+        (
+            outputs_beyond_the_row,
+            Status.BAD_INSTRUCTION,
+            "word 2: MUL: 3 outputs, 2 apart, do not fit a stream row of 4",
+        ),
+        (too_many_loads, Status.STALLED, "word 12: LOAD: waits for ever: the queue of LOADs is full"),
+        (own_entry, None, "word 6: TAIL: reads an accumulator entry that it has written itself"),
+        (no_ring, Status.BAD_INSTRUCTION, "word 0: LOAD: external is 1, must be at most 0"),
+        (unknown_opcode, Status.BAD_OPCODE, "word 0: unknown opcode 9"),
     ],
     ids=lambda v: v.__name__ if callable(v) else "",
 )
-def test_a_wrong_program_says_where_and_why(program, message):
+def test_a_wrong_program_says_where_and_why(program, status, message):
     m = Machine(SINGLE)
     m.tile([[0]], last=1)
     program(m)
     with pytest.raises(IssError) as error:
         m.go()
     assert str(error.value) == message
+    assert error.value.status == status and m.status == (Status.DONE if status is None else status)
 
 
 def test_a_program_without_end_is_refused():

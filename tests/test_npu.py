@@ -13,7 +13,7 @@ from lepton.rtl.verilog import ports, write_verilog
 from lepton.sw import rtl_backend
 from lepton.sw.link import LinkError
 from lepton.sw.rtl_backend import BackendError, open_device
-from lepton.verif.iss import Iss
+from lepton.verif.iss import Iss, IssError
 
 SIZES = dict(act_bytes=4096, weight_tiles=128, params=256, program_words=128, acc_depth=64, line_depth=32)
 SINGLE = NpuConfig("test4x4", rows=4, cols=4, lanes=2, ring_tiles=6, **SIZES)
@@ -189,12 +189,62 @@ def test_external_weights(single, seed):
     assert p.check(single)[Reg.WEIGHTS] > 0
 
 
-def test_unknown_opcode_stops(device):
-    device.write(Region.PROGRAM, 0, (15).to_bytes(8, "little"))
+def change(p, op, **fields):
+    """Change fields of the first instruction of that kind; values are taken modulo the field's size."""
+    at = 0
+    while True:
+        found, values = isa.decode(p.program, at)
+        if found is op:
+            break
+        at += found.words
+    p.program[at : at + op.words] = isa.encode(op, **values | fields)
+
+
+ERRORS = {
+    "unknown opcode": lambda p: p.program.__setitem__(0, 15),
+    "no END": lambda p: p.program.fill(isa.Opcode.TABLE),
+    "zero width": lambda p: change(p, isa.MUL, width=0),
+    "window without clamp": lambda p: change(p, isa.TAIL, window_x=2, clamp=0),
+    "works without a bank": lambda p: change(p, isa.TAIL, take=0),
+    "takes two banks": lambda p: change(p, isa.TAIL, release=0, channels=p.config.cols + 1),
+    "outputs beyond the row": lambda p: change(
+        p, isa.MUL, depthwise=1, out_width=3, subsample=2, width=4, line_delay=4 + p.config.taps, groups=1
+    ),
+    "sum outside": lambda p: change(p, isa.MUL, acc_base=p.config.acc_depth - 1),
+    "sum read outside": lambda p: change(p, isa.TAIL, acc_base=p.config.acc_depth - 1),
+    "second operand outside": lambda p: change(p, isa.TAIL, dual=1, acc_other=p.config.acc_depth),
+    "written over the end": lambda p: change(p, isa.TAIL, address=p.config.act_bytes - 10),
+    "written outside": lambda p: change(p, isa.TAIL, address=p.config.act_bytes + 1000),
+    "read over the end": lambda p: change(p, isa.MUL, address=p.config.act_bytes - 10),
+    "read outside": lambda p: change(p, isa.MUL, address=p.config.act_bytes + 1000),
+    "read below": lambda p: change(p, isa.MUL, address=(1 << 20) - 10),
+    "parameter outside": lambda p: change(p, isa.TAIL, param=p.config.params - 2),
+    "tile outside": lambda p: change(p, isa.LOAD, tile=p.config.weight_tiles - 2),
+    "no token": lambda p: change(p, isa.MUL, wait=1),
+    "too few tiles": lambda p: change(p, isa.LOAD, count=2),
+    "bank kept by the array": lambda p: change(p, isa.MUL, release=0),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_errors_end_the_run(device, what):
+    """Each ends with the status that the ISS gives, writes nothing else, and a good program runs afterwards."""
+    p = Program(device.config(), 20)
+    p.conv(0, 1000, 3, 3, 3, 3, wait=0, post=0)
+    p.emit(isa.END)
+    ERRORS[what](p)
+    for region in (Region.ACT, Region.WEIGHT, Region.PARAM, Region.PROGRAM):
+        device.write(region, 0, p.read(region, 0, isa.depth(region, p.config)))
+    before = p.act.copy()
+    with pytest.raises(IssError):
+        p.run()
+    assert p.status > Status.DONE
     device.start()
-    with pytest.raises(LinkError, match="unknown instruction"):
+    with pytest.raises(LinkError, match="the run stopped"):
         device.wait()
-    assert device.registers()[Reg.STATUS] == Status.BAD_OPCODE
+    assert device.registers()[Reg.STATUS] == p.status
+    after = np.frombuffer(device.read(Region.ACT, 0, p.config.act_bytes), np.int8)
+    assert np.array_equal(np.delete(after, range(1000, 1027)), np.delete(before, range(1000, 1027)))
     p = Program(device.config(), 20)
     p.conv(0, 1000, 3, 3, 3, 3, wait=0, post=0)
     p.check(device)

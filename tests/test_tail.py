@@ -372,6 +372,7 @@ def test_ports():
     top = text[text.index("module \\tail\n") :].split("\nend\n")[0]
     ports = re.findall(r"wire (?:width (\d+) )?(?:signed )?(input|output) \d+ (?:signed)? *\\(\S+)", top)
     assert sorted((name, way, int(width or 1)) for width, way, name in ports) == [
+        *(("bad_address", "output", 1), ("bad_bank", "output", 1)),
         *(("bank_free", "output", 1), ("bank_ready", "input", 1), ("clk", "input", 1)),
         *(("i__payload", "input", 256), ("i__ready", "output", 1), ("i__valid", "input", 1), ("idle", "output", 1)),
         *(("p_addr", "output", 16), ("p_data", "input", 72), ("p_en", "output", 1), ("post", "output", 1)),

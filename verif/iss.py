@@ -1,8 +1,8 @@
 """Instruction set simulator: executes a compiled program on NumPy memories, byte for byte as the RTL does.
 
 Three engines (weights, multiply, tail) work through their queues as `docs/architecture.md` says. Time is not modelled:
-each engine runs as far as tokens and accumulator banks let it, and an instruction may depend on earlier ones only. What
-would hang or be undefined in hardware raises `IssError`.
+each engine runs as far as tokens, tiles and accumulator banks let it, and the queues hold as much as the hardware's, so
+that the same programs stall. What ends with an error in hardware, or is undefined there, raises `IssError`.
 """
 
 from collections import deque
@@ -10,16 +10,32 @@ from collections import deque
 import numpy as np
 
 from lepton.rtl import isa
+from lepton.rtl.fetch import Fetch
+from lepton.rtl.isa import Status
+from lepton.rtl.loader import Loader
 from lepton.verif.arith import requantize
 
 DESCRIPTOR_DTYPE = np.dtype([(f.name, np.int32) for f in isa.DESCRIPTOR])
 PARAM_DTYPE = np.dtype([("bias", "<i4"), ("multiplier", "<i4"), ("shift", "i1")])
 _EXACT_K = 1024  # this many int8 products sum exactly in float32
+ADDRESSES = 1 << 20
+"""Byte addresses wrap here."""
+ENTRIES = 1 << 10
+"""Accumulator entries wrap here."""
+_POSITIONS = 1 << 18  # byte and row positions wrap here, as signed numbers
 _CHUNK = 1 << 22  # lanes gathered at a time
 
 
 class IssError(ValueError):
-    """A program the machine cannot execute; the message names the word, the instruction and the reason."""
+    """A program the machine cannot execute; the message names the word, the instruction and the reason.
+
+    `status`: the error with which the machine ends the run; DONE: it ends well, but leaves something behind that no
+    program should; None: it is no error in hardware, but the result is undefined.
+    """
+
+    def __init__(self, message: str, status: Status | None = None):
+        super().__init__(message)
+        self.status = status
 
 
 def decode_descriptors(raw) -> np.ndarray:
@@ -53,8 +69,8 @@ class _Step:
         self.word, self.op = word, op
         self.__dict__.update(fields)
 
-    def fail(self, reason):
-        raise IssError(f"word {self.word}: {self.op.opcode.name}: {reason}")
+    def fail(self, reason, status=None):
+        raise IssError(f"word {self.word}: {self.op.opcode.name}: {reason}", status)
 
 
 class _Tiles:
@@ -169,7 +185,10 @@ class Iss:
 
     def _reset(self):
         self.status = isa.Status.IDLE
-        self._loaded = deque()  # _Tiles
+        self._loaded = deque()  # _Tiles, of which not all are multiplied
+        self._ends = [0]  # tiles handed over by the first 0, 1, ... LOADs
+        self._consumed = 0  # tiles multiplied
+        self._outside = None  # (number of the first tile beyond the store, its LOAD, its index)
         self._steps = {"mul": deque(), "tail": deque()}  # not finished: _Step
         self._active = {"mul": None, "tail": None}  # generator of the first of the queue
         self._tokens = deque()  # the TAILs that gave them
@@ -186,37 +205,71 @@ class Iss:
     def run(self, pc: int = 0, trace=None):
         """Execute from program word `pc` to END. `trace(word, op, fields)` is called when a MUL or TAIL has finished.
 
-        Tokens, queues and banks start empty; memories stay. Raises IssError.
+        Tokens, queues and banks start empty; memories stay. Raises IssError; `status` is then the machine's.
         """
         self._reset()
         self._trace = trace
-        self.status = isa.Status.RUNNING
+        self.status = Status.RUNNING
+        try:
+            self._execute(pc)
+        except IssError as error:
+            self.status = Status.DONE if error.status is None else error.status
+            raise
+        self.status = Status.DONE
+
+    def _execute(self, pc):
         while True:
             step = self._fetch(pc)
             pc += step.op.words
             if step.op is isa.END:
                 break
             if step.op is isa.LOAD:
+                # One LOAD is in the engine until all its tiles are read, `Fetch.DEPTH` wait.
+                waiting = len(self._ends) - 1 - Fetch.DEPTH
+                if waiting >= 0 and self._ends[waiting] > self._consumed + Loader.DEPTH:
+                    self._stall(step, "the queue of LOADs is full")
                 self._load(step)
             else:
-                self._steps["mul" if step.op is isa.MUL else "tail"].append(step)
+                engine = "mul" if step.op is isa.MUL else "tail"
+                if len(self._steps[engine]) > Fetch.DEPTH:
+                    self._stall(step, "its queue is full")
+                self._steps[engine].append(step)
             while self._advance("tail") | self._advance("mul"):
                 pass
         self._finish(step)
-        self.status = isa.Status.DONE
+
+    def _stall(self, step, why):
+        """Nothing moves any more, and `step` (if any) does not get into its queue."""
+        for engine in ("tail", "mul"):
+            if self._steps[engine]:
+                first = self._steps[engine][0]
+                first.fail(f"waits for ever: {first.waits}", Status.STALLED)
+        step.fail(f"waits for ever: {why}", Status.STALLED)
 
     def _fetch(self, pc):
         limit = self.config.program_words
         if not 0 <= pc < limit:
-            raise IssError(f"word {pc}: the program runs past the end of its memory ({limit} words): END is missing")
+            raise IssError(
+                f"word {pc}: the program runs past the end of its memory ({limit} words): END is missing",
+                Status.BAD_OPCODE,
+            )
+        cut_off = False
+        words = self.program
         try:
-            op, fields = isa.decode(self.program, pc)
+            op, fields = isa.decode(words, pc)
         except ValueError as e:
-            self.status = isa.Status.BAD_OPCODE
-            raise IssError(str(e)) from None
+            raise IssError(str(e), Status.BAD_OPCODE) from None
         except IndexError:
-            raise IssError(f"word {pc}: instruction cut off by the end of the program memory") from None
-        return _Step(pc, op, {**fields, "fields": fields})
+            cut_off = True
+            words = [int(w) for w in self.program[pc:]] + [0] * 4
+            op, fields = isa.decode(words, 0)
+        step = _Step(pc, op, {**fields, "fields": fields})
+        rule = isa.broken(op, self.config, fields)
+        if rule and not (cut_off and isa.last_word(op, rule) >= limit - pc):
+            step.fail(f"{rule.field} is {fields[rule.field]}, {rule}", Status.BAD_INSTRUCTION)
+        if cut_off:
+            raise IssError(f"word {pc}: instruction cut off by the end of the program memory", Status.BAD_OPCODE)
+        return step
 
     def _advance(self, engine) -> bool:
         """Let an engine work until it must wait. Returns whether it did anything."""
@@ -237,56 +290,71 @@ class Iss:
         return moved
 
     def _finish(self, end):
-        for engine in ("tail", "mul"):
-            if self._steps[engine]:
-                step = self._steps[engine][0]
-                step.fail(f"waits for ever: {step.waits}")
-        left = sum(len(t.descriptors) - t.at for t in self._loaded)
+        if self._steps["tail"] or self._steps["mul"]:
+            self._stall(end, "")
+        left = self._ends[-1] - self._consumed
         if left:
-            end.fail(f"{left} tiles were handed over by LOAD and never multiplied")
+            end.fail(
+                f"{left} tiles were handed over by LOAD and never multiplied",
+                Status.STALLED if left > Loader.DEPTH else Status.DONE,
+            )
         for bank, state in enumerate(self._banks):
             if state != "free":
                 why = {"multiply": "not handed to the tail", "full": "not taken by a TAIL", "tail": "not given back"}
-                end.fail(f"accumulator bank {bank} was filled and {why[state]}")
+                end.fail(f"accumulator bank {bank} was filled and {why[state]}", Status.DONE)
         if self._tokens:
-            end.fail(f"{len(self._tokens)} data tokens left, the first from word {self._tokens[0].word}: no MUL waits")
+            end.fail(
+                f"{len(self._tokens)} data tokens left, the first from word {self._tokens[0].word}: no MUL waits",
+                Status.DONE,
+            )
 
     def _load(self, step):
         c, n = self.config, step.count
-        if n == 0:
-            step.fail("count is 0")
         if not step.external:
-            if step.tile + n > c.weight_tiles:
-                step.fail(f"tiles {step.tile}..{step.tile + n - 1}: the weight store has {c.weight_tiles}")
-            self._loaded.append(
-                _Tiles(self.tiles[step.tile : step.tile + n], self.descriptors[step.tile : step.tile + n])
-            )
-            return
-        size = isa.word_bytes(isa.Region.WEIGHT, c)
-        if c.ring_tiles == 0:
-            step.fail("external weights, but the configuration has ring_tiles=0")
-        if step.address + n * size > len(self.external):
-            step.fail(f"bytes {step.address}..{step.address + n * size - 1} of {len(self.external)} external bytes")
-        raw = np.frombuffer(self.external, np.uint8, n * size, step.address).reshape(n, size)
-        body = np.ascontiguousarray(raw[:, isa.DESCRIPTOR_BYTES :]).view(np.int8)
-        self._loaded.append(_Tiles(body.reshape(n, c.rows, c.cols), decode_descriptors(raw[:, : isa.DESCRIPTOR_BYTES])))
+            if step.tile + n > c.weight_tiles and self._outside is None:
+                first = max(step.tile, c.weight_tiles)
+                self._outside = self._ends[-1] + first - step.tile, step, first
+            there = max(0, min(n, c.weight_tiles - step.tile))
+            weights = self.tiles[step.tile : step.tile + there]
+            descriptors = self.descriptors[step.tile : step.tile + there]
+        else:
+            size = isa.word_bytes(isa.Region.WEIGHT, c)
+            if step.address + n * size > len(self.external):
+                step.fail(f"bytes {step.address}..{step.address + n * size - 1} of {len(self.external)} external bytes")
+            raw = np.frombuffer(self.external, np.uint8, n * size, step.address).reshape(n, size)
+            body = np.ascontiguousarray(raw[:, isa.DESCRIPTOR_BYTES :]).view(np.int8)
+            weights = body.reshape(n, c.rows, c.cols)
+            descriptors = decode_descriptors(raw[:, : isa.DESCRIPTOR_BYTES])
+        if len(weights):
+            self._loaded.append(_Tiles(weights, descriptors))
+        self._ends.append(self._ends[-1] + n)
+        self._read_ahead()
+
+    def _read_ahead(self):
+        """The loader reads descriptors up to `Loader.DEPTH` tiles ahead: has it left the weight store?"""
+        if self._outside is not None:
+            number, step, tile = self._outside
+            if number < self._consumed + Loader.DEPTH:
+                step.fail(f"tile {tile} of {self.config.weight_tiles} in the weight store", Status.BAD_ADDRESS)
 
     def _group(self, step):
-        """Weights and descriptors of the tiles of one group, taken from the queue."""
-        parts, done = [], False
+        """Generator: takes the tiles of one group from the queue; returns their weights and descriptors."""
+        parts, done, have = [], False, 0
         while not done:
-            if not self._loaded:
-                have = sum(len(w) for w, _ in parts)
-                step.fail(f"tiles are missing: no LOAD before it hands over the group's tile {have}")
+            while not self._loaded:
+                yield f"no LOAD hands over the group's tile {have}"
             t = self._loaded[0]
             rest = t.last[t.at :]
             k = int(rest.argmax())
             done = bool(rest[k])
             end = t.at + k + 1 if done else len(t.last)
             parts.append((t.weights[t.at : end], t.descriptors[t.at : end]))
+            have += end - t.at
+            self._consumed += end - t.at
             t.at = end
             if end == len(t.last):
                 self._loaded.popleft()
+            self._read_ahead()
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([w for w, _ in parts]), np.concatenate([d for _, d in parts])
@@ -296,25 +364,12 @@ class Iss:
     def _mul(self, step):
         """Generator: yields the reason while it waits, ends when the instruction is finished."""
         c = self.config
-        for name in ("groups", "width", "height") + (("out_width", "subsample") if step.depthwise else ()):
-            if getattr(step, name) == 0:
-                step.fail(f"{name} is 0")
-        if step.depthwise and step.still:
-            step.fail("depthwise and still exclude each other")
-        vectors = step.height * (step.out_width if step.depthwise else step.width)
-        entries = 1 if step.still else vectors
-        end = step.acc_base + entries * (step.groups if step.stack else 1)
-        if end > c.acc_depth:
-            step.fail(f"accumulator entry {end - 1} of {c.acc_depth}")
         if step.wait:
             while not self._tokens:
-                if not any(t.word < step.word for t in self._steps["tail"]):
-                    step.fail("waits for a data token that no TAIL before it posts")
-                yield "a data token"
-            given = self._tokens.popleft()
-            if given.word > step.word:
-                step.fail(f"its data token comes from the TAIL at word {given.word}, which is not before it")
-            self._synced = given.word
+                yield "no TAIL posts its data token"
+            self._synced = self._tokens.popleft().word
+        vectors = step.height * (step.out_width if step.depthwise else step.width)
+        entries = 1 if step.still else vectors
         if not step.depthwise:
             oy, ox = np.divmod(np.arange(vectors), step.width)
             step.vectors = oy * step.row_step + ox * step.x_step, ox * step.x_step, oy * step.y_step
@@ -327,20 +382,48 @@ class Iss:
                 self._fills += 1
                 self._filled[bank] = self._fills
             bank = self._held["mul"]
-            weights, descriptors = self._group(step)
+            weights, descriptors = yield from self._group(step)
+            if step.depthwise and (step.out_width - 1) * step.subsample >= step.width:
+                step.fail(
+                    f"{step.out_width} outputs, {step.subsample} apart, do not fit a stream row of {step.width}",
+                    Status.BAD_INSTRUCTION,
+                )
             first = step.acc_base + (g * entries if step.stack else 0)
+            if c.acc_depth < ENTRIES and first + entries > c.acc_depth:
+                step.fail(f"accumulator entry {max(first, c.acc_depth)} of {c.acc_depth}", Status.BAD_ADDRESS)
             self._mem[c.act_bytes :] = self._mem[:32]
             multiply = self._depthwise if step.depthwise else self._convolve
-            multiply(step, g, self.acc[bank, first : first + entries], weights, descriptors)
+            total = multiply(step, g, weights, descriptors).astype(np.int32)
+            at = np.arange(first, first + entries) & ENTRIES - 1
+            if step.init:
+                self.acc[bank, at] = total
+            else:
+                np.add.at(self.acc[bank], at, total)
             if step.release and (not step.stack or g == step.groups - 1):
                 self._banks[bank], self._held["mul"] = "full", None
                 yield ""
+
+    def _check_lanes(self, step, a, x, y):
+        """Raises IssError if a lane that is not masked lies outside the memory; a: addresses modulo 2**20."""
+        size, lanes = self.config.act_bytes, max(self.config.rows, self.config.cols)
+        if size == ADDRESSES or a.max() + lanes <= size:
+            return
+        x, y = x[0] + x[1], y[0] + y[1]
+        low, high = np.maximum(0, -x), np.minimum(lanes, step.x_limit - x) - 1
+        low, high = (a + low) % ADDRESSES, (a + np.maximum(low, high)) % ADDRESSES
+        bad = ((x + lanes > 0) & (x < step.x_limit) & (y >= 0) & (y < step.y_limit)) & ((low >= size) | (high >= size))
+        if bad.any():
+            first = low if (low[bad] >= size).any() else high
+            step.fail(f"reads byte {first[bad & (first >= size)][0]} of {size} activations", Status.BAD_ADDRESS)
 
     def _gather(self, step, n, a, x, y, used):
         """Masked lanes int8[..., n] of the vectors at addresses a (used: the lanes that matter, for the hazards).
 
         x and y, byte positions and rows, are pairs of arrays that broadcast to the sum.
         """
+        x, y = (_position(*p) for p in (x, y))
+        a &= ADDRESSES - 1
+        self._check_lanes(step, a, x, y)
         a &= self.config.act_bytes - 1
         lanes = self._lanes[n][a]
         inside = None
@@ -361,7 +444,7 @@ class Iss:
             self._reader[at] = self._fills
         return lanes
 
-    def _convolve(self, step, g, acc, weights, descriptors):
+    def _convolve(self, step, g, weights, descriptors):
         rows, cols = weights.shape[1:]
         va, vx, vy = step.vectors
         vectors = len(va)
@@ -382,9 +465,9 @@ class Iss:
             total += (w[:, 0::2] * w[:, 1::2]).sum(axis=(0, 1))
         if step.still:
             total = total.sum(axis=0, keepdims=True)
-        _accumulate(acc, total, step.init)
+        return total
 
-    def _depthwise(self, step, g, acc, weights, descriptors):
+    def _depthwise(self, step, g, weights, descriptors):
         c = self.config
         taps, cols = c.taps, c.cols
         p, q = np.divmod(np.arange(step.height * step.out_width), step.out_width)
@@ -421,54 +504,44 @@ class Iss:
                 if at[0] < 0:
                     step.fail(f"tap row {r} needs stream position {at[0]}, before the first vector (skip={d['skip']})")
                 total += lanes[at] * w[r]
-        _accumulate(acc, total, step.init)
+        return total
 
     # --- Tail engine ------------------------------------------------------------------------------------------------
 
     def _take(self, step):
-        if self._held["tail"] is not None:
-            step.fail(f"takes a bank while it still holds bank {self._held['tail']}")
         bank = self._next["tail"]
         while self._banks[bank] != "full":
-            if not any(m.word < step.word for m in self._steps["mul"]):
-                step.fail(f"takes accumulator bank {bank}, which no MUL before it hands over")
-            yield f"accumulator bank {bank} is not handed over by a MUL"
+            yield f"no MUL hands over accumulator bank {bank}"
         self._banks[bank], self._held["tail"], self._next["tail"] = "tail", bank, bank ^ 1
 
     def _entries(self, param, n, step):
         if param + n > len(self.params):
-            step.fail(f"parameter entry {param + n - 1} of {len(self.params)}")
+            step.fail(f"parameter entry {max(param, len(self.params))} of {len(self.params)}", Status.BAD_ADDRESS)
         return self.params[param : param + n]
 
     def _tail(self, step):
         """Generator: yields the reason while it waits, ends when the instruction is finished."""
         c = self.config
         if step.op is isa.TABLE:
-            entries = self._entries(step.param, 32, step)
+            entries = self._entries(step.param, isa.TABLE_ENTRIES, step)
             self.table = entries.copy().view(np.int8).reshape(32, -1)[:, :8].reshape(256)
             return
-        for name in ("width", "height", "window_x", "window_y", "channels"):
-            if getattr(step, name) == 0:
-                step.fail(f"{name} is 0")
         windows = step.window_x * step.window_y
-        if windows > 1 and (step.stack or step.to_acc):
-            step.fail(f"a max window excludes {'stack' if step.stack else 'to_acc'}")
         groups = -(-step.channels // c.cols)
         outputs = step.width * step.height
-        top = step.acc_base + (step.height - 1) * step.acc_y + (step.width - 1) * step.acc_x
-        top += (step.window_y - 1) * step.window_row + step.window_x - 1
-        top += ((groups - 1) * outputs if step.stack else 0) + (step.acc_other if step.dual else 0)
-        if top >= c.acc_depth:
-            step.fail(f"accumulator entry {top} of {c.acc_depth}")
         oy, ox = np.divmod(np.arange(outputs), step.width)
         e0 = step.acc_base + oy * step.acc_y + ox * step.acc_x
         a0 = step.address + oy * step.out_y + ox * step.out_x
+        written = np.zeros(0, int)
         for g in range(groups):
-            if step.take and not (step.stack and g):
+            take = step.take and not (step.stack and g)
+            if take and self._held["tail"] is not None:
+                step.fail(f"takes a bank while it still holds bank {self._held['tail']}", Status.BAD_INSTRUCTION)
+            if not take and self._held["tail"] is None:
+                step.fail("works without a bank: none taken, or already given back", Status.BAD_INSTRUCTION)
+            if take:
                 yield from self._take(step)
             bank = self._held["tail"]
-            if bank is None:
-                step.fail("works without a bank: none taken, or already given back")
             n = min(c.cols, step.channels - g * c.cols)
             e = e0 + (g * outputs if step.stack else 0)
             v = self._scale(step, g, bank, e, n)
@@ -476,6 +549,15 @@ class Iss:
                 wy, wx = divmod(k, step.window_x)
                 v = np.maximum(v, self._scale(step, g, bank, e + wy * step.window_row + wx, n))
             if step.to_acc:
+                e &= ENTRIES - 1
+                if self.hazards:
+                    other = e + (step.acc_other if step.dual else 0) & ENTRIES - 1
+                    if take:
+                        written = np.zeros(0, int)
+                    earlier = np.tril((e[:, None] == e) | (other[:, None] == e), -1)  # [reader, writer]
+                    if earlier.any() or np.isin(np.append(e, other), written).any():
+                        step.fail("reads an accumulator entry that it has written itself")
+                    written = np.append(written, e)
                 self.acc[bank, e, :n] = v.astype(np.int32)
             else:
                 v = v.astype(np.int8)
@@ -494,10 +576,15 @@ class Iss:
             p = self._entries(step.param, 1, step)
         else:
             p = self._entries(step.param + g * self.config.cols, n, step)
+        e = e & ENTRIES - 1
+        other = e + step.acc_other & ENTRIES - 1
+        top = max(e.max(), other.max() if step.dual else 0)
+        if top >= self.config.acc_depth:
+            step.fail(f"accumulator entry {top} of {self.config.acc_depth}", Status.BAD_ADDRESS)
         bias, multiplier = p["bias"].astype(np.int64), p["multiplier"].astype(np.int64)
         x = self.acc[bank, e, :n].astype(np.int64) + bias
         if step.dual:
-            y = self.acc[bank, e + step.acc_other, :n].astype(np.int64)
+            y = self.acc[bank, other, :n].astype(np.int64)
         if step.dual == 2:
             v = _wrap(_wrap(x) * _wrap(y + multiplier))
         else:
@@ -521,7 +608,10 @@ class Iss:
         apart &= step.height == 1 or step.out_y >= (step.width - 1) * step.out_x + n
         for s in range(0, n, n if apart else lanes):
             end = n if apart else min(n, s + lanes)
-            at = (address[:, None] + np.arange(s, end)) & self.config.act_bytes - 1
+            at = (address[:, None] + np.arange(s, end)) & ADDRESSES - 1
+            if at.max() >= self.config.act_bytes:
+                outside = at[at >= self.config.act_bytes][0]
+                step.fail(f"writes byte {outside} of {self.config.act_bytes} activations", Status.BAD_ADDRESS)
             if self.hazards:
                 late = self._reader[at] > self._filled[bank]
                 if late.any():
@@ -530,11 +620,15 @@ class Iss:
             self.act[at] = v[:, s:end]
 
 
+def _position(a, b):
+    """Positions a + b as a pair that broadcasts to them, wrapped to signed 18 bits."""
+    a, b = np.asarray(a), np.asarray(b)
+    half = _POSITIONS // 2
+    if a.min() + b.min() < -half or a.max() + b.max() >= half:
+        return (a + b + half) % _POSITIONS - half, np.zeros(1, np.int64)
+    return a, b
+
+
 def _wrap(v):
     """int64 modulo 2**32, as a signed number."""
     return v.astype(np.int32).astype(np.int64)
-
-
-def _accumulate(acc, total, init):
-    total = total.astype(np.int32)
-    acc[...] = total if init else acc + total
