@@ -68,7 +68,7 @@ def quantize(e: Emitter, op: Operator, out: int):
 
 
 def pad(e: Emitter, op: Operator, out: int):
-    """PAD in height and width: a copy whose windows reach over the border."""
+    """PAD and PADV2 in height and width: a copy whose windows reach over the border."""
     (top, _), (left, _) = op.options["paddings"][1:3]
     h, w, c = e.hwc(op.inputs[0])
     oh, ow, _ = e.hwc(out)

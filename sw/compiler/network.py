@@ -12,13 +12,14 @@ from .placement import place_tensors
 from .program import CompileError, HostStep, Layer, NpuStep, Place, Program
 
 BINARY = ("ADD", "SUB", "MUL")
+PADS = ("PAD", "PADV2")
 TABLES = tuple(name for name in golden.UNARY if name != "QUANTIZE")  # an entry scales QUANTIZE; it needs no table
 KERNELS = {
     "MAX_POOL_2D": pooling.max_pool,
     "AVERAGE_POOL_2D": pooling.average_pool,
     "MEAN": pooling.mean,
     "QUANTIZE": elementwise.quantize,
-    "PAD": elementwise.pad,
+    **dict.fromkeys(PADS, elementwise.pad),
     "CONCATENATION": elementwise.concatenation,
     **dict.fromkeys(BINARY, elementwise.binary),
     **dict.fromkeys(TABLES, elementwise.unary),
@@ -51,7 +52,7 @@ class Compiler(Emitter):
             if self.tensor(op.inputs[0]).size != inputs:
                 return "more than one input vector"
             return None if inputs < 2**15 else "more than 32767 inputs"
-        if "filter_h" in o or op.op in ("PAD", "MEAN"):
+        if "filter_h" in o or op.op in (*PADS, "MEAN"):
             reason = self.limit_of_map(op)
             if reason is not None:
                 return reason
@@ -71,7 +72,7 @@ class Compiler(Emitter):
             return None if all(map(pooling.average_scale, counts)) else "no exact scale for this window"
         if op.op in golden.UNARY or op.op == "RESHAPE":
             return None
-        if op.op == "PAD":
+        if op.op in PADS:
             pads = o["paddings"]
             flat = len(pads) == 4 and not any(pads[0]) and not any(pads[3])
             return None if flat else "only height and width are padded"
@@ -86,7 +87,7 @@ class Compiler(Emitter):
         """Which of the instructions' fields a map, or a window on it, is too large for; None if none."""
         if any(len(self.tensor(t).shape) == 4 and self.tensor(t).shape[0] > 1 for t in (op.inputs[0], op.outputs[0])):
             return "a batch of more than one"
-        sides = [self.hwc(op.inputs[0])] + ([self.hwc(op.outputs[0])] if op.op == "PAD" else [])
+        sides = [self.hwc(op.inputs[0])] + ([self.hwc(op.outputs[0])] if op.op in PADS else [])
         for h, w, c in sides:
             if w * c >= 2**15:
                 return "a row of more than 32767 bytes"

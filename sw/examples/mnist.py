@@ -97,6 +97,7 @@ def as_float(images) -> np.ndarray:
 
 def train(args) -> int:
     """Train, quantize and write the model."""
+    images, labels = load_data(args.data, "train")
     folder = args.output.resolve().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,6 @@ def train(args) -> int:
         raise ExampleError(f"{args.output}: its folder cannot be made ({error.strerror}); give another") from None
     if args.output.is_dir() or not os.access(folder, os.W_OK):
         raise ExampleError(f"{args.output}: cannot be written; give a file in a folder you may write to")
-    images, labels = load_data(args.data, "train")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import tensorflow as tf
