@@ -68,20 +68,24 @@ class BurstMemory(wiring.Component):
 class NpuWithMemory(wiring.Component):
     """The accelerator, and its external memory if the host writes it (``external_bytes``).
 
-    Members: ``i`` Stream(8), ``o`` Stream(8); and those of the burst read port when ``ring_tiles`` is set and
-    ``external_bytes`` is not (see `Npu`). ``memory``: the class of the external memory, as `BurstMemory`.
+    Parameters: ``memory``, the class of the external memory, as `BurstMemory`; the others as for `Npu`.
+    Members: as of `Npu`, without those of the external memory when it is here.
     """
 
-    def __init__(self, config: NpuConfig, memory=BurstMemory):
-        self._npu = Npu(config)
+    def __init__(self, config: NpuConfig, memory=BurstMemory, **options):
+        self._npu = Npu(config, **options)
         self._memory = memory(config) if config.external_bytes else None
-        super().__init__({k: v for k, v in self._npu.signature.members.items() if not self._memory or k in ("i", "o")})
+        inside = self._memory.signature.members if self._memory else {}
+        super().__init__({k: v for k, v in self._npu.signature.members.items() if k not in inside})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.npu = npu = self._npu
-        for name in self.signature.members:
-            wiring.connect(m, getattr(npu, name), wiring.flipped(getattr(self, name)))
+        for name, member in self.signature.members.items():
+            if member.is_port:
+                m.d.comb += getattr(self, name).eq(getattr(npu, name))
+            else:
+                wiring.connect(m, getattr(npu, name), wiring.flipped(getattr(self, name)))
         if self._memory:
             m.submodules.memory = memory = self._memory
             wiring.connect(m, npu.x_req, memory.x_req)

@@ -22,7 +22,10 @@ from .weight_store import WeightStore
 class Npu(wiring.Component):
     """One accelerator behind a byte stream.
 
+    Parameters: ``config``; ``link_timeout``, cycles without a byte after which the link drops a partial request.
+
     Members:
+        ``status`` Out(Status): as the register
         ``i`` Stream(8): request bytes · ``o`` Stream(8): reply bytes (frames: `isa`, host link)
         with ``ring_tiles`` only: ``x_req`` Stream(BURST), ``x_data`` Stream(8): burst read port to external memory; the
         bytes of the bursts in the order of the requests, several of which may be under way
@@ -38,12 +41,13 @@ class Npu(wiring.Component):
     no tail read, no external byte came) the run ends with STALLED.
     """
 
-    def __init__(self, config: NpuConfig, watchdog: int = 65536):
+    def __init__(self, config: NpuConfig, watchdog: int = 65536, link_timeout: int = 65536):
         if watchdog < 64:
             raise ValueError(f"watchdog={watchdog}: must be at least 64, or the pipelines look like a stall")
         self._config = config
         self._watchdog = watchdog
-        members = {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))}
+        self._link_timeout = link_timeout
+        members = {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8)), "status": Out(Status)}
         if config.ring_tiles:
             members["x_req"] = Out(stream.Signature(BURST))
             members["x_data"] = In(stream.Signature(8))
@@ -57,7 +61,7 @@ class Npu(wiring.Component):
 
         clear = Signal()  # engines forget everything
         reset = ResetInserter(clear)
-        link = Link(config, act_latency=ActMemory.LATENCY)
+        link = Link(config, act_latency=ActMemory.LATENCY, timeout=self._link_timeout)
         fetch, multiply = Fetch(config), MultiplyEngine(config)
         tail = TailEngine(config, read_latency=Accumulators.T_LATENCY)
         act, weights, array, acc = ActMemory(config), WeightStore(config), Array(config), Accumulators(config)
@@ -73,7 +77,7 @@ class Npu(wiring.Component):
         wiring.connect(m, link.o, wiring.flipped(self.o))
 
         # --- Run control ------------------------------------------------------------------------------------------
-        status = Signal(Status)
+        status = self.status
         running, finished = Signal(), Signal()
         go = Signal()
         failed, failure = Signal(), Signal(Status)

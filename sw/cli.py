@@ -8,12 +8,11 @@ import json
 import os
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from lepton.sw import bench, check, profile
+from lepton.sw import BACKENDS, SERIAL, bench, check, profile
 
-BACKENDS = ("golden", "iss", "rtl")
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
 INPUT_KEYS, LABEL_KEYS, EXPECTED_KEYS = ("x", "input"), ("y", "labels"), ("tflm", "output")
 
@@ -136,14 +135,21 @@ def load_config(name):
 # Running
 
 
-def open_session(model, config, backend):
+def backend_name(text):
+    """A backend of the command line."""
+    if text in BACKENDS or text.startswith(SERIAL) and text != SERIAL:
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BACKENDS)}, {SERIAL}PORT")
+
+
+def open_session(model, args):
     """A Session, or UserError when the model's file is not there."""
     if not Path(model).is_file():
         raise UserError(f"{model}: no such file")
-    config = load_config(config)
+    config = load_config(args.config) if args.config else None
     from lepton.sw.session import Session
 
-    return Session(model, config=config, backend=backend)
+    return Session(model, config=config, backend=args.backend, baud=args.baud)
 
 
 def command_run(args) -> int:
@@ -151,9 +157,9 @@ def command_run(args) -> int:
 
     check_output(args.output)
     x = pick(load_arrays(args.input), INPUT_KEYS)
-    session = open_session(args.model, args.config, args.backend)
-    check_input(x, session.input_shape[1:], args.input)
-    y = session.run(x)
+    with closing(open_session(args.model, args)) as session:
+        check_input(x, session.input_shape[1:], args.input)
+        y = session.run(x)
     cycles = (session.report or {}).get("cycles")
     with atomic(args.output) as temporary, open(temporary, "wb") as file:
         np.save(file, y)
@@ -206,7 +212,7 @@ def command_sim(args) -> int:
     if args.picture == "build/sim.png":
         Path("build").mkdir(exist_ok=True)
     check_output(args.picture)
-    session = open_session(model, args.config, args.backend)
+    session = open_session(model, args)
     shape = session.input_shape[1:]
     if arrays is None:
         import numpy as np
@@ -216,12 +222,23 @@ def command_sim(args) -> int:
     check_input(x, shape, source or "random input")
     n = min(args.count or default_count, len(x))
     labels, expected = (a[:n] if a is not None and len(a) == len(x) else None for a in find_answers(arrays))
-    result = sim_report.run(session, x[:n], labels, expected)
+    with closing(session):
+        result = sim_report.run(session, x[:n], labels, expected)
     sim_report.show(result, f"{model.name}, {source or 'random bytes'}")
     with atomic(args.picture) as temporary:
         sim_report.draw(result, temporary, model.name)
     print(f"picture: {args.picture}")
     return 1 if result.equal is False else 0
+
+
+def command_devices(args) -> int:
+    from lepton.sw.serial_port import ports
+
+    for name, description in ports():
+        print(f"{name}  {description}".rstrip())
+    if not ports():
+        print("no serial ports")
+    return 0
 
 
 # The command line
@@ -247,11 +264,14 @@ def build_parser() -> Parser:
     def backend(command, default):
         command.add_argument(
             "--backend",
-            choices=BACKENDS,
+            type=backend_name,
             default=default,
-            help="golden: NumPy, operator by operator; iss: the compiled program in NumPy; "
-            "rtl: the hardware under Verilator (default: %(default)s)",
+            metavar="NAME",
+            help="golden: NumPy, operator by operator; iss: the compiled program in NumPy; rtl: the hardware under "
+            "Verilator; serial:PORT: a board (default: %(default)s)",
         )
+        command.add_argument("--baud", type=int, metavar="N", help="of the serial port (default: 1,000,000)")
+        command.add_argument("--config", metavar="NAME", help="configuration (default: small; a board tells its own)")
 
     run = add(
         "run", command_run, "run a model on inputs from a file", "Run an int8 model; all backends give the same bytes."
@@ -260,7 +280,6 @@ def build_parser() -> Parser:
     run.add_argument("--input", required=True, metavar="X.npy", help="int8 inputs (N, ...); .npz: the array x or input")
     run.add_argument("--output", required=True, metavar="Y.npy", help="int8 outputs (N, ...) to write")
     backend(run, "golden")
-    config(run)
 
     comp = add("compile", command_compile, "compile a model to a file that runs in its place")
     comp.add_argument("model", metavar="MODEL", help="int8 .tflite")
@@ -293,7 +312,7 @@ def build_parser() -> Parser:
         "--picture", default="build/sim.png", metavar="FILE", help="picture to write (default: %(default)s)"
     )
     backend(sim, "rtl")
-    config(sim)
+    add("devices", command_devices, "list the serial ports, for --backend serial:PORT")
     for module in (check, bench, profile):
         module.add_parser(commands)
     return parser

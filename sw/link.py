@@ -34,11 +34,15 @@ FAILURES = {
 
 
 class LinkError(RuntimeError):
-    """A request that could not be carried out, in one line. `result`: the device's refusal, None if there was none."""
+    """A request that could not be carried out, in one line.
 
-    def __init__(self, message: str, result: Result | None = None):
+    `result`: the device's refusal, None if there was none; `silence`: why no answer was accepted, if none was.
+    """
+
+    def __init__(self, message: str, result: Result | None = None, silence: str = ""):
         super().__init__(message)
         self.result = result
+        self.silence = silence
 
 
 class Transport(Protocol):
@@ -52,6 +56,9 @@ class Transport(Protocol):
 
     def flush(self) -> None:
         """Discard what was received and not read yet."""
+
+    def close(self) -> None:
+        """Let go of the device; raises nothing."""
 
 
 def frame(sync: int, code: int, sequence: int, payload: bytes = b"") -> bytes:
@@ -211,6 +218,10 @@ class Device:
         self._request(Command.RESET, b"", "RESET", 0)
         self._run_id = None
 
+    def close(self) -> None:
+        """Let go of the transport."""
+        self._transport.close()
+
     # --- Frames
 
     def _read_registers(self, first: Reg, count: int) -> dict[Reg, int]:
@@ -248,7 +259,8 @@ class Device:
             raise LinkError(f"link lost during {what}: {error}; reconnect and load again") from error
         raise LinkError(
             f"{what} failed after {self._retries + 1} attempts: {reason}; "
-            "check the cable, the port and that the device is programmed"
+            "check the cable, the port and that the device is programmed",
+            silence=reason,
         )
 
     def _reply(self):

@@ -189,15 +189,17 @@ def _verilator() -> Path:
     return root
 
 
-def build_library(text: str, name: str) -> Path:
-    """Shared library of the Verilog `text` (top module `npu`), from the cache or built now with progress on stderr.
+def build_library(text: str, name: str, shim: str = SHIM) -> Path:
+    """Shared library of the Verilog `text` (top module `npu`) and the C++ `shim` round it.
+
+    It is taken from the cache, or built now with progress on stderr.
 
     Raises BackendError with one line if a tool is missing or a step fails.
     """
     ports = text[text.index("module npu(") :].partition(";")[0]
     external = "x_req__valid" in ports
     recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME))
-    key = hashlib.sha256("\0".join((text, SHIM, recipe)).encode()).hexdigest()[:20]
+    key = hashlib.sha256("\0".join((text, shim, recipe)).encode()).hexdigest()[:20]
     folder = cache_folder()
     library = folder / f"{name}-{key}.so"
     if library.exists():
@@ -217,7 +219,7 @@ def build_library(text: str, name: str) -> Path:
             env = {**os.environ, "VERILATOR_ROOT": str(root)}
             verilator = [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", "npu", "--Mdir", "obj"]
             _run([*verilator, "npu.v"], work, "verilator", env)
-            (work / "obj" / "shim.cpp").write_text(SHIM)
+            (work / "obj" / "shim.cpp").write_text(shim)
             sources = sorted((work / "obj").glob("*.cpp"), key=lambda p: -p.stat().st_size)
             sources += [root / "include" / "verilated.cpp", root / "include" / "verilated_threads.cpp"]
             flags = [*CXX_FLAGS, f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}", f"-I{work / 'obj'}"]

@@ -6,12 +6,13 @@ import numpy as np
 
 from lepton.rtl import isa
 from lepton.rtl.config import NpuConfig, get_config
+from lepton.rtl.link import identity_registers
+from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.compiler import HostStep, Program, compile_model
+from lepton.sw.link import Device, LinkError, config_from_registers
 from lepton.sw.model import Model, ModelError, load_model
 from lepton.sw.program_file import MAGIC, parse_program
 from lepton.verif import golden
-
-BACKENDS = ("golden", "iss", "rtl")
 
 
 def read_source(path: str | Path) -> bytes:
@@ -50,6 +51,7 @@ class _DeviceEngine:
 
     def __init__(self, device, program: Program):
         self.device = device
+        device.reset()  # whoever was here before may have left a run
         for region, data in program.images():
             device.write(region, 0, data)
 
@@ -72,14 +74,23 @@ class Session:
     """A model ready to run on one backend.
 
     Parameters: `model` path of a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
-    (a compiled program brings its own); `backend` one of `golden`, `iss`, `rtl`.
-    Raises ModelError, CompileError, ConfigError, or the backend's error, each with one line.
+    (a compiled program brings its own, a board tells it; else `small`); `backend` one of `golden`, `iss`, `rtl`,
+    `serial:PORT`; `baud` of the serial port.
+    Raises ModelError, CompileError, ConfigError, or the backend's error, each with one line. After a LinkError the next
+    `run` connects and loads again.
     """
 
-    def __init__(self, model: str | Path | Model, config: str | NpuConfig = "small", backend: str = "iss"):
-        if backend not in BACKENDS:
-            raise ModelError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    def __init__(
+        self,
+        model: str | Path | Model,
+        config: str | NpuConfig | None = None,
+        backend: str = "iss",
+        baud: int | None = None,
+    ):
+        if backend not in BACKENDS and not backend.startswith(SERIAL):
+            raise ModelError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, {SERIAL}PORT")
         self.backend = backend
+        self._baud = baud
         self.report: dict | None = None
         self._program: Program | None = None
         if isinstance(model, Model):
@@ -92,8 +103,12 @@ class Session:
                 config = self._program.config
             else:
                 self.model = load_model(model)
-        self.config = get_config(config) if isinstance(config, str) else config
+        self.config = config if isinstance(config, NpuConfig) else get_config(config or "small")
+        self._told = config is not None  # a board must have just this configuration
         self._engine: _IssEngine | _DeviceEngine | None = None
+        self._device: Device | None = None
+        if backend.startswith(SERIAL):
+            self._device = self._connect()
 
     @property
     def program(self) -> Program:
@@ -127,24 +142,62 @@ class Session:
                 if progress:
                     progress(i + 1, len(x))
             return np.stack(outputs) if outputs else np.zeros((0, *self._output_shape()), np.int8)
-        if self._engine is None:
-            self._engine = self._open()
         outputs, reports = [], []
-        for i in range(len(x)):
-            out, report = self._infer(x[i])
-            outputs.append(out)
-            reports.append(report)
-            if progress:
-                progress(i + 1, len(x))
+        try:
+            if self._engine is None:
+                self._engine = self._open()
+            for i in range(len(x)):
+                out, report = self._infer(x[i])
+                outputs.append(out)
+                reports.append(report)
+                if progress:
+                    progress(i + 1, len(x))
+        except LinkError:
+            self.close()
+            raise
         self.report = self._summarise(reports)
         return np.stack(outputs) if outputs else np.zeros((0, *self._output_shape()), np.int8)
+
+    def close(self) -> None:
+        """Let go of the backend; the next `run` opens it again."""
+        self._engine = None
+        if self._device is not None:
+            self._device.close()
+        self._device = None
 
     def _output_shape(self):
         return tuple(self.model.tensors[self.model.outputs[0]].shape)[1:]
 
+    def _connect(self) -> Device:
+        """The board. Its configuration becomes the session's; raises ModelError if another one was asked for."""
+        from lepton.sw.serial_port import BAUD, connect
+
+        port = self.backend.removeprefix(SERIAL)
+        device = connect(port, self._baud or BAUD)
+        found = device.config()
+        if self._told:
+            wanted = config_from_registers(identity_registers(self.config)).to_dict()
+            differ = [f"{k}={v}" for k, v in found.to_dict().items() if k != "name" and v != wanted[k]]
+            if differ:
+                device.close()
+                raise ModelError(
+                    f"{port}: the board has {', '.join(differ)}, not the configuration {self.config.name!r}: "
+                    "leave it out and compile for the board"
+                )
+        self.config, self._told = (self.config if self._told else found), True
+        return device
+
     def _open(self):
         if self.backend == "iss":
             return _IssEngine(self.config, self.program)
+        if self.backend.startswith(SERIAL):
+            if self.program.external and not self.config.external_bytes:
+                raise ModelError(
+                    f"{self.model.name}: {len(self.program.external):,} bytes of weights do not fit the board, which "
+                    "has no external memory (external_bytes=0)"
+                )
+            self._device = self._device or self._connect()
+            return _DeviceEngine(self._device, self.program)
         from lepton.sw.rtl_backend import open_device
 
         return _DeviceEngine(open_device(self.config, self.program.external), self.program)
