@@ -278,7 +278,11 @@ def test_verilog_and_description(tmp_path):
     assert NpuConfig.from_dict(about["config"]) == SINGLE
     assert [r["index"] for r in about["registers"]] == list(range(len(Reg)))
     assert {r["region"]: r["words"] for r in about["memory_map"]}["ACT"] == SINGLE.act_bytes
-    names = {f"{s}__{p}" for s in ("i", "o", "x_req", "x_data") for p in ("payload", "valid", "ready")} | {"clk", "rst", "status"}
+    names = {f"{s}__{p}" for s in ("i", "o", "x_req", "x_data") for p in ("payload", "valid", "ready")} | {
+        "clk",
+        "rst",
+        "status",
+    }
     assert {p["name"] for p in about["ports"]} == names
     header = text[text.index("module npu(") :].split(")")[0].split("(")[1]
     assert {name.strip() for name in header.split(",")} == names
