@@ -182,6 +182,13 @@ def test_64_on_rtl():
     assert session.report["cycles"] > 0
 
 
+@pytest.mark.parametrize("network", (cnn150, features150))
+def test_150_on_rtl(network):
+    session = run(network, ROOMY, "rtl")
+    assert_streams_and_fuses(session.program, network()[1])
+    assert session.report["cycles"] > len(session.program.external)  # a byte a cycle at the most
+
+
 def test_unpooled_maps_do_not_count_in_the_peak():
     """150x150x3: the input with its stacked rows and the first pooled map are all that is alive at once."""
     program = compile_model(load_model(cnn150()[0]), ROOMY)
