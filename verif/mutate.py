@@ -21,6 +21,7 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -300,6 +301,7 @@ def _say(text: str) -> None:
 
 
 def _netlist(module: str, probe: dict) -> str:
+    """Digest of the netlist, all names replaced by numbers in the order in which they come."""
     from amaranth.back import rtlil
 
     config = importlib.import_module("lepton.rtl.config").NpuConfig(**probe)
@@ -307,6 +309,8 @@ def _netlist(module: str, probe: dict) -> str:
     component = getattr(importlib.import_module(f"lepton.rtl.{module}"), unit.component)
     arguments = [config if a == "config" else a for a in unit.arguments]
     text = rtlil.convert(component(*arguments), name="top", emit_src=False)
+    names: dict[str, str] = {}
+    text = re.sub(r"\\[^\s\[\]{}]+", lambda name: names.setdefault(name[0], f"n{len(names)}"), text)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
