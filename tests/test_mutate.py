@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from lepton.verif import mutate
+from lepton.verif import mutate, planted
 
 SOURCE = b'''"""Doc: 1 + 2."""
 class Unit:
@@ -107,3 +107,25 @@ def test_wrong_arguments(capsys):
             mutate.main(argv)
         assert stopped.value.code == 2
     assert "unknown unit 'nothing'; known: array" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bug", planted.BUGS, ids=lambda b: b.name)
+def test_planted_bug_fits_the_source(bug):
+    text = (mutate.ROOT / bug.file).read_text()
+    assert text.count(bug.before) == 1 and bug.before != bug.after
+    ast.parse(text.replace(bug.before, bug.after))
+    assert (mutate.ROOT / "tests" / bug.tests).exists()
+
+
+def test_a_planted_bug_is_found(capsys, tmp_path):
+    assert planted.main(["--quick", "queue overflow", "--json", str(tmp_path / "bugs.json")]) == 0
+    assert "1 of 1 planted bugs found" in capsys.readouterr().out
+    (result,) = json.loads((tmp_path / "bugs.json").read_text())
+    assert "test_fetch.py::test_queue[2]" in result["unit"] and not result["missed"]
+
+
+def test_a_bug_that_nothing_finds_is_told(capsys, monkeypatch):
+    harmless = planted.Bug("none", "controller", "", "rtl/skid.py", "count != 0", "count != (0)", "test_fetch.py")
+    monkeypatch.setattr(planted, "BUGS", [harmless])
+    assert planted.main(["--quick"]) == 1
+    assert "MISSED BY test_fetch.py" in capsys.readouterr().out
