@@ -43,7 +43,18 @@ struct Sim {
     std::vector<uint8_t> memory;  // external memory
     uint32_t latency = 8, interval = 1;  // cycles to the first beat; cycles from one beat to the next
     uint32_t address = 0, left = 0, wait = 0;
+    uint32_t chance[4] = {};  // in 256: that a stream does not go on in a cycle: host, reply, request, data
+    uint32_t random = 1;
+    bool offered = false;  // a host byte is offered: it stays until it is taken
     Sim() : top(&context) {}
+
+    bool stalls(int stream) {
+        if (!chance[stream]) return false;
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        return (random >> 8 & 255) < chance[stream];
+    }
 
     void half(int clk) { top.clk = clk; top.eval(); }
 
@@ -60,8 +71,8 @@ struct Sim {
         if (beat) { address += 1; left -= 1; wait = interval - 1; }
         else if (wait) wait -= 1;
         if (taken) { address = req_address; left = req_length; wait = latency; }
-        top.x_req___05Fready = left == 0;
-        top.x_data___05Fvalid = left != 0 && wait == 0;
+        top.x_req___05Fready = left == 0 && !stalls(2);
+        top.x_data___05Fvalid = left != 0 && wait == 0 && !stalls(3);
         top.x_data___05Fpayload = address < memory.size() ? memory[address] : 0;
 #endif
         cycles += 1;
@@ -95,6 +106,27 @@ void sim_memory(Sim *s, const uint8_t *data, uint64_t n, uint32_t latency, uint3
     s->interval = interval ? interval : 1;
 }
 
+void sim_stalls(Sim *s, uint32_t seed, uint32_t host, uint32_t reply, uint32_t request, uint32_t data) {
+    s->random = seed | 1;
+    s->chance[0] = host;
+    s->chance[1] = reply;
+    s->chance[2] = request;
+    s->chance[3] = data;
+}
+
+void sim_reset(Sim *s, uint32_t cycles) {
+    s->top.rst = 1;
+    s->top.eval();
+    while (cycles--) s->tick();
+    s->top.rst = 0;
+    s->left = s->wait = 0;
+#ifdef EXTERNAL
+    s->top.x_req___05Fready = 0;
+    s->top.x_data___05Fvalid = 0;
+#endif
+    s->top.eval();
+}
+
 // Run until all n_in bytes are taken and `want` bytes have come, or for max_cycles.
 // counts: bytes taken, bytes given. Returns the cycles run.
 uint64_t sim_step(Sim *s, const uint8_t *in, uint64_t n_in, uint8_t *out, uint64_t cap, uint64_t want,
@@ -103,17 +135,19 @@ uint64_t sim_step(Sim *s, const uint8_t *in, uint64_t n_in, uint8_t *out, uint64
     Vtop &top = s->top;
     if (want > cap) want = cap;
     while ((taken < n_in || given < want) && s->cycles - start < max_cycles) {
-        top.i___05Fvalid = taken < n_in;
+        s->offered = taken < n_in && (s->offered || !s->stalls(0));
+        top.i___05Fvalid = s->offered;
         if (taken < n_in) top.i___05Fpayload = in[taken];
-        top.o___05Fready = given < cap;
+        top.o___05Fready = given < cap && !s->stalls(1);
         top.eval();
         bool i = top.i___05Fvalid && top.i___05Fready, o = top.o___05Fvalid && top.o___05Fready;
         uint8_t byte = top.o___05Fpayload;
         s->tick();
-        if (i) taken++;
+        if (i) taken++, s->offered = false;
         if (o) out[given++] = byte;
     }
     top.i___05Fvalid = 0;
+    s->offered = false;
     top.o___05Fready = 0;
     top.eval();
     counts[0] = taken;
@@ -287,6 +321,8 @@ class Model:
         lib.sim_destroy.argtypes = [pointer]
         lib.sim_cycles.argtypes, lib.sim_cycles.restype = [pointer], u64
         lib.sim_memory.argtypes = [pointer, ctypes.c_char_p, u64, ctypes.c_uint32, ctypes.c_uint32]
+        lib.sim_stalls.argtypes = [pointer, *[ctypes.c_uint32] * 5]
+        lib.sim_reset.argtypes = [pointer, ctypes.c_uint32]
         lib.sim_step.argtypes = [pointer, ctypes.c_char_p, u64, pointer, u64, u64, u64, pointer]
         lib.sim_step.restype = u64
         self._lib, self._sim = lib, lib.sim_create()
@@ -304,6 +340,14 @@ class Model:
     def set_memory(self, data: bytes, latency: int = 8, interval: int = 1) -> None:
         """Fill the external memory: `latency` cycles from a request to its first byte, then a byte each `interval`."""
         self._lib.sim_memory(self._sim, bytes(data), len(data), latency, interval)
+
+    def set_stalls(self, seed: int = 1, host: int = 0, reply: int = 0, request: int = 0, data: int = 0) -> None:
+        """Chances in 256 that a stream stands still in a cycle: bytes from and to the host, bursts, their bytes."""
+        self._lib.sim_stalls(self._sim, seed & 0xFFFFFFFF, host, reply, request, data)
+
+    def reset(self, cycles: int = 1) -> None:
+        """Hold the reset input for some cycles; the external memory forgets what it was asked for."""
+        self._lib.sim_reset(self._sim, cycles)
 
     @property
     def cycles(self) -> int:

@@ -3,6 +3,7 @@
 import random
 import re
 
+import numpy as np
 import pytest
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
@@ -11,6 +12,7 @@ from lepton.rtl import isa
 from lepton.rtl.config import NpuConfig
 from lepton.rtl.fetch import Fetch
 from lepton.rtl.skid import SkidQueue
+from lepton.verif.programs import keep_rules
 
 CONFIG = NpuConfig(program_words=64)
 TARGET = {isa.LOAD: "load", isa.MUL: "mul", isa.TAIL: "tail", isa.TABLE: "tail"}
@@ -54,22 +56,12 @@ def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1, config=CONFIG):
     return got, ended[0] if ended else None
 
 
-def legal(op, config, rng):
-    """Random fields that keep the rules."""
-    values = {f.name: rng.getrandbits(f.bits) for f in op.fields if f.name != "opcode" and not f.signed}
-    while rule := isa.broken(op, config, values):
-        top = (1 << op.offset(rule.field)[1].bits) - 1
-        values[rule.field] = rng.randint(rule.low, top if rule.high is None else rule.high)
-        if rule.when:
-            values[rule.when] = rng.getrandbits(1)
-    return values
-
-
 def random_program(rng, n):
     words, expected, last = [], {"load": [], "mul": [], "tail": []}, []
     for _ in range(n):
         op = rng.choice(list(TARGET))
-        values = legal(op, CONFIG, rng)
+        values = {f.name: rng.getrandbits(f.bits) for f in op.fields if f.name != "opcode" and not f.signed}
+        values = keep_rules(op, CONFIG, values, np.random.default_rng(rng.getrandbits(32)))
         new = isa.encode(op, **values)
         words += new
         raw = sum(w << 64 * i for i, w in enumerate(new))

@@ -535,6 +535,13 @@ def own_entry(m):
     m.tail(channels=4, width=2, acc_base=1, acc_x=1, to_acc=1, dual=1, acc_other=1023)
 
 
+def lane_without_channel(m):
+    m.load()
+    m.mul()
+    m.tail(channels=3, release=0, to_acc=1)
+    m.tail(take=0, channels=4)
+
+
 def no_ring(m):
     m.config = NpuConfig("no ring")
     m.load(external=1)
@@ -604,8 +611,9 @@ MUL, TAIL = isa.MUL.words, isa.TAIL.words
             Status.BAD_INSTRUCTION,
             "word 2: MUL: 3 outputs, 2 apart, do not fit a stream row of 4",
         ),
-        (too_many_loads, Status.STALLED, "word 12: LOAD: waits for ever: the queue of LOADs is full"),
+        (too_many_loads, Status.STALLED, "word 12: LOAD: waits for ever: its queue is full"),
         (own_entry, None, "word 6: TAIL: reads an accumulator entry that it has written itself"),
+        (lane_without_channel, None, "word 10: TAIL: reads an accumulator of a lane in which a TAIL had no channel"),
         (no_ring, Status.BAD_INSTRUCTION, "word 0: LOAD: external is 1, must be at most 0"),
         (unknown_opcode, Status.BAD_OPCODE, "word 0: unknown opcode 9"),
     ],

@@ -214,6 +214,7 @@ class _Run:
                 begin = max(accept + 1, done + 1)
                 next_accept = begin + 32
                 done = begin + 31
+                self.tail_idle = done + 2
                 continue
             reads = v["width"] * v["height"] * v["window_x"] * v["window_y"] * (2 if v["dual"] else 1)
             groups = -(-v["channels"] // cfg.cols)
@@ -236,7 +237,7 @@ class _Run:
                 last_group = group == groups - 1
                 if v["release"] and (not v["stack"] or last_group):
                     if v["to_acc"]:
-                        self.free.append(at + reads - 1 + drain)
+                        self.free.append(at + reads + drain)
                         if not last_group:
                             at = at + reads - 1 + drain + 1 - reads
                     else:
@@ -246,7 +247,7 @@ class _Run:
             if v["post"]:
                 self.posts.append(done)
             self.timing.spans[pc] = (first, done)
-        self.tail_idle = done + 1
+            self.tail_idle = done + 1
 
     def run(self) -> Timing:
         processes = {name: getattr(self, name)() for name in ("fetch", "loader", "multiply", "tail")}

@@ -92,18 +92,25 @@ class Iss:
     params : PARAM_DTYPE[params]
     program : uint64[program_words]
     acc : int32[2, acc_depth, cols]
+    undefined : bool[2, acc_depth, cols], with `hazards`: accumulators of the lanes without a channel of a TAIL to_acc
     external : bytes that LOAD reads with `external` set
 
     Parameters
     ----------
     config : NpuConfig
     hazards : also raise IssError where the result would depend on timing: a MUL reading a byte that a TAIL wrote
-        without a token between them, or a TAIL writing a byte that a MUL ahead of its bank may still have to read
+        without a token between them, a TAIL writing a byte that a MUL ahead of its bank may still have to read, or
+        reading an accumulator that it wrote itself or that is undefined
+    ahead, first : the schedule: fetch runs ahead of the engines as far as the queues let it; the engine (`mul`, `tail`)
+        that goes first. Of a program without errors the result is the same; of one with more than one error, which is
+        found first
     """
 
-    def __init__(self, config, hazards: bool = False):
+    def __init__(self, config, hazards: bool = False, ahead: bool = False, first: str = "tail"):
         self.config = c = config
         self.hazards = hazards
+        self._ahead = ahead
+        self._order = ("tail", "mul") if first == "tail" else ("mul", "tail")
         self._mem = np.zeros(c.act_bytes + 32, np.int8)  # the first bytes again behind the end, so that reads wrap
         self.act = self._mem[: c.act_bytes]
         self._lanes = {n: np.lib.stride_tricks.sliding_window_view(self._mem, n) for n in {c.rows, c.cols}}
@@ -112,6 +119,7 @@ class Iss:
         self.params = np.zeros(c.params, PARAM_DTYPE)
         self.program = np.zeros(c.program_words, np.uint64)
         self.acc = np.zeros((2, c.acc_depth, c.cols), np.int32)
+        self.undefined = np.zeros(self.acc.shape, bool)
         self.table = np.zeros(256, np.int8)
         self.external = bytes(config.external_bytes)
         self._reset()
@@ -223,20 +231,31 @@ class Iss:
             pc += step.op.words
             if step.op is isa.END:
                 break
+            if self._full(step):
+                self._work()
+                if self._full(step):
+                    self._stall(step, "its queue is full")
             if step.op is isa.LOAD:
-                # One LOAD is in the engine until all its tiles are read, `Fetch.DEPTH` wait.
-                waiting = len(self._ends) - 1 - Fetch.DEPTH
-                if waiting >= 0 and self._ends[waiting] > self._consumed + Loader.DEPTH:
-                    self._stall(step, "the queue of LOADs is full")
                 self._load(step)
             else:
-                engine = "mul" if step.op is isa.MUL else "tail"
-                if len(self._steps[engine]) > Fetch.DEPTH:
-                    self._stall(step, "its queue is full")
-                self._steps[engine].append(step)
-            while self._advance("tail") | self._advance("mul"):
-                pass
+                self._steps["mul" if step.op is isa.MUL else "tail"].append(step)
+            if not self._ahead:
+                self._work()
+        self._work()
         self._finish(step)
+
+    def _full(self, step):
+        """Whether the instruction finds no room in its queue: `Fetch.DEPTH` wait behind the one at work."""
+        if step.op is isa.LOAD:  # at work until its last descriptor is read
+            waiting = len(self._ends) - 1 - Fetch.DEPTH
+            return waiting >= 0 and self._ends[waiting] > self._consumed + Loader.DEPTH
+        return len(self._steps["mul" if step.op is isa.MUL else "tail"]) > Fetch.DEPTH
+
+    def _work(self):
+        """Let the engines work until both must wait."""
+        a, b = self._order
+        while self._advance(a) | self._advance(b):
+            pass
 
     def _stall(self, step, why):
         """Nothing moves any more, and `step` (if any) does not get into its queue."""
@@ -397,6 +416,7 @@ class Iss:
             at = np.arange(first, first + entries) & ENTRIES - 1
             if step.init:
                 self.acc[bank, at] = total
+                self.undefined[bank, at] = False
             else:
                 np.add.at(self.acc[bank], at, total)
             if step.release and (not step.stack or g == step.groups - 1):
@@ -559,6 +579,8 @@ class Iss:
                         step.fail("reads an accumulator entry that it has written itself")
                     written = np.append(written, e)
                 self.acc[bank, e, :n] = v.astype(np.int32)
+                self.undefined[bank, e, : -(-n // c.lanes) * c.lanes] = True
+                self.undefined[bank, e, :n] = False
             else:
                 v = v.astype(np.int8)
                 self._store(
@@ -581,6 +603,9 @@ class Iss:
         top = max(e.max(), other.max() if step.dual else 0)
         if top >= self.config.acc_depth:
             step.fail(f"accumulator entry {top} of {self.config.acc_depth}", Status.BAD_ADDRESS)
+        unknown = self.undefined[bank, e, :n] | (self.undefined[bank, other, :n] if step.dual else False)
+        if self.hazards and unknown.any():
+            step.fail("reads an accumulator of a lane in which a TAIL had no channel")
         bias, multiplier = p["bias"].astype(np.int64), p["multiplier"].astype(np.int64)
         x = self.acc[bank, e, :n].astype(np.int64) + bias
         if step.dual:
@@ -598,7 +623,8 @@ class Iss:
             )
             v = np.asarray(v).astype(np.int64)
         if step.clamp:
-            v = np.minimum(np.maximum(v + step.zero_point, step.low), step.high)
+            v = v + step.zero_point
+            v = np.where(v > step.high, step.high, np.maximum(v, step.low))
         return v
 
     def _store(self, step, bank, address, v):

@@ -23,6 +23,7 @@ from lepton.verif.benches.common import (
     pack,
     unpack,
 )
+from lepton.verif.programs import keep_rules
 
 TILES = 400
 OPS = {"mul": isa.MUL, "load": isa.LOAD, "tail": isa.TAIL, "table": isa.TABLE}
@@ -75,8 +76,8 @@ class Program:
         out, handed, needed = [], 0, 0
         for i, size in zip(self.muls, self._sizes()):
             needed += size
-            if handed < needed and rng.random() < 0.5:
-                count = int(rng.integers(0, needed - handed))
+            if handed + 1 < needed and rng.random() < 0.5:
+                count = int(rng.integers(1, needed - handed))
                 out.append(("load", dict(count=count, tile=handed)))
                 handed += count
             if handed < needed:
@@ -91,6 +92,7 @@ class Program:
                     for f in OPS[name].fields
                     if f.name != "opcode" and not f.signed
                 }
+                fields = keep_rules(OPS[name], config, fields, rng)
                 out.append((name, fields))
                 raw = pack(isa.encode(OPS[name], **fields), 64)
                 self.tails.append((name, raw))

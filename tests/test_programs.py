@@ -1,0 +1,105 @@
+"""Random programs: the generator, and fifty programs on the RTL against the simulator."""
+
+import numpy as np
+import pytest
+
+from lepton.rtl import isa
+from lepton.rtl.isa import Status
+from lepton.verif import programs
+from lepton.verif.iss import IssError
+from lepton.verif.programs import CONFIGS, START, Bench, Mismatch, campaign, expected, make, report, shrink
+
+
+def test_generator():
+    """Same seed, same program. Legal ones use every instruction and nearly every flag, the others end in every way."""
+    config = CONFIGS["ring5x3"]
+    cases = [make(config, seed) for seed in range(60)]
+    again = make(config, 7)
+    assert again.words == cases[7].words and np.array_equal(again.act, cases[7].act)
+    seen, ends = set(), set()
+    for case in cases:
+        wanted, _, _ = expected(case)
+        ends |= wanted or set()
+        if case.kind != "legal":
+            continue
+        assert wanted == {Status.DONE}
+        at = 0
+        while at < len(case.words):
+            op, fields = isa.decode(case.words, at)
+            at += op.words
+            seen |= {(op.opcode.name, f.name, fields[f.name]) for f in op.fields if f.bits <= 2}
+    missing = [
+        (op.opcode.name, f.name, v)
+        for op in isa.OPS.values()
+        for f in op.fields
+        if f.bits <= 2
+        for v in range(1 << f.bits)
+        if (op.opcode.name, f.name, v) not in seen
+    ]
+    assert not missing
+    assert {Status.DONE, Status.BAD_OPCODE, Status.BAD_INSTRUCTION, Status.BAD_ADDRESS, Status.STALLED} == ends
+
+
+def test_accumulators_are_copied_out_whole():
+    """Four bytes an accumulator: each distinct value gives distinct bytes."""
+    case = make(CONFIGS["ring5x3"], 0)
+    iss = case.iss()
+    values = np.array([0, 1, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**23, 2**24, 2**31 - 1], np.int64)
+    values = np.concatenate([values, -values, [-(2**31)]])
+    rng = np.random.default_rng(1)
+    iss.acc[0].flat[: len(values)] = values.astype(np.int32)
+    iss.acc[1] = rng.integers(-(2**31), 2**31, iss.acc[1].shape)
+    before = iss.acc.copy()
+    iss.run(len(programs.service_programs(case.config)[0]))
+    assert np.array_equal(iss.acc, before)
+    size = iss.acc[0].size
+    copied = iss.act[: 8 * size].reshape(2, 4, size).transpose(0, 2, 1).reshape(-1, 4)
+    assert len(np.unique(copied, axis=0)) == len(np.unique(before))
+
+
+def test_fifty_programs():
+    lines = []
+    assert campaign([CONFIGS["ring5x3"]], 50, 1, lines.append), "\n".join(lines)
+
+
+def test_a_difference_is_found_and_made_smaller(monkeypatch, tmp_path):
+    """A simulator that forgets the table in a TAIL stands for a wrong RTL."""
+    monkeypatch.setattr(programs, "BUILD", tmp_path)
+    config = CONFIGS["ring5x3"]
+    bench = Bench(config)
+    original = programs.Iss._store
+
+    def wrong(self, step, bank, address, v):
+        original(self, step, bank, address, v ^ 1 if step.table else v)
+
+    monkeypatch.setattr(programs.Iss, "_store", wrong)
+    for seed in range(1, 30):
+        case = make(config, seed)
+        try:
+            bench.run(case)
+        except Mismatch as error:
+            why = str(error)
+            break
+    else:
+        pytest.fail("not found")
+    smaller, reason = shrink(bench, case, why, 20)
+    assert len(smaller.chunks) <= len(case.chunks)
+    text = report(smaller, reason, seed).read_text()
+    assert f"--seed {seed}" in text and "table=1" in text and f"{START:5}  " in text
+    with pytest.raises(Mismatch):
+        bench.run(smaller)
+
+
+def test_disassembly_of_any_words():
+    rng = np.random.default_rng(2)
+    words = [int(w) for w in rng.integers(0, 1 << 64, 30, dtype=np.uint64)] + isa.encode(isa.MUL, width=3)[:2]
+    lines = programs.disassemble(words)
+    assert lines and all(len(line.split()) >= 2 for line in lines)
+
+
+def test_an_undefined_result_is_no_failure():
+    case = make(CONFIGS["ring5x3"], 0)
+    case.params["shift"][:71] = 100
+    with pytest.raises(IssError) as error:
+        case.iss().run(START)
+    assert error.value.status is None and expected(case)[0] is None
