@@ -56,10 +56,13 @@ CAMPAIGNS = {
     "fuzz_rtl": Campaign(
         "random graphs on the RTL against TFLM", ("lepton.verif.fuzz", "--count", "100", "--backend", "rtl")
     ),
+    "programs": Campaign(
+        "random programs, legal and not, on the RTL against the simulator", ("lepton.verif.programs", "--count", "1200")
+    ),
 }
 """What `make verify` runs, in this order, two at a time."""
 
-SEEDED = ("fuzz", "fuzz_rtl")
+SEEDED = ("fuzz", "fuzz_rtl", "programs")
 """Campaigns that take `--seed`."""
 
 

@@ -3,9 +3,10 @@
     python -m lepton.verif.programs --count 1200 --seed 1 [--config NAME]
 
 Half of the programs are legal: layers of random shapes with random tokens, banks, windows, second operands, depthwise
-passes and external weights, their instructions interleaved as far as the queues allow. The others have one thing wrong:
-a field, an address, a flipped bit, a missing instruction or token, random words. Each runs on the Verilator model behind
-the host link with random stalls on all streams and a random memory latency, some after a run that was reset half-way.
+passes and external weights, their instructions interleaved as far as the queues allow. The others have something wrong:
+a field, an address, a flipped bit, a missing instruction or token, random words. Each runs on the Verilator model
+behind the host link with random stalls on all streams and a random memory latency, some after a run that was reset
+half-way.
 Compared are the status; after a good end all activations, both accumulator banks (copied out by a second program) and,
 with on-chip weights, the cycle counters against the cycle model.
 
@@ -59,7 +60,7 @@ ONE_FAULT = 0.45
 """Share of the programs with something wrong."""
 
 
-# --- A program ----------------------------------------------------------------------------------------------------------
+# --- A program ------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -75,7 +76,8 @@ class Case:
     params: np.ndarray
     act: np.ndarray
     external: bytes
-    stalls: tuple[int, int, int, int] = (0, 0, 0, 0)
+    stalls: tuple[int, ...] = (0, 0, 0, 0)
+    """Chances in 256, see `Model.set_stalls`."""
     memory: tuple[int, int] = (8, 1)
     """Latency and interval of the external memory."""
     reset_after: int = 0
@@ -157,7 +159,7 @@ def disassemble(words, at: int = START) -> list[str]:
     return lines
 
 
-# --- Legal programs -----------------------------------------------------------------------------------------------------
+# --- Legal programs -------------------------------------------------------------------------------------------------
 
 
 class Maker:
@@ -394,7 +396,7 @@ def engine(op) -> str:
     return {isa.LOAD: "load", isa.MUL: "mul"}.get(op, "tail")
 
 
-# --- Programs with something wrong --------------------------------------------------------------------------------------
+# --- Programs with something wrong ----------------------------------------------------------------------------------
 
 
 def spoil(case: Case, rng: np.random.Generator) -> Case:
@@ -431,8 +433,8 @@ def break_field(chunks, config, rng):
     """An address, a number of entries or a flag of an instruction is another one."""
     k, op, fields = _some(rng, _instructions(chunks))
     bounds = {
-        "acc_base": config.acc_depth, "acc_other": config.acc_depth, "address": config.act_bytes, "param": config.params,
-        "tile": config.weight_tiles,
+        "acc_base": config.acc_depth, "acc_other": config.acc_depth, "address": config.act_bytes,
+        "param": config.params, "tile": config.weight_tiles,
     }  # fmt: skip
     near = [name for name in bounds if name in fields]
     flags = [f.name for f in op.fields if f.bits == 1]
@@ -540,14 +542,14 @@ def make(config: NpuConfig, seed: int) -> Case:
     return replace(case, stalls=stalls, memory=memory, reset_after=reset, hard=bool(rng.random() < 0.5), seed=seed)
 
 
-# --- What must come out -------------------------------------------------------------------------------------------------
+# --- What must come out ---------------------------------------------------------------------------------------------
 
 
 def expected(case: Case) -> tuple[set[Status] | None, Iss, bool]:
-    """Status the run may end with (None: any, the result is undefined), the simulator after the run, and whether it left
-    nothing behind.
+    """Status the run may end with (None: any, the result is undefined), the simulator after the run, and whether the
+    program left nothing behind.
 
-    Of several errors the hardware reports the one that it finds first: each that a schedule of the simulator finds first.
+    Of several errors the hardware reports the one that it finds first: any that one of the simulator's schedules finds.
     """
     iss = case.iss(hazards=True)
     try:
@@ -650,7 +652,7 @@ class Bench:
             raise Mismatch(f"{registers[Reg.CYCLES]} cycles {got}, predicted {timing.cycles} {timing.causes}")
 
 
-# --- Failures -----------------------------------------------------------------------------------------------------------
+# --- Failures -------------------------------------------------------------------------------------------------------
 
 
 def shrink(bench: Bench, case: Case, reason: str, tries: int = 80) -> tuple[Case, str]:
