@@ -549,7 +549,7 @@ def expected(case: Case) -> tuple[set[Status] | None, Iss, bool]:
     """Status the run may end with (None: any, the result is undefined), the simulator after the run, and whether the
     program left nothing behind.
 
-    Of several errors the hardware reports the one that it finds first: any that one of the simulator's schedules finds.
+    Of several errors the hardware reports the one that it finds first: any that a schedule of the simulator finds.
     """
     iss = case.iss(hazards=True)
     try:
@@ -684,7 +684,7 @@ def report(case: Case, reason: str, seed: int) -> Path:
         f"{case.config}", f"seed {seed}, kind {case.kind}: {reason}",
         f"again: python -m lepton.verif.programs --config {case.config.name} --seed {seed} --count 1",
         f"expected status: {'any' if wanted is None else ', '.join(sorted(s.name for s in wanted))}",
-        f"stalls {case.stalls}, memory {case.memory}, reset after {case.reset_after} ({'input' if case.hard else 'link'})",
+        f"stalls {case.stalls}, memory {case.memory}, reset after {case.reset_after}{' by the input' * case.hard}",
         "", *disassemble(case.words), "", "tiles that LOADs name:",
     ]  # fmt: skip
     for _, op, f in _instructions(case.chunks):
