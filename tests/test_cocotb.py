@@ -13,7 +13,7 @@ from lepton.verif.benches.build import build, run, verilog
 from lepton.verif.benches.top import CONFIGS
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "benches"
-BENCHES = "array store quantizer tail controller npu".split()
+BENCHES = "accumulators array store quantizer tail controller npu".split()
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -4,6 +4,7 @@ import cocotb
 import numpy as np
 
 from lepton.rtl.array import Array
+from lepton.verif import cover
 from lepton.verif.benches.common import Bench, Checker, Part, array_latency, bench_config, corner8, pack, unpack
 from lepton.verif.benches.top import deep_config
 
@@ -53,6 +54,40 @@ def random_pass(rng, model):
     return weights, vectors, 1, width + config.taps, *model.depthwise(vectors, weights, width)
 
 
+def corner_passes(model):
+    """Every corner of a weight meets every corner of an activation."""
+    config = model.config
+    out = []
+    for n, act in enumerate(cover.CORNERS):
+        weights = np.resize(np.roll(cover.CORNERS, n), (config.rows, config.cols))
+        vectors = np.full((2, max(config.rows, config.cols)), act)
+        out.append((weights, vectors, 0, 4, *model.convolution(vectors, weights)))
+    return out
+
+
+def note(config, passes):
+    """Coverage of passes whose sums were right."""
+    before = None
+    for weights, vectors, depthwise, line_delay, sums, first in passes:
+        mode = ("conv", "depthwise")[depthwise]
+        if before:
+            cover.hit("array.passes", f"{before} {mode}")
+        before = mode
+        cover.hit("array.length", "one vector" if len(vectors) == 1 else "many vectors")
+        if depthwise:
+            shortest = max(1, Array.MIN_LINE_DELAY - config.taps) + config.taps
+            found = {shortest: "shortest", config.line_depth: "longest"}
+            cover.hit("array.line_delay", found.get(line_delay))
+            continue
+        lanes = vectors[:, : config.rows]
+        for weight in cover.CORNERS:
+            rows = (weights == weight).any(axis=1)
+            acts = [a for a in cover.CORNERS if ((lanes == a).any(axis=0) & rows).any()]
+            cover.hit("array.operands", *(f"{weight} {a}" for a in acts))
+        limits = {config.rows * 128 * 128: "largest", -config.rows * 128 * 127: "smallest", 0: "zero"}
+        cover.hit("array.sums", *(limits[s] for s in np.unique(lanes @ weights).tolist() if s in limits))
+
+
 class Driver(Part):
     """Passes one after the other, most without a gap; a tile is loaded as late as allowed or as early."""
 
@@ -62,10 +97,13 @@ class Driver(Part):
         t, previous = start, 0
         for weights, vectors, depthwise, line_delay, _, _ in passes:
             gap = int(self._rng.choice([0, 0, 0, 1, 5]))
+            cover.hit("array.length", "gap" if gap else "no gap")
             t += gap
             late, early = t - 1, previous
             at = int(self._rng.choice([late, early]))
-            self._loads[at if at not in self._loads else late] = weights
+            at = at if at not in self._loads else late
+            cover.hit("array.load", *["as late as allowed"] * (at == late), *["as early as allowed"] * (at == early))
+            self._loads[at] = weights
             self._swaps.add(t)
             previous = t
             for vector in vectors:
@@ -113,13 +151,19 @@ async def check(dut, unit, name, config, passes_of):
     monitor = Monitor(bench, config, driver, defined, checker)
     await bench.run(driver, monitor, until=lambda: checker.done, timeout=driver.end + 100)
     checker.finish()
+    note(config, passes)
+    cover.save()
     dut._log.info("%d sums of %d vectors", checker.count, len(defined))
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_passes(dut):
     config = bench_config()
-    await check(dut, "array", "random_passes", config, lambda rng, m: [random_pass(rng, m) for _ in range(PASSES)])
+
+    def passes(rng, model):
+        return [random_pass(rng, model) for _ in range(PASSES)] + corner_passes(model)
+
+    await check(dut, "array", "random_passes", config, passes)
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

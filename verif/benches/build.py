@@ -15,7 +15,16 @@ from lepton.verif.benches.top import BenchTop
 TOP = "lepton_bench"
 # ASCRANGE: a member without bits (the sub-group of a tail with lanes = cols) becomes a port [-1:0], which nobody uses.
 WARNINGS = "CASEINCOMPLETE CASEOVERLAP WIDTHEXPAND WIDTHTRUNC UNSIGNED CMPCONST UNOPTFLAT ALWNEVER ASCRANGE".split()
-VISIBLE = f'`verilator_config\npublic_flat_rw -module "{TOP}" -var "*"\n'
+PROBES = {"*.queue*": ("i__ready", "o__valid"), "*.tail": ("have", "full", "needs", "busy", "begun", "closing")}
+"""Signals inside the units that monitors look at: modules, and their signals."""
+VISIBLE = "\n".join(
+    [
+        "`verilator_config",
+        f'public_flat_rw -module "{TOP}" -var "*"',
+        *(f'public_flat_rd -module "{m}" -var "{v}"' for m, names in PROBES.items() for v in names),
+        "",
+    ]
+)
 MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_STD_NEWEST=-std=c++20 CFG_LDLIBS_THREADS=-pthread"
 MAKEFLAGS += " OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
 
@@ -76,7 +85,12 @@ def run(runner: Verilator, bench: str, config: NpuConfig, seed: int, folder: Pat
             test_dir=folder,
             results_xml=str(report),
             log_file=folder / f"{bench}.log",
-            extra_env={"LEPTON_SEED": str(seed), "LEPTON_BENCH_CONFIG": config.name, "NO_COLOR": "1"},
+            extra_env={
+                "LEPTON_SEED": str(seed),
+                "LEPTON_BENCH_CONFIG": config.name,
+                "LEPTON_COVER": str(folder / f"{bench}.cover.json"),
+                "NO_COLOR": "1",
+            },
         )
     except SystemExit:  # under pytest the runner leaves like this when a test failed
         pass

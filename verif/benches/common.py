@@ -15,6 +15,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 
 from lepton.rtl.array import Array
 from lepton.rtl.config import NpuConfig
+from lepton.verif import cover
 from lepton.verif.benches.top import CONFIGS
 
 INT32 = -(1 << 31), (1 << 31) - 1
@@ -97,6 +98,7 @@ class Bench:
         self.rng = random_for(name)
         self.cycle = 0
         self._clock, self._reset = getattr(dut, f"{unit}_clk"), getattr(dut, f"{unit}_rst")
+        self._dut, self._name = dut, unit
 
     async def run(self, *parts, until: Callable[[], bool], timeout: int, drain: int = 0) -> None:
         """Reset, then cycles until `until()`, and `drain` more. Fails after `timeout` cycles."""
@@ -120,6 +122,13 @@ class Bench:
             assert self.cycle < timeout, f"not finished after {timeout} cycles"
             await FallingEdge(self._clock)
 
+    def inner(self, path: str):
+        """The handle of a signal inside the unit, by its path; `build.PROBES` says which there are."""
+        handle = self._dut
+        for name in (self._name, *path.split(".")):
+            handle = getattr(handle, name)
+        return handle
+
 
 class Part:
     """Something in the bench; does nothing unless a method is overridden."""
@@ -142,6 +151,23 @@ class Stall:
             self._left, self._level = int(self._rng.integers(1, 60)), float(self._rng.choice(self._levels))
         self._left -= 1
         return self._rng.random() < self._level
+
+
+class Queues(Part):
+    """Notes which queues were empty and which were full; `queues` maps their names to their paths in the unit."""
+
+    def __init__(self, bench: Bench, queues: dict[str, str]):
+        self._left = []
+        for name, path in queues.items():
+            self._left.append((f"{name} empty", bench.inner(f"{path}.o__valid")))
+            self._left.append((f"{name} full", bench.inner(f"{path}.i__ready")))
+
+    def sample(self, cycle):
+        if cycle:  # before, some queue may not have been reset yet
+            seen = [(name, handle) for name, handle in self._left if not int(handle.value)]
+            for found in seen:
+                cover.hit("queues", found[0])
+                self._left.remove(found)
 
 
 class Checker:

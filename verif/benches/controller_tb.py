@@ -1,4 +1,4 @@
-"""Controller (Fetch and MultiplyEngine): random programs, with late tokens, banks and a slow tail.
+"""Controller (Fetch and MultiplyEngine): random and directed programs, with late tokens, banks and a slow tail.
 
 The units around it are stand-ins: memories with the real latencies, one row of shadow and active weights.
 """
@@ -11,10 +11,12 @@ from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.act_memory import ActMemory
 from lepton.rtl.isa import Cause
 from lepton.rtl.weight_store import WeightStore
+from lepton.verif import cover
 from lepton.verif.benches.common import (
     Bench,
     Checker,
     Part,
+    Queues,
     Stall,
     StreamMonitor,
     array_latency,
@@ -26,6 +28,8 @@ from lepton.verif.benches.common import (
 from lepton.verif.programs import keep_rules
 
 TILES = 400
+ENTRIES = 1 << 10
+"""Accumulator entries as an instruction numbers them."""
 OPS = {"mul": isa.MUL, "load": isa.LOAD, "tail": isa.TAIL, "table": isa.TABLE}
 
 
@@ -64,26 +68,87 @@ def random_mul(rng, store):
     return i
 
 
-class Program:
-    """Random instructions whose LOADs run ahead of their MULs, at a random place in the program memory."""
+def small_mul(store, descriptor=None, **fields):
+    """Fields of a MUL of 2 x 2 vectors and one tile a group, but for these; its descriptors go to `store`."""
+    i = {f.name: 0 for f in isa.MUL.fields if f.name != "opcode"}
+    i |= dict(
+        init=1, release=1, acc_base=3, groups=1, width=2, height=2, address=100, x_limit=40, x_step=3, y_limit=6,
+        y_step=1, row_step=20, group_step=5, zero_point=3, out_width=1, subsample=1, line_delay=8,
+    )  # fmt: skip
+    i |= fields
+    store += [dict(offset=0, x=0, y=0, skip=0, last=1) | (descriptor or {}) for _ in range(i["groups"])]
+    return i
 
-    def __init__(self, rng, config):
-        self.store, self.muls, self.tails = [], [], []
-        while len(self.store) < TILES:
-            self.muls.append(random_mul(rng, self.store))
+
+def directed_muls(store):
+    """Every corner of every field and of descriptors, flags with each other, every kind of padding."""
+    out = [small_mul(store), small_mul(store)]
+    for field in isa.MUL.fields:
+        for v in cover.field_corners(field):
+            f = {field.name: v}
+            if field.name == "opcode" or f"{field.name}={v}" in cover.POINTS["mul.fields"].unreachable:
+                continue
+            if field.name == "groups" and v > 1:
+                f |= dict(width=1, height=1, release=0)
+            elif field.name in ("width", "height") and v > 1:
+                f |= {"width": 1, "height": 1, "still": 1} | f
+            elif field.name == "acc_base" and v > 1:
+                f |= dict(still=1)
+            elif field.name == "out_width" and v > 1:
+                f |= dict(depthwise=1, width=v, height=1)
+            elif field.name == "subsample" and v > 1:
+                f |= dict(depthwise=1, width=v + 1, out_width=2)
+            elif field.name == "group_step":
+                f |= dict(groups=2)
+            out.append(small_mul(store, **f))
+    for field in isa.DESCRIPTOR:
+        for v in cover.field_corners(field):
+            out.append(small_mul(store, {field.name: v}, depthwise=int(field.name == "skip")))
+            if field.name == "last" and not v:  # three tiles
+                store += [dict(store[-1]), dict(store[-1], last=1)]
+    for flags in range(32):
+        depthwise, stack, init, release, still = (flags >> k & 1 for k in range(5))
+        if not (depthwise and still):
+            f = dict(depthwise=depthwise, stack=stack, init=init, release=release, still=still)
+            out.append(small_mul(store, groups=2, width=3, out_width=2, **f))
+    out += [small_mul(store, x=-1, x_limit=1, x_step=0, zero_point=v) for v in cover.CORNERS]
+    return [*out, small_mul(store)]
+
+
+class Program:
+    """Instructions whose LOADs run ahead of their MULs, at a random place in the program memory.
+
+    `muls`: fields of the MULs, whose tiles' descriptors are in `store`. With a ring some LOADs are external.
+    """
+
+    def __init__(self, rng, config, muls, store):
+        self.store, self.muls, self.tails = store, muls, []
         self.muls[-1]["release"] = 1
+        self.base = (1 << 20) - len(store) if not config.ring_tiles and rng.random() < 0.5 else 0
+        """First tile's place in the store: with the last at its end, or at its start."""
+        self.external: list[int] = []
+        """Tiles that come through the ring, in order."""
+        edges = (1, 2, len(store) - 1, len(store))  # LOADs end here, so that one begins at the first and last place
+
+        def load(count):
+            nonlocal handed
+            count = min(count, next(e for e in edges if e > handed) - handed)
+            external = int(config.ring_tiles > 0 and rng.random() < 0.5)
+            if external:
+                self.external += range(handed, handed + count)
+            at = int(rng.integers(0, 1 << 20)) if external else self.base + handed
+            out.append(("load", dict(count=count, tile=at, external=external)))
+            handed += count
+
         # All LOADs of a MUL's tiles stand before it, two at most: more would fill the queue and hold up the MUL itself.
         out, handed, needed = [], 0, 0
         for i, size in zip(self.muls, self._sizes()):
             needed += size
-            if handed + 1 < needed and rng.random() < 0.5:
-                count = int(rng.integers(1, needed - handed))
-                out.append(("load", dict(count=count, tile=handed)))
-                handed += count
+            if 2 < handed < needed - 1 and needed < len(store) and rng.random() < 0.5:
+                load(int(rng.integers(1, needed - handed)))
             if handed < needed:
-                count = min(needed - handed + int(rng.integers(0, 9)), len(self.store) - handed)
-                out.append(("load", dict(count=count, tile=handed)))
-                handed += count
+                load(needed - handed + int(rng.integers(0, 9)))
+            assert handed >= needed
             out.append(("mul", i))
             while rng.random() < 0.5:
                 name = str(rng.choice(["tail", "table"]))
@@ -100,6 +165,7 @@ class Program:
         words = [w for name, fields in out for w in isa.encode(OPS[name], **fields)]
         self.words = [int(w) for w in rng.integers(0, 1 << 63, self.pc)] + words + isa.encode(isa.END)
         self.length = len(words)
+        self.loads = [fields for name, fields in out if name == "load"]
 
     def _sizes(self):
         lasts = [n for n, d in enumerate(self.store) if d["last"]]
@@ -156,19 +222,100 @@ class Model:
             a = i["address"] + d["offset"] + oy * i["row_step"] + moved
             x, y = i["x"] + d["x"] + moved + lanes, i["y"] + d["y"] + oy * i["y_step"]
             inside = (x >= 0) & (x < i["x_limit"]) & (0 <= y < i["y_limit"])
+            self._note_padding(i, x, y)
             act = np.where(inside, self._act[(a + lanes) % config.act_bytes], i["zero_point"])
             if v in outputs:
                 init = i["init"] and first and not (i["still"] and v)
-                self.sums.append((len(self.vectors), bank, base + outputs[v], int(init)))
+                self.sums.append((len(self.vectors), bank, (base + outputs[v]) % ENTRIES, int(init)))
             self.vectors.append((tile, act.tolist(), int(v == 0), i["depthwise"]))
+
+    @staticmethod
+    def _note_padding(i, x, y):
+        left, right = x < 0, x >= i["x_limit"]
+        masked = left | right
+        found = {
+            "above": y < 0, "below": y >= i["y_limit"], "left": left.all(), "right": right.all(),
+            "both sides": left.any() and right.any(), "inside": 0 <= y < i["y_limit"] and not masked.any(),
+            "partly left": left.any() and not masked.all(), "partly right": right.any() and not masked.all(),
+        }  # fmt: skip
+        cover.hit("mul.padding", *(name for name, yes in found.items() if yes))
+        if masked.any():
+            cover.hit("mul.zero_point", i["zero_point"] if i["zero_point"] in cover.CORNERS else None)
+
+
+def note(program):
+    """Coverage of a program whose vectors and sums were right."""
+    for i in program.muls:
+        corners = {f.name: cover.field_corners(f) for f in isa.MUL.fields if f.name != "opcode"}
+        cover.hit("mul.fields", *(f"{name}={i[name]}" for name, some in corners.items() if i[name] in some))
+        flags = ("depthwise" if i["depthwise"] else "conv", "stack" if i["stack"] else "bank a group")
+        flags += ("init" if i["init"] else "add", "release" if i["release"] else "keep")
+        cover.hit("mul.modes", " ".join([*flags, "still" if i["still"] else "moving"]))
+    for before, d in zip([{"last": 1}, *program.store], program.store):
+        cover.hit("descriptor.fields", *(f"{f.name}={d[f.name]}" for f in isa.DESCRIPTOR
+                                         if d[f.name] in cover.field_corners(f)))  # fmt: skip
+        place = {(1, 1): "only", (1, 0): "first", (0, 0): "middle", (0, 1): "last"}[before["last"], d["last"]]
+        cover.hit("mul.groups", f"{place} tile")
+    for i in program.loads:
+        cover.hit("load.fields", f"external={i['external']}", "count=1" if i["count"] == 1 else None)
+        if not i["external"] and i["tile"] in (0, 1, (1 << 20) - 1):
+            cover.hit("load.fields", f"tile={i['tile']}")
+
+
+class Ring(Part):
+    """The ring of external tiles: filled in order, late, each place again when its tile was taken."""
+
+    def __init__(self, bench, config, external):
+        self._pins, self._config, self._external = bench.pins, config, external
+        self._stall = Stall(bench.rng, (0.0, 0.9, 0.98))
+        self._filled = self._freed = 0
+        self._content: dict[int, int] = {}
+
+    def tile(self, place):
+        """The number of the tile in this place of the store, or None if the place is not in the ring."""
+        return self._content.get(place)
+
+    def drive(self, cycle):
+        config = self._config
+        if not config.ring_tiles:
+            return
+        room = self._filled - self._freed < config.ring_tiles
+        if not room:
+            cover.hit("stall.external", "ring full")
+        if room and self._filled < len(self._external) and not self._stall():
+            place = config.resident_tiles + self._filled % config.ring_tiles
+            self._content[place] = self._external[self._filled]
+            self._filled += 1
+        self._pins.set("ring_count", self._filled - self._freed)
+
+    def sample(self, cycle):
+        if self._pins.get("ring_free"):
+            self._freed += 1
+            assert self._freed <= self._filled, "a tile was taken that was not there"
+
+
+class FetchWaits(Part):
+    """Which queue the fetch waits for: it reads the same word again while one queue alone is full."""
+
+    def __init__(self, bench):
+        self._pins = bench.pins
+        self._full = {q: bench.inner(f"fetch.queue_{q}.i__ready") for q in ("load", "mul", "tail")}
+        self._last = None
+
+    def sample(self, cycle):
+        here = self._pins.get("p_addr") if self._pins.get("p_en") else None
+        full = [q for q, ready in self._full.items() if not int(ready.value)]
+        if here is not None and here == self._last and len(full) == 1:
+            cover.hit("stall.fetch", *full)
+        self._last = here
 
 
 class Surroundings(Part):
     """Program, activation and weight memory, with noise where nothing was read; hands on what the controller did."""
 
-    def __init__(self, bench, config, program, act, vectors, sums):
+    def __init__(self, bench, config, program, act, vectors, sums, ring):
         self._pins, self._rng, self._program, self._act, self._config = bench.pins, bench.rng, program, act, config
-        self._vectors, self._sums = vectors, sums
+        self._vectors, self._sums, self._ring = vectors, sums, ring
         self._width = max(config.rows, config.cols)
         self.array_latency = array_latency(config)
         self._word = None
@@ -187,6 +334,10 @@ class Surroundings(Part):
         lanes = self._reads.pop(cycle, None)
         self._pins.set("i_data", pack(self._rng.integers(-128, 128, self._width) if lanes is None else lanes, 8))
 
+    def _tile(self, place):
+        tile = self._ring.tile(place)
+        return place - self._program.base if tile is None else tile
+
     def sample(self, cycle):
         get = self._pins.get
         if get("p_en"):
@@ -200,7 +351,7 @@ class Surroundings(Part):
             self._vector_of[cycle + ActMemory.LATENCY + 1] = self._issued
             self._issued += 1
         if get("load"):
-            self._loads[cycle + WeightStore.LATENCY] = get("tile")
+            self._loads[cycle + WeightStore.LATENCY] = self._tile(get("tile"))
         # A swap takes the shadow as it was; a load in the same cycle then replaces it.
         swap = get("o_swap")
         if swap:
@@ -217,7 +368,7 @@ class Surroundings(Part):
             vector = self._vector_of[cycle - self.array_latency]
             self._sums.put((vector, get("a_bank"), get("a_entry"), get("a_init")))
         if get("d_en"):
-            self._descriptor = pack_descriptor(self._program.store[get("d_tile")])
+            self._descriptor = pack_descriptor(self._program.store[self._tile(get("d_tile"))])
         self.causes[get("cause")] += 1
 
     def vector_at(self, cycle):
@@ -230,7 +381,7 @@ class Handover(Part):
 
     def __init__(self, bench, config, tokens, released, surroundings, sums):
         self._pins, self._tokens = bench.pins, tokens
-        self._stall, self._token_stall = Stall(bench.rng, (0.2, 0.9, 0.98)), Stall(bench.rng, (0.2, 0.9, 0.98))
+        self._stall, self._token_stall = Stall(bench.rng, (0.2, 0.9, 0.98)), Stall(bench.rng, (0.9, 0.99, 0.998))
         self._released, self._surroundings, self._sums = released, surroundings, sums
         self._delay = surroundings.array_latency + Accumulators.A_LATENCY
         self._ready = self._freed = 0
@@ -259,16 +410,18 @@ class Handover(Part):
         return self._ready == self._freed == len(self._released)
 
 
-async def check(dut, name):
+async def check(dut, name, muls_of):
     config = bench_config()
     bench = Bench(dut, "controller", name)
-    program = Program(bench.rng, config)
+    store: list[dict] = []
+    program = Program(bench.rng, config, muls_of(bench.rng, store), store)
     act = corner8(bench.rng, config.act_bytes)
     model = Model(config, program, act)
     vectors, sums = Checker("vector", model.vectors), Checker("sum", model.sums)
     tails = Checker("tail instruction", [raw for _, raw in program.tails])
     bits = iter(64 * OPS[kind].words for kind, _ in program.tails)
-    surroundings = Surroundings(bench, config, program, act, vectors, sums)
+    ring = Ring(bench, config, program.external)
+    surroundings = Surroundings(bench, config, program, act, vectors, sums, ring)
     tokens = sum(i["wait"] for i in program.muls)
     handover = Handover(bench, config, tokens, model.released, surroundings, sums)
     tail = StreamMonitor(bench, "o_tail", lambda raw: tails.put(raw & (1 << next(bits)) - 1))
@@ -277,20 +430,38 @@ async def check(dut, name):
         pins = bench.pins
         return handover.done and tails.done and pins.get("done_fetching") and pins.get("idle")
 
-    await bench.run(surroundings, handover, tail, until=finished, timeout=200_000, drain=30)
+    fetch = {q: f"fetch.queue_{q}" for q in ("load", "mul", "tail")}
+    monitors = Queues(bench, fetch | {"tiles": "multiply.loader.queue"}), FetchWaits(bench)
+    await bench.run(ring, surroundings, handover, tail, *monitors, until=finished, timeout=200_000, drain=30)
     for checker in (vectors, sums, tails):
         checker.finish()
     assert not bench.pins.get("error")
     assert surroundings.causes[Cause.MULTIPLY] == vectors.count
+    cover.hit("stall.multiply", *(c.name for c in Cause if surroundings.causes[c]))
+    note(program)
+    cover.save()
     dut._log.info("%d vectors, %d sums, %d cycles", vectors.count, sums.count, bench.cycle)
+
+
+def random_muls(rng, store):
+    """One tile alone in front and at the end."""
+    out = [small_mul(store), small_mul(store)]
+    while len(store) < TILES:
+        out.append(random_mul(rng, store))
+    return [*out, small_mul(store)]
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_program(dut):
-    await check(dut, "random_program")
+    await check(dut, "random_program", random_muls)
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def another_random_program(dut):
     """Again after a reset in the same simulation."""
-    await check(dut, "another_random_program")
+    await check(dut, "another_random_program", random_muls)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def directed_program(dut):
+    await check(dut, "directed_program", lambda rng, store: directed_muls(store))

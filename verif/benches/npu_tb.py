@@ -1,4 +1,4 @@
-"""The whole accelerator behind its byte link: random programs and a compiled network against the ISS."""
+"""The whole accelerator behind its byte link: random and directed programs and a compiled network against the ISS."""
 
 import zlib
 from importlib.resources import files
@@ -11,7 +11,18 @@ from lepton.rtl.isa import Command, Reg, Region, Result, Status
 from lepton.sw.compiler import HostStep, compile_model
 from lepton.sw.link import WRITE_HEADER, frame
 from lepton.sw.model import load_model
-from lepton.verif.benches.common import INT32, Bench, Part, Stall, StreamDriver, StreamMonitor, bench_config, corner8
+from lepton.verif import cover
+from lepton.verif.benches.common import (
+    INT32,
+    Bench,
+    Part,
+    Queues,
+    Stall,
+    StreamDriver,
+    StreamMonitor,
+    bench_config,
+    corner8,
+)
 from lepton.verif.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, encode_descriptors
 
 HALF = 2048  # a stage reads one half of the activation memory and writes the other
@@ -40,6 +51,9 @@ class Host(Part):
             self.done = True
             return
         self.requests += 1
+        self._command = command
+        sizes = {0: "0", 1: "1", isa.MAX_PAYLOAD: "largest"}
+        cover.hit("link.length", "too many" if len(payload) > isa.MAX_PAYLOAD else sizes.get(len(payload)))
         self._sequence = int(self._rng.integers(256))
         data = bytearray(frame(isa.SYNC_HOST, command, self._sequence, payload))
         if damage:  # not in the length, which would make the device wait for more
@@ -59,6 +73,10 @@ class Host(Part):
         assert zlib.crc32(body) == check, "CRC of a reply"
         assert body[1] == self._sequence, "sequence of a reply"
         received.clear()
+        if body[0] == Result.BAD_COMMAND:
+            cover.hit("link.unknown", "BAD_COMMAND")
+        else:
+            cover.hit("link.answers", f"{Command(self._command).name} {Result(body[0]).name}")
         self._next((body[0], body[4:]))
 
     def drive(self, cycle):
@@ -68,6 +86,40 @@ class Host(Part):
     def sample(self, cycle):
         self._driver.sample(cycle)
         self._monitor.sample(cycle)
+
+
+class External(Part):
+    """Memory behind the burst port: bytes with gaps, several requests ahead."""
+
+    def __init__(self, bench):
+        self._pins, self._rng = bench.pins, bench.rng
+        self._accept, self._stall = Stall(bench.rng), Stall(bench.rng)
+        self._addresses: list[int] = []  # of bytes still to send
+        self._ready = self._valid = False
+        self.bytes: dict[int, int] = {}
+        """What is stored, by address; other bytes are noise."""
+
+    def drive(self, cycle):
+        self._ready = len(self._addresses) < 500 and not self._accept()
+        self._pins.set("x_req__ready", self._ready)
+        self._valid = bool(self._addresses) and not self._stall()
+        noise = int(self._rng.integers(256))
+        self._pins.set("x_data__valid", self._valid)
+        self._pins.set("x_data__payload", self.bytes.get(self._addresses[0], noise) if self._valid else noise)
+
+    def sample(self, cycle):
+        if self._addresses and not self._valid:
+            cover.hit("stall.external", "no byte")
+        if self._valid:
+            assert self._pins.get("x_data__ready"), "the accelerator takes every byte at once"
+            self._addresses.pop(0)
+        if self._pins.get("x_req__valid"):
+            if self._ready:
+                burst = self._pins.get("x_req__payload")
+                address, length = burst & (1 << 32) - 1, burst >> 32
+                self._addresses += [(address + n) % (1 << 32) for n in range(length)]
+            else:
+                cover.hit("stall.external", "request not taken")
 
 
 # --- Scripts: parts of a conversation ---------------------------------------------------------------------------------
@@ -116,18 +168,23 @@ def start(rng, config, pc):
     """Start, sometimes twice with the same id, and wait until the run has ended; returns the registers."""
     run_id = int(rng.integers(1, 1 << 32))
     payload = run_id.to_bytes(4, "little") + pc.to_bytes(2, "little")
-    for _ in range(int(rng.integers(1, 3))):
+    times = int(rng.integers(1, 3))
+    for _ in range(times):
         yield from request(Command.START, payload)
+    places = {0: "first word", config.program_words - 1: "last word"}
+    cover.hit("link.restart", places.get(pc), "same id again" if times > 1 else None)
     while True:
         found = yield from registers(config)
         assert found[Reg.RUN_ID] == run_id
         if found[Reg.STATUS] != Status.RUNNING:
+            cover.hit("link.status", Status(found[Reg.STATUS]).name)
             return found
 
 
 def check_counters(found):
     assert found[Reg.STATUS] == Status.DONE
     assert found[Reg.CYCLES] == sum(found[Reg[c.name]] for c in isa.Cause), "a cycle without a cause"
+    cover.hit("causes", *(c.name for c in isa.Cause if found[Reg[c.name]]))
 
 
 # --- Random programs --------------------------------------------------------------------------------------------------
@@ -239,16 +296,160 @@ def random_script(rng, config, dut):
             dut._log.info("%d stages, %d tiles: %d cycles", stages, len(program.tiles), found[Reg.CYCLES])
 
 
+# --- Directed programs ------------------------------------------------------------------------------------------------
+
+
+class Job:
+    """A layer as LOAD, MUL and TAIL: reads one half of the activation memory, writes the other.
+
+    `tile`: the first of its tiles in the store; `external`: their address in external memory, from where the RTL gets
+    them (the ISS always has them in the store).
+    """
+
+    def __init__(self, rng, config, tile, *, width=2, height=2, channels=1, tiles=1, external=None, to=HALF + 70):
+        self.groups, self.tile, self.external, self.to = -(-channels // config.cols), tile, external, to
+        self.shape = width, height, channels, tiles
+        self.count = self.groups * tiles
+        places = [(7 * n, int(rng.integers(-2, 3)), 0, 0, int(n % tiles == tiles - 1)) for n in range(self.count)]
+        body = corner8(rng, (self.count, config.rows * config.cols)).astype(np.int8).view(np.uint8)
+        descriptors = encode_descriptors(np.array(places, DESCRIPTOR_DTYPE))
+        self.image = np.concatenate([descriptors, body], axis=1).tobytes()
+        self.resident = isa.encode(isa.LOAD, count=self.count, tile=tile)
+        self.load = self.resident
+        if external is not None:
+            self.load = isa.encode(isa.LOAD, count=self.count, external=1, address=external)
+        self.mul = isa.encode(
+            isa.MUL, init=1, release=1, groups=self.groups, width=width, height=height, address=int(rng.integers(600)),
+            x_limit=30, x_step=3, y_limit=height, y_step=1, row_step=17, zero_point=int(rng.integers(-128, 128)),
+        )  # fmt: skip
+        self.tail = isa.encode(
+            isa.TAIL, take=1, release=1, clamp=1, acc_x=1, acc_y=width, width=width, height=height, window_x=1,
+            window_y=1, address=to, out_x=channels, out_y=channels * width, group_step=config.cols, channels=channels,
+            param=int(rng.integers(100)), low=-128, high=127, table=int(rng.integers(2)),
+        )  # fmt: skip
+
+    def note(self, config):
+        width, height, channels, tiles = self.shape
+        found = {
+            "one pixel": width * height == 1, "one row": height == 1 < width, "one column": width == 1 < height,
+            "one channel": channels == 1, "one pixel of one channel": width * height * channels == 1,
+            "one group": self.groups == 1, "two groups": self.groups == 2, "more groups": self.groups > 2,
+            "one tile": self.count == 1, "first tile of the store": self.tile == 0,
+            "last tile of the store": self.tile + self.count == config.resident_tiles,
+            "first byte of memory": self.to == 0,
+            "last byte of memory": self.to + width * height * channels == config.act_bytes,
+        }  # fmt: skip
+        cover.hit("layers", *(name for name, yes in found.items() if yes))
+        if self.external in (0, 1, (1 << 32) - 1):
+            cover.hit("load.fields", "external=1", f"address={self.external}")
+
+
+ORDERS = (
+    "END",
+    "TABLE LOAD LOAD MUL MUL TAIL TAIL END",
+    "LOAD MUL TAIL TABLE END",
+    "MUL LOAD TAIL END",
+    "TAIL LOAD MUL END",
+    "TAIL MUL LOAD END",
+    "LOAD TABLE TABLE MUL TABLE TAIL END",
+)
+"""Every pair of instructions; a TABLE before the first TAIL, which may use the table."""
+
+
+def directed_jobs(rng, config):
+    """Layers at the edges of their shapes and of the memories; with a ring, weights from external memory."""
+
+    def job(tile=0, **fields):
+        return Job(rng, config, tile, **fields)
+
+    last, cols = config.resident_tiles - 1, config.cols
+    out = [
+        job(width=1, height=1),
+        job(last, width=1, height=1, channels=2),
+        job(width=5, height=1, channels=cols, tiles=3),
+        job(width=1, height=5, channels=cols - 1),
+        job(3, channels=cols + 1, tiles=2),
+        job(1, channels=4 * cols, tiles=2),
+        job(2, to=0),
+        job(1, channels=2, to=config.act_bytes - 8),
+    ]
+    if config.ring_tiles:
+        # The last one is longer than the ring: it goes round.
+        for address in (0, 1, (1 << 32) - 1, 12345):
+            out.append(job(channels=3 * cols, tiles=1 if address != 12345 else config.ring_tiles, external=address))
+    return out
+
+
+def directed_script(rng, config, memory):
+    params = np.zeros(config.params, PARAM_DTYPE)
+    params["bias"] = rng.integers(-99, 99, config.params)
+    params["multiplier"] = rng.integers(1 << 30, 1 << 31, config.params)
+    params["shift"] = rng.integers(-9, -4, config.params)
+    iss = Iss(config)
+    act = corner8(rng, config.act_bytes).astype(np.int8).tobytes()
+    for region, data in ((Region.PARAM, params.tobytes()), (Region.ACT, act)):
+        iss.write(region, 0, data)
+        yield from write(rng, config, region, 0, data)
+
+    def run(order, jobs, pc=0):
+        """Run jobs with their instructions in this order; the ISS wants LOADs and MULs in front."""
+        for job in jobs:
+            iss.write(Region.WEIGHT, job.tile, job.image)
+            if job.external is None:
+                yield from write(rng, config, Region.WEIGHT, job.tile, job.image)
+            else:
+                memory.bytes |= {(job.external + n) % (1 << 32): byte for n, byte in enumerate(job.image)}
+        last = config.params - 32
+        tables = [isa.encode(isa.TABLE, param=int(rng.integers(last))) for _ in range(order.count("TABLE"))]
+        end = isa.encode(isa.END)
+
+        def words(names, loads):
+            queues = {"LOAD": loads, "MUL": [j.mul for j in jobs], "TAIL": [j.tail for j in jobs]}
+            queues |= {"TABLE": list(tables), "END": [end]}
+            return np.array([w for name in names for w in queues[name].pop(0)], "<u8").tobytes()
+
+        rank = {"LOAD": 0, "MUL": 1, "TAIL": 2, "TABLE": 2, "END": 3}
+        iss.write(Region.PROGRAM, 0, words(sorted(order, key=rank.get), [j.resident for j in jobs]))
+        iss.run(0)
+        yield from write(rng, config, Region.PROGRAM, pc, words(order, [j.load for j in jobs]))
+        found = yield from start(rng, config, pc)
+        check_counters(found)
+        got = yield from read(config, Region.ACT, 0, config.act_bytes)
+        assert got == iss.read(Region.ACT, 0, config.act_bytes), f"activation memory after {' '.join(order)}"
+        cover.hit("pairs", *(" ".join(pair) for pair in zip(["start", *order], order)))
+        for job in jobs:
+            job.note(config)
+            if job.external is not None and found[Reg.WEIGHTS]:
+                cover.hit("stall.external", "tile not there")
+
+    for order in ORDERS:
+        names = order.split()
+        jobs = [Job(rng, config, 30 * k, channels=config.cols + 1, tiles=2) for k in range(names.count("MUL"))]
+        yield from run(names, jobs)
+    yield from run(["END"], [], config.program_words - 1)
+    for job in directed_jobs(rng, config):
+        yield from run(["LOAD", "MUL", "TAIL", "END"], [job])
+
+
 def protocol_script(rng, config):
-    """Echo, refusals, an unknown opcode, a run that never ends and its reset."""
+    """Echo, refusals, damage to every command, an unknown opcode, a run that never ends and its reset."""
     for size in (0, 1, isa.MAX_PAYLOAD):
         payload = bytes(rng.bytes(size))
         assert (yield from request(Command.PING, payload)) == payload
+    for command in Command:
+        assert (yield command, bytes(rng.bytes(6)), True)[0] == Result.BAD_CRC
+    yield from request(Command.PING, bytes(isa.MAX_PAYLOAD + 1), Result.BAD_RANGE)
+    yield from request(Command.RESET, b"1", Result.BAD_RANGE)
+    yield from request(Command.START, b"1234567", Result.BAD_RANGE)
+    assert (yield 77, b"", False)[0] == Result.BAD_COMMAND
     yield from request(Command.READ, address(Region.ACT, config.act_bytes - 1, 2), Result.BAD_RANGE)
     yield from request(Command.WRITE, address(Region.PROGRAM, config.program_words, 0) + b"\1", Result.BAD_RANGE)
     bad = np.array([0], "<u8").tobytes()
     yield from write(rng, config, Region.PROGRAM, 0, bad)
     assert (yield from start(rng, config, 0))[Reg.STATUS] == Status.BAD_OPCODE
+    yield from write(rng, config, Region.PROGRAM, 5, np.array(isa.encode(isa.END), "<u8").tobytes())
+    assert (yield from start(rng, config, 5))[Reg.STATUS] == Status.DONE
+    cover.hit("link.restart", "after error")
     hang = [
         w
         for op, f in ((isa.MUL, dict(wait=1, groups=1, width=1, height=1)), (isa.END, {}))
@@ -258,10 +459,15 @@ def protocol_script(rng, config):
     yield from request(Command.START, (5).to_bytes(4, "little") + (7).to_bytes(2, "little"))
     yield from request(Command.WRITE, address(Region.ACT, 0, 0) + b"\1", Result.BUSY)
     yield from request(Command.READ, address(Region.ACT, 0, 1), Result.BUSY)
+    yield from request(Command.START, bytes(6), Result.BUSY)
     assert (yield from registers(config))[Reg.STATUS] == Status.RUNNING
     yield from request(Command.RESET)
     assert (yield from registers(config))[Reg.STATUS] == Status.IDLE
+    cover.hit("link.status", "IDLE")
     yield from request(Command.READ, address(Region.ACT, 0, 1))
+    yield from write(rng, config, Region.PROGRAM, 9, np.array(isa.encode(isa.END), "<u8").tobytes())
+    assert (yield from start(rng, config, 9))[Reg.STATUS] == Status.DONE
+    cover.hit("link.restart", "after reset")
 
 
 def network_script(rng, config, dut):
@@ -294,22 +500,31 @@ def network_script(rng, config, dut):
 
 
 async def converse(dut, name, script_of, timeout):
+    """Run the script that `script_of(rng, external memory)` gives."""
     bench = Bench(dut, "npu", name)
-    host = Host(bench, script_of(bench.rng))
-    await bench.run(host, until=lambda: host.done, timeout=timeout)
+    memory = External(bench) if bench_config().ring_tiles else None
+    host = Host(bench, script_of(bench.rng, memory))
+    parts = (host, memory, Queues(bench, {"runs": "prefetch.queue"})) if memory else (host,)
+    await bench.run(*parts, until=lambda: host.done, timeout=timeout)
+    cover.save()
     dut._log.info("%d requests, %d cycles", host.requests, bench.cycle)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def protocol(dut):
-    await converse(dut, "protocol", lambda rng: protocol_script(rng, bench_config()), 30_000)
+    await converse(dut, "protocol", lambda rng, _: protocol_script(rng, bench_config()), 60_000)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def random_programs(dut):
-    await converse(dut, "random_programs", lambda rng: random_script(rng, bench_config(), dut), 400_000)
+    await converse(dut, "random_programs", lambda rng, _: random_script(rng, bench_config(), dut), 400_000)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def directed_programs(dut):
+    await converse(dut, "directed_programs", lambda rng, memory: directed_script(rng, bench_config(), memory), 900_000)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def network(dut):
-    await converse(dut, "network", lambda rng: network_script(rng, bench_config(), dut), 400_000)
+    await converse(dut, "network", lambda rng, _: network_script(rng, bench_config(), dut), 400_000)

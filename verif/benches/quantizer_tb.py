@@ -4,6 +4,7 @@ import cocotb
 import numpy as np
 
 from lepton.rtl.requantizer import Requantizer
+from lepton.verif import cover
 from lepton.verif.arith import requantize, wrap32
 from lepton.verif.benches.common import INT32, Bench, Checker, Part
 from lepton.verif.benches.top import QUANTIZERS
@@ -29,6 +30,30 @@ def vectors(rng) -> np.ndarray:
     out = np.concatenate([corners, np.stack([value, multiplier, shift, pre_shift], 1)])
     out = out[rng.permutation(len(out))]
     return out[: len(out) // QUANTIZERS * QUANTIZERS]
+
+
+def note(inputs):
+    """Coverage of inputs whose results were right."""
+    value, multiplier, shift, pre_shift = inputs.T
+    cover.hit("requantizer.shift", *np.unique(shift))
+    cover.hit("requantizer.pre_shift", *np.unique(pre_shift))
+    corners = np.isin(value, cover.OPERANDS) & np.isin(multiplier, cover.OPERANDS)
+    pairs = np.unique(inputs[corners, :2], axis=0)
+    cover.hit("requantizer.operands", *(f"{v} {m}" for v, m in pairs))
+    left, right = pre_shift + np.maximum(shift, 0), np.maximum(-shift, 0)
+    moved = wrap32(value << np.minimum(left, 32))
+    exact = moved * multiplier
+    high = requantize(moved, multiplier, 0 * shift, 0 * shift)
+    tie, half = (exact & (1 << 31) - 1) == 1 << 30, (right > 0) & ((high & (1 << right) - 1) == (1 << right) >> 1)
+    found = {
+        "half up": half & (high > 0),
+        "half down": half & (high < 0),
+        "high half up": tie & (exact > 0),
+        "high half down": tie & (exact < 0),
+        "saturates": (moved == LOW) & (multiplier == LOW),
+        "overflows": (left > 0) & (moved >> np.minimum(left, 31) != value),
+    }
+    cover.hit("requantizer.rounding", *(name for name, where in found.items() if where.any()))
 
 
 def packed(column, dtype) -> list[int]:
@@ -86,6 +111,8 @@ async def scaling(dut):
     assert len(inputs) >= 100_000
     value, multiplier, shift, pre_shift = inputs.T
     await check(dut, "scaling", inputs, requantize(value, multiplier, shift, pre_shift), bench, 0)
+    note(inputs)
+    cover.save()
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

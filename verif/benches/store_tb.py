@@ -4,6 +4,7 @@ import cocotb
 
 from lepton.rtl.isa import DESCRIPTOR, DESCRIPTOR_BYTES
 from lepton.rtl.weight_store import WeightStore
+from lepton.verif import cover
 from lepton.verif.benches.common import Bench, Part, Stall, bench_config, pack
 from lepton.verif.benches.top import store_config
 
@@ -39,6 +40,9 @@ class Driver(Part):
         allowed = [t for t in range(self._tiles) if ok(t)]
         return int(self._rng.choice(allowed)) if allowed else None
 
+    def _place(self, tile):
+        return {0: "first", self._tiles - 1: "last"}.get(tile, "middle")
+
     def drive(self, cycle):
         # What was written W_LATENCY cycles ago is there from now on.
         while self._written and self._written[0][0] + WeightStore.W_LATENCY <= cycle:
@@ -56,6 +60,9 @@ class Driver(Part):
         self.load, self.d_en = load_tile is not None, d_tile is not None
         self.load_tile, self.d_tile = load_tile, d_tile
         noise = int(self._rng.integers(self._tiles))
+        for name, tile in (("load", load_tile), ("descriptor", d_tile)):
+            if tile is not None:
+                cover.hit("store.tile", f"{name} {self._place(tile)}")
         self._pins.set("load", self.load)
         self._pins.set("tile", noise if load_tile is None else load_tile)
         self._pins.set("d_en", self.d_en)
@@ -73,6 +80,10 @@ class Driver(Part):
         self._pins.set("w_byte", 7 if byte is None else byte)
         self._pins.set("w_data", value)
         if w_tile is not None:
+            cover.hit("store.tile", f"write {self._place(w_tile)}")
+            edges = {0: "descriptor first", DESCRIPTOR_BYTES - 1: "descriptor last"}
+            edges |= {DESCRIPTOR_BYTES: "weights first", self._model.size - 1: "weights last"}
+            cover.hit("store.byte", edges.get(byte))
             self._written.append((cycle, w_tile, byte, value))
 
 
@@ -121,3 +132,4 @@ async def random_accesses(dut):
     await bench.run(driver, monitor, until=lambda: bench.cycle >= CYCLES, timeout=CYCLES + 10)
     dut._log.info("%d rows, %d descriptors", monitor.rows, monitor.descriptors)
     assert monitor.rows > 2000 and monitor.descriptors > 500
+    cover.save()

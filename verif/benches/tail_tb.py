@@ -5,12 +5,15 @@ import numpy as np
 
 from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
+from lepton.verif import cover
 from lepton.verif.arith import requantize, wrap32
 from lepton.verif.benches.common import INT32, Bench, Part, Stall, StreamDriver, bench_config, pack, unpack
 
 INSTRUCTIONS = 300
-DEPTH, PARAMS = 256, 256
+DEPTH, PARAMS = 1024, 256
 LOW, HIGH = INT32
+PARAM_CORNERS = [(k, v) for k, f in enumerate(isa.PARAM) for v in cover.param_corners(f)]
+CORNER_PARAMS = 200
 
 
 class Model:
@@ -32,6 +35,9 @@ class Model:
         some = rng.random(PARAMS) < 0.1
         corners = [rng.choice(c, int(some.sum())) for c in ([LOW, HIGH, 0], [0, 1 << 30, HIGH], range(-31, 31))]
         self.params[some] = np.stack(corners, axis=1)
+        # Every corner of a field of an entry, one entry after the other from CORNER_PARAMS on.
+        for n, (k, v) in enumerate(PARAM_CORNERS):
+            self.params[CORNER_PARAMS + n, k] = v
         self.act: dict[int, int] = {}
         self.table: list[int] = []
         self.bank = self.tokens = self.freed = self.banks = 0
@@ -42,7 +48,9 @@ class Model:
 
     def run(self, op, f):
         if op is isa.TABLE:
-            self.table = unpack(pack([self.param_word(f["param"] + n) % 2**64 for n in range(32)], 64), 8, 256)
+            self.table = unpack(
+                pack([self.param_word((f["param"] + n) % PARAMS) % 2**64 for n in range(32)], 64), 8, 256
+            )
             return
         cols = self.config.cols
         groups = -(-f["channels"] // cols)
@@ -59,19 +67,20 @@ class Model:
     def output(self, f, g, oy, ox, n):
         acc = self.acc[self.bank]
         base = f["acc_base"] + oy * f["acc_y"] + ox * f["acc_x"] + g * f["stack"] * f["width"] * f["height"]
-        at = f["param"] if f["shared"] else f["param"] + g * self.config.cols
-        bias, multiplier, shift = (self.params[at] if f["shared"] else self.params[at : at + n]).T
+        at = f["param"] + (0 if f["shared"] else g * self.config.cols + np.arange(n))
+        bias, multiplier, shift = self.params[at % PARAMS].T
         best = None
         for wy in range(f["window_y"]):
             for wx in range(f["window_x"]):
-                e = base + wy * f["window_row"] + wx
+                e = (base + wy * f["window_row"] + wx) % DEPTH
                 x = acc[e, :n]
-                y = acc[e + f["acc_other"], :n] if f["dual"] else 0
+                y = acc[(e + f["acc_other"]) % DEPTH, :n] if f["dual"] else 0
                 if f["dual"] == 2:
                     v = wrap32(wrap32(x + bias) * wrap32(y + multiplier))
                 else:
                     v = requantize(wrap32(x + (-y if f["dual"] == 3 else y) + bias), multiplier, shift, f["pre_shift"])
                 if f["clamp"]:
+                    self.note_clamp(f, v + f["zero_point"])
                     v = np.minimum(np.maximum(v + f["zero_point"], f["low"]), f["high"])
                 best = v if best is None else np.maximum(best, v)
         if f["to_acc"]:
@@ -80,6 +89,100 @@ class Model:
         a = f["address"] + g * f["group_step"] + oy * f["out_y"] + ox * f["out_x"]
         for c, byte in enumerate(((best + 128) % 256).tolist()):
             self.act[(a + c) % 2**20] = self.table[byte] if f["table"] else byte - 128
+
+    def note_clamp(self, f, v):
+        low, high = f["low"], f["high"]
+        found = {
+            "at low": (v <= low).any(),
+            "at high": (v >= high).any(),
+            "between": ((v > low) & (v < high)).any(),
+            "low = high": low == high,
+            "table": f["table"] and not f["to_acc"],
+        }
+        cover.hit("tail.clamp", *(name for name, yes in found.items() if yes))
+
+
+def small_tail(config, **fields):
+    """A TAIL of 2 x 2 outputs that takes a bank and gives it back, but for these fields."""
+    f = {name.name: 0 for name in isa.TAIL.fields if name.name != "opcode"}
+    f |= dict(
+        take=1, release=1, clamp=1, acc_base=3, acc_other=120, acc_x=1, acc_y=2, width=2, height=2, window_x=1,
+        window_y=1, window_row=2, address=100, out_x=40, out_y=90, group_step=config.cols, channels=config.cols,
+        param=5, low=-128, high=127,
+    )  # fmt: skip
+    return f | fields
+
+
+def directed_tails(config):
+    """Every corner of every field, all flags with each other, all numbers of channels, corners of parameters."""
+    out = []
+    for field in isa.TAIL.fields:
+        for v in cover.field_corners(field):
+            name = f"{field.name}={v}"
+            if field.name == "opcode" or name in cover.POINTS["tail.fields"].unreachable or field.name == "take":
+                continue
+            f = small_tail(config, **{field.name: v})
+            if field.name in ("width", "height", "channels") and v > 1:
+                f |= {name: 1 for name in ("width", "height") if name != field.name}
+            if field.name == "channels" and v > config.cols:
+                f |= dict(shared=1, stack=1)
+            if field.name == "group_step":
+                f["channels"] = config.cols + 1
+            if field.name in ("out_x", "out_y"):  # outputs on top of each other: one channel, or the order is open
+                f["channels"] = 1
+            if field.name == "high":
+                f["low"] = -128
+            if field.name == "to_acc" and v or field.name == "release" and not v:
+                continue  # among the random ones
+            out.append(f)
+    for dual in range(4):
+        for flags in range(16):
+            to_acc, clamp, stack, shared = (flags >> k & 1 for k in range(4))
+            out.append(small_tail(config, dual=dual, to_acc=to_acc, clamp=clamp, stack=stack, shared=shared))
+    cols, lanes = config.cols, config.lanes
+    for channels in sorted({1, lanes, cols - 1, cols, cols + 1, 2 * cols, 3 * cols + 1}):
+        out.append(small_tail(config, channels=channels))
+    out += [small_tail(config, shared=1, param=CORNER_PARAMS + n) for n in range(len(PARAM_CORNERS))]
+    out += [small_tail(config, low=v, high=v) for v in (-128, 0, 127)]
+    return out
+
+
+def note(config, program):
+    """Coverage of a program that left the memories as it should."""
+    cols = config.cols
+    for op, f in program:
+        name = op.opcode.name.lower()
+        cover.hit(f"{name}.fields", *(f"{k.name}={f.get(k.name, 0)}" for k in op.fields if k.name != "opcode"
+                                      and f.get(k.name, 0) in cover.field_corners(k)))  # fmt: skip
+        if op is isa.TABLE:
+            continue
+        flags = "to accumulator" if f["to_acc"] else "to memory", "clamp" if f["clamp"] else "raw"
+        flags += "stack" if f["stack"] else "bank a group", "shared" if f["shared"] else "entry a channel"
+        cover.hit("tail.modes", " ".join([("one", "sum", "product", "difference")[f["dual"]], *flags]))
+        channels = {"1": 1, "lanes": config.lanes, "cols - 1": cols - 1, "cols": cols, "cols + 1": cols + 1}
+        cover.hit("tail.channels", *(k for k, n in channels.items() if n == f["channels"]))
+        groups = -(-f["channels"] // cols)
+        cover.hit("tail.channels", {1: None, 2: "two groups"}.get(groups, "more groups"))
+        if f["shared"] and f["param"] in range(CORNER_PARAMS, CORNER_PARAMS + len(PARAM_CORNERS)):
+            k, v = PARAM_CORNERS[f["param"] - CORNER_PARAMS]
+            cover.hit("param.fields", f"{isa.PARAM[k].name}={v}")
+
+
+class Waits(Part):
+    """Why the engine does not read, from its own state."""
+
+    def __init__(self, bench):
+        self._pins = bench.pins
+        self._inner = {n: bench.inner(n) for n in ("have", "full", "needs", "busy", "begun", "closing")}
+
+    def sample(self, cycle):
+        if self._pins.get("t_r_en"):
+            return
+        s = {name: int(handle.value) for name, handle in self._inner.items()}
+        if s["have"]:
+            found = {"parameters": not s["full"], "bank": s["full"] and s["needs"] and not s["closing"]}
+            found |= {"tail before": s["full"] and s["busy"] and not s["begun"], "closing bank": s["closing"]}
+            cover.hit("stall.tail", *(name for name, yes in found.items() if yes))
 
 
 def random_tail(rng, config, held):
@@ -116,12 +219,20 @@ def random_tail(rng, config, held):
 
 def random_program(rng, config):
     out, held = [(isa.TABLE, {"param": 7})], False
+    directed = directed_tails(config)
+    rng.shuffle(directed)
     for _ in range(INSTRUCTIONS):
         f = random_tail(rng, config, held)
         held = not f["release"]
         out.append((isa.TAIL, f))
+        if not held and directed and rng.random() < 0.6:
+            out.append((isa.TAIL, directed.pop()))
         if rng.random() < 0.15:
             out.append((isa.TABLE, {"param": int(rng.integers(0, PARAMS - 32))}))
+    if held:
+        out.append((isa.TAIL, small_tail(config, take=0)))
+    out += [(isa.TAIL, f) for f in directed]
+    out += [(isa.TABLE, {"param": p}) for p in (0, 1, (1 << 16) - 1)]
     return out
 
 
@@ -146,7 +257,7 @@ class Memories(Part):
         acc = self.acc[get("t_bank")]
         entry = pack(acc[get("t_r_entry")], 32) if get("t_r_en") else None
         self._reads = [entry, *self._reads[:-1]]
-        self._param = self._params[get("p_addr")] if get("p_en") else None
+        self._param = self._params[get("p_addr") % PARAMS] if get("p_en") else None
         if get("t_w_en"):
             count, first = get("t_w_count"), get("t_w_sub") * lanes if lanes < self._config.cols else 0
             acc[get("t_w_entry"), first : first + count] = unpack(get("t_w_data"), 32, lanes)[:count]
@@ -185,9 +296,17 @@ async def random_instructions(dut):
     words = [pack(isa.encode(op, **f), 64) for op, f in program]
     driver = StreamDriver(bench, "i", words, 256)
     await bench.run(
-        driver, memories, banks, until=lambda: driver.done and bench.pins.get("idle"), timeout=300_000, drain=20
+        driver,
+        memories,
+        banks,
+        Waits(bench),
+        until=lambda: driver.done and bench.pins.get("idle"),
+        timeout=300_000,
+        drain=20,
     )
     assert memories.act == model.act
     assert (memories.acc == model.acc).all(), "accumulators"
     assert (banks.freed, banks.tokens) == (model.freed, model.tokens)
+    note(config, program)
+    cover.save()
     dut._log.info("%d instructions, %d bytes, %d cycles", len(program), len(model.act), bench.cycle)

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from amaranth.hdl import DomainRenamer, Module, signed
+from amaranth.hdl import ClockDomain, DomainRenamer, Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.array import Array
 from lepton.rtl.config import NpuConfig
 from lepton.rtl.fetch import Fetch
@@ -21,15 +22,24 @@ QUANTIZERS = 8
 CONFIGS = {
     "3x5": NpuConfig("3x5", rows=3, cols=5, lanes=5, act_bytes=4096, weight_tiles=1024, params=512, acc_depth=64),
     "4x4paired": NpuConfig(
-        "4x4paired", rows=4, cols=4, lanes=2, pe="paired", act_bytes=4096, weight_tiles=1024, params=512, acc_depth=64
+        "4x4paired",
+        rows=4,
+        cols=4,
+        lanes=2,
+        pe="paired",
+        act_bytes=4096,
+        weight_tiles=1024,
+        ring_tiles=8,
+        params=512,
+        acc_depth=64,
     ),
 }
-"""Configurations of the benches by name; none has a ring, memories are small."""
+"""Configurations of the benches by name; memories are small, the second has a ring."""
 
 
 def store_config(config: NpuConfig) -> NpuConfig:
     """That of the weight store's bench: few tiles, so that random accesses meet, and not a power of two."""
-    return replace(config, weight_tiles=20)
+    return replace(config, weight_tiles=20, ring_tiles=0)
 
 
 def deep_config(config: NpuConfig) -> NpuConfig:
@@ -107,6 +117,7 @@ def _bits(value):
 def units(config: NpuConfig) -> dict[str, wiring.Component]:
     """The units under test by the prefix of their ports."""
     return {
+        "accumulators": Accumulators(config),
         "array": Array(config),
         "deep_array": Array(deep_config(config)),
         "store": WeightStore(store_config(config)),
@@ -125,11 +136,15 @@ class BenchTop(wiring.Component):
 
     def __init__(self, config: NpuConfig):
         self._units = units(config)
-        super().__init__({name: Out(unit.signature) for name, unit in self._units.items()})
+        clocks = {f"{name}_{k}": In(1) for name in self._units for k in ("clk", "rst")}
+        super().__init__({name: Out(unit.signature) for name, unit in self._units.items()} | clocks)
 
     def elaborate(self, platform):
         m = Module()
         for name, unit in self._units.items():
+            # Named here, not by the back end, which would give the ports in another order each time.
+            m.domains += (domain := ClockDomain(name))
+            m.d.comb += [domain.clk.eq(getattr(self, f"{name}_clk")), domain.rst.eq(getattr(self, f"{name}_rst"))]
             m.submodules[name] = DomainRenamer(name)(unit)
             wiring.connect(m, unit, wiring.flipped(getattr(self, name)))
         return m
