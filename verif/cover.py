@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 
 from lepton.rtl import isa
+from lepton.rtl.config import NpuConfig
 from lepton.rtl.isa import Cause, Command, Opcode, Result
 
 MODES = ("conv", "depthwise")
@@ -59,6 +60,13 @@ def _cross(what: str, *axes: Iterable, unreachable: dict[str, str] | None = None
     return Point(what, tuple(" ".join(map(str, c)) for c in product(*axes)), unreachable or {})
 
 
+def rule_name(op: isa.Op, rule: isa.Rule) -> str:
+    """Bin of the point `errors` for an instruction that breaks this rule."""
+    return f"{op.opcode.name}.{rule.field}" + (f" when {rule.when} is {rule.equals}" if rule.when else "")
+
+
+DEEP = NpuConfig("deep", rows=9)
+"""A configuration in which every rule of an instruction applies."""
 _ZERO = "must be at least 1: an instruction without work is refused"
 _NOT_BUSY = "answered while a run is in progress, too"
 
@@ -175,6 +183,15 @@ POINTS: dict[str, Point] = {
             "more groups", "one tile", "first tile of the store", "last tile of the store", "first byte of memory",
             "last byte of memory",
         ),
+    ),
+    "errors": Point(
+        "what ends a run with an error: every rule of an instruction, every address, what never comes",
+        (
+            *(rule_name(op, rule) for op in isa.OPS.values() for rule in isa.rules(op, DEEP)),
+            "unknown opcode", "end of memory", "tile", "entry added to", "entry read", "parameter", "byte read",
+            "byte written", "outputs", "no bank", "second bank", "never",
+        ),
+        {"MUL.line_delay when depthwise is 1": "no bench has line buffers: tests/test_fetch.py"},
     ),
     # --- Host link
     "link.answers": _cross(

@@ -124,8 +124,8 @@ class Program:
     def __init__(self, rng, config, muls, store):
         self.store, self.muls, self.tails = store, muls, []
         self.muls[-1]["release"] = 1
-        self.base = (1 << 20) - len(store) if not config.ring_tiles and rng.random() < 0.5 else 0
-        """First tile's place in the store: with the last at its end, or at its start."""
+        self.base = config.weight_tiles if config.ring_tiles else int(rng.choice([0, (1 << 20) - len(store)]))
+        """First tile's place in the store: at the start, or with the last at the end; not where the ring is."""
         self.external: list[int] = []
         """Tiles that come through the ring, in order."""
         edges = (1, 2, len(store) - 1, len(store))  # LOADs end here, so that one begins at the first and last place

@@ -308,7 +308,7 @@ class Job:
 
     def __init__(self, rng, config, tile, *, width=2, height=2, channels=1, tiles=1, external=None, to=HALF + 70):
         self.groups, self.tile, self.external, self.to = -(-channels // config.cols), tile, external, to
-        self.shape = width, height, channels, tiles
+        self.shape, self.size = (width, height, channels, tiles), width * height * channels
         self.count = self.groups * tiles
         places = [(7 * n, int(rng.integers(-2, 3)), 0, 0, int(n % tiles == tiles - 1)) for n in range(self.count)]
         body = corner8(rng, (self.count, config.rows * config.cols)).astype(np.int8).view(np.uint8)
@@ -337,7 +337,7 @@ class Job:
             "one tile": self.count == 1, "first tile of the store": self.tile == 0,
             "last tile of the store": self.tile + self.count == config.resident_tiles,
             "first byte of memory": self.to == 0,
-            "last byte of memory": self.to + width * height * channels == config.act_bytes,
+            "last byte of memory": self.to + self.size == config.act_bytes,
         }  # fmt: skip
         cover.hit("layers", *(name for name, yes in found.items() if yes))
         if self.external in (0, 1, (1 << 32) - 1):
@@ -414,8 +414,9 @@ def directed_script(rng, config, memory):
         yield from write(rng, config, Region.PROGRAM, pc, words(order, [j.load for j in jobs]))
         found = yield from start(rng, config, pc)
         check_counters(found)
-        got = yield from read(config, Region.ACT, 0, config.act_bytes)
-        assert got == iss.read(Region.ACT, 0, config.act_bytes), f"activation memory after {' '.join(order)}"
+        for job in jobs:
+            got = yield from read(config, Region.ACT, job.to, job.size)
+            assert got == iss.read(Region.ACT, job.to, job.size), f"outputs after {' '.join(order)}"
         cover.hit("pairs", *(" ".join(pair) for pair in zip(["start", *order], order)))
         for job in jobs:
             job.note(config)
@@ -429,6 +430,59 @@ def directed_script(rng, config, memory):
     yield from run(["END"], [], config.program_words - 1)
     for job in directed_jobs(rng, config):
         yield from run(["LOAD", "MUL", "TAIL", "END"], [job])
+    got = yield from read(config, Region.ACT, 0, config.act_bytes)
+    assert got == iss.read(Region.ACT, 0, config.act_bytes), "a byte beside the outputs"
+
+
+def broken_programs(config):
+    """Programs that end with an error: what is wrong, status, words."""
+    load = dict(count=1)
+    mul = dict(groups=1, width=1, height=1, init=1, release=1, x_limit=99, y_limit=1, out_width=1, subsample=1)
+    tail = dict(take=1, release=1, clamp=1, width=1, height=1, window_x=1, window_y=1, channels=1)
+    good = {isa.LOAD: load, isa.MUL: mul, isa.TAIL: tail, isa.TABLE: {}}
+    for op, fields in good.items():
+        for rule in isa.rules(op, config):
+            flags = {rule.when: rule.equals} if rule.when else {}
+            wrong = {rule.field: 0 if rule.low == 1 else rule.high + 1}
+            yield cover.rule_name(op, rule), Status.BAD_INSTRUCTION, [(op, fields | flags | wrong)]
+    bad, low = Status.BAD_INSTRUCTION, Status.BAD_ADDRESS
+    front = [(isa.LOAD, load), (isa.MUL, mul)]
+    yield "unknown opcode", Status.BAD_OPCODE, []
+    yield "tile", low, [(isa.LOAD, load | dict(tile=config.weight_tiles))]
+    yield "entry added to", low, [front[0], (isa.MUL, mul | dict(acc_base=config.acc_depth))]
+    yield "byte read", low, [front[0], (isa.MUL, mul | dict(address=config.act_bytes))]
+    yield "outputs", bad, [front[0], (isa.MUL, mul | dict(depthwise=1, width=2, out_width=3, line_delay=5))]
+    yield "entry read", low, [*front, (isa.TAIL, tail | dict(acc_base=config.acc_depth))]
+    yield "parameter", low, [*front, (isa.TAIL, tail | dict(param=config.params))]
+    yield "byte written", low, [*front, (isa.TAIL, tail | dict(address=config.act_bytes))]
+    yield "no bank", bad, [(isa.TAIL, tail | dict(take=0))]
+    yield "second bank", bad, [*front, *front, (isa.TAIL, tail | dict(release=0, to_acc=1)), (isa.TAIL, tail)]
+    yield "never", Status.STALLED, [front[0], (isa.MUL, mul | dict(wait=1))]
+
+
+def broken_script(rng, config):
+    """Each program that the machine refuses ends with its status, touches nothing, and leaves it able to run."""
+    image = np.zeros(isa.word_bytes(Region.WEIGHT, config), np.uint8)
+    image[: isa.DESCRIPTOR_BYTES] = encode_descriptors(np.array([(0, 0, 0, 0, 1)], DESCRIPTOR_DTYPE))[0]
+    yield from write(rng, config, Region.WEIGHT, 0, image.tobytes())
+    act = bytes(rng.bytes(config.act_bytes))
+    yield from write(rng, config, Region.ACT, 0, act)
+    for name, status, program in broken_programs(config):
+        words = [w for op, fields in program for w in isa.encode(op, **fields)]
+        words += [0] if status == Status.BAD_OPCODE else isa.encode(isa.END)
+        yield from write(rng, config, Region.PROGRAM, 0, np.array(words, "<u8").tobytes())
+        found = yield from start(rng, config, 0)
+        assert found[Reg.STATUS] == status, f"{name}: {Status(found[Reg.STATUS]).name}"
+        cover.hit("errors", name)
+    yield from write(
+        rng, config, Region.PROGRAM, config.program_words - 1, np.array(isa.encode(isa.TABLE), "<u8").tobytes()
+    )
+    assert (yield from start(rng, config, config.program_words - 1))[Reg.STATUS] == Status.BAD_OPCODE
+    cover.hit("errors", "end of memory")
+    assert (yield from read(config, Region.ACT, 0, config.act_bytes)) == act
+    yield from write(rng, config, Region.PROGRAM, 5, np.array(isa.encode(isa.END), "<u8").tobytes())
+    assert (yield from start(rng, config, 5))[Reg.STATUS] == Status.DONE
+    cover.hit("link.restart", "after error")
 
 
 def protocol_script(rng, config):
@@ -447,9 +501,6 @@ def protocol_script(rng, config):
     bad = np.array([0], "<u8").tobytes()
     yield from write(rng, config, Region.PROGRAM, 0, bad)
     assert (yield from start(rng, config, 0))[Reg.STATUS] == Status.BAD_OPCODE
-    yield from write(rng, config, Region.PROGRAM, 5, np.array(isa.encode(isa.END), "<u8").tobytes())
-    assert (yield from start(rng, config, 5))[Reg.STATUS] == Status.DONE
-    cover.hit("link.restart", "after error")
     hang = [
         w
         for op, f in ((isa.MUL, dict(wait=1, groups=1, width=1, height=1)), (isa.END, {}))
@@ -513,6 +564,11 @@ async def converse(dut, name, script_of, timeout):
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def protocol(dut):
     await converse(dut, "protocol", lambda rng, _: protocol_script(rng, bench_config()), 60_000)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def broken_programs_end(dut):
+    await converse(dut, "broken_programs_end", lambda rng, _: broken_script(rng, bench_config()), 300_000)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
