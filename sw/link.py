@@ -179,6 +179,21 @@ class Device:
             index, words = index + n, words - n
         return out
 
+    def load(self, images: list[tuple[Region, bytes]]) -> None:
+        """Stop a run and write memories, each from its first word on, the program last.
+
+        Raises LinkError also if the device was reset or configured anew meanwhile, when what was written first is lost.
+        (If it happens later, the program is lost too, and a run ends with an error.)
+        """
+        self.reset()
+        self.write(Region.PROGRAM, 0, isa.encode(isa.END)[0].to_bytes(8, "little"))
+        mark = self.start(0)
+        self.wait()
+        for region, data in images:
+            self.write(region, 0, data)
+        if self._read_registers(Reg.RUN_ID, 1)[Reg.RUN_ID] != mark:
+            raise LinkError("the device was reset while it was loaded; load everything again")
+
     def start(self, pc: int = 0) -> int:
         """Start the program at word `pc`; returns the run's id."""
         words = self.config().program_words

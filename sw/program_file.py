@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from dataclasses import asdict
 
 import numpy as np
@@ -13,6 +15,9 @@ from lepton.sw.model import load_model
 
 FORMAT = 1
 MAGIC = b"PK\x03\x04"
+DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, KeyError, TypeError, ValueError, EOFError,
+          OSError, RuntimeError)  # fmt: skip
+"""What reading a damaged archive raises."""
 
 
 def dump_program(program: Program, source: bytes) -> bytes:
@@ -67,5 +72,5 @@ def parse_program(data: bytes) -> Program:
             )
     except CompileError:
         raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, KeyError, TypeError, ValueError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise CompileError(f"program file is damaged ({error}): compile the model again") from None

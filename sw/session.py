@@ -51,9 +51,7 @@ class _DeviceEngine:
 
     def __init__(self, device, program: Program):
         self.device = device
-        device.reset()  # whoever was here before may have left a run
-        for region, data in program.images():
-            device.write(region, 0, data)
+        device.load(program.images())
 
     def write(self, address: int, data: bytes) -> None:
         self.device.write(isa.Region.ACT, address, data)

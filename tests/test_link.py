@@ -580,6 +580,35 @@ def test_driver_faulty_line(seed):
     assert device.retried > 0
 
 
+def test_driver_notices_a_reset_while_it_loads():
+    for when in (None, 7):
+        model = DeviceModel()
+        execute, count = model.execute, []
+
+        def reset_in_between(command, sequence, payload):
+            count.append(command)
+            if len(count) == when:
+                model.registers[Reg.RUN_ID] = 0
+                model.memory[Region.WEIGHT][:] = bytes(len(model.memory[Region.WEIGHT]))
+            answer = execute(command, sequence, payload)
+            if command == Command.START:
+                model.registers[Reg.STATUS] = Status.DONE
+            return answer
+
+        model.execute = reset_in_between
+        device = Device(Line(model))
+        device.config()
+        images = [(Region.WEIGHT, b"weights"), (Region.PARAM, b"params"), (Region.PROGRAM, b"programs")]
+        if when is None:
+            device.load(images)
+            for region, data in images:
+                assert model.memory[region][: len(data)] == data
+        else:
+            with pytest.raises(LinkError, match="was reset while it was loaded"):
+                device.load(images)
+        assert len(count) > 7
+
+
 def test_driver_lost_reply_does_not_start_twice():
     model = DeviceModel()
     line = Line(model)
