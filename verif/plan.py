@@ -59,10 +59,11 @@ CAMPAIGNS = {
     "programs": Campaign(
         "random programs, legal and not, on the RTL against the simulator", ("lepton.verif.programs", "--count", "1200")
     ),
+    "faults": Campaign("faults on the host link, RTL and driver", ("lepton.verif.faults", "--count", "100000")),
 }
 """What `make verify` runs, in this order, two at a time."""
 
-SEEDED = ("fuzz", "fuzz_rtl", "programs")
+SEEDED = ("fuzz", "fuzz_rtl", "programs", "faults")
 """Campaigns that take `--seed`."""
 
 
