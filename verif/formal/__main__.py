@@ -41,7 +41,7 @@ def run(wanted: list[Check], bugs: bool) -> list[Result]:
             text += ", planted bug " + ("found" if result.bug_found else "NOT FOUND")
         print(f"{text}, {result.seconds} s", flush=True)
         if not result.passed:
-            print(f"    trace: {result.trace}")
+            print(f"    {result.failed or 'no assertion'} fails; trace: {result.trace}")
         results.append(result)
     return results
 

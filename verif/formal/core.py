@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -62,6 +63,8 @@ class Result:
     seconds: float
     passed: bool
     trace: str = ""
+    failed: str = ""
+    """The assertion that failed first."""
     bug_found: bool | None = None
     """Whether the planted bug made the check fail; None when it was not tried."""
 
@@ -134,6 +137,17 @@ class Bench(Elaboratable):
         before = Signal(len(payload), name=f"{name}_before")
         self.m.d.sync += before.eq(payload)
         return ~held | (stream.valid & (payload == before))
+
+
+def cut(*names: str) -> tuple[str, ...]:
+    """Script lines that let the solver choose these signals (`unit.signal`) anew in every cycle.
+
+    Flattened first: of a unit's outputs, cutpoint would cut only what leaves the unit.
+    """
+    lines = ["flatten"]
+    for name in names:
+        lines += [f"select -assert-count 1 top/{name}", f"cutpoint top/{name}"]
+    return tuple(lines)
 
 
 class Inside:
@@ -224,7 +238,8 @@ def solve(check: Check, bug: bool = False, build: Path = BUILD) -> Result:
             bench = check.build()
     else:
         bench = check.build()
-    (folder / "design.il").write_text(rtlil.convert(bench, name="top", ports=bench.ports, emit_src=False))
+    text = rtlil.convert(bench, name="top", ports=bench.ports, emit_src=False)
+    (folder / "design.il").write_text(text)
     (folder / "check.sby").write_text(
         "\n".join(
             [
@@ -236,6 +251,7 @@ def solve(check: Check, bug: bool = False, build: Path = BUILD) -> Result:
                 "[script]",
                 "read_rtlil design.il",
                 "hierarchy -top top",
+                "proc -norom",  # a read-only memory would have any content when induction begins
                 *check.options,
                 "prep -top top",
                 "[files]",
@@ -255,6 +271,8 @@ def solve(check: Check, bug: bool = False, build: Path = BUILD) -> Result:
     (folder / "log.txt").write_text(run.stdout)
     if run.returncode not in (0, 2, 4):  # 2: fails, 4: k-induction does not close
         raise RuntimeError(f"{check.name}: the solver did not answer, see {folder / 'log.txt'}")
+    failed = re.search(r"Assert failed in \w+: _witness_\.check_(\d+)", run.stdout)
+    named = failed and re.search(rf'cell \$check \${failed[1]}\n\s*parameter \\FORMAT "(.*)"', text)
     traces = sorted((folder / "run").glob("engine_*/trace*.vcd"))
     return Result(
         check.name,
@@ -264,4 +282,5 @@ def solve(check: Check, bug: bool = False, build: Path = BUILD) -> Result:
         round(time.monotonic() - began, 1),
         run.returncode == 0,
         "" if run.returncode == 0 else str(traces[0]) if traces else str(folder / "log.txt"),
+        named[1] if named else "",
     )

@@ -1,0 +1,261 @@
+"""The host link acts only on frames whose CRC-32 is right, writes only inside the region named, and always comes back to
+wait for a frame.
+
+Each part is inductive, on the link as it is built (full payload and timeout), for any bytes in any rhythm.
+"""
+
+from functools import reduce
+from operator import xor
+
+from amaranth.hdl import Array, Cat, Const, Mux, Signal
+
+from lepton.rtl import isa
+from lepton.rtl.act_memory import ActMemory
+from lepton.rtl.config import NpuConfig
+from lepton.rtl.isa import Command, Region
+from lepton.rtl.link import WRITE_HEADER, Link
+from lepton.verif.formal.core import Bench, Bug, Check, cut
+
+# Every size another, none a power of two, so that no region is mistaken for another.
+CONFIG = NpuConfig(
+    rows=3, cols=2, lanes=2, act_bytes=512, weight_tiles=21, ring_tiles=4, params=37, program_words=75, acc_depth=16
+)
+TIMEOUT = 65536
+
+
+def started():
+    bench = Bench()
+    dut = Link(CONFIG, act_latency=ActMemory.LATENCY, timeout=TIMEOUT)
+    return bench, dut, bench.unit(dut, "dut")
+
+
+def crc_step(state, byte):
+    """CRC-32 (zlib's, reflected) by one byte: all ones at first, inverted at last.
+
+    Bit by bit as the standard defines it, on sets of inputs: each bit of the result is the XOR of its set.
+    """
+    values = [*state, *byte]
+    bits = [{k, 32 + k} if k < 8 else {k} for k in range(32)]
+    for _ in range(8):
+        low, bits = bits[0], bits[1:] + [set()]
+        bits = [b ^ low if 0xEDB88320 >> k & 1 else b for k, b in enumerate(bits)]
+    return Cat(reduce(xor, (values[k] for k in sorted(b))) for b in bits)
+
+
+def crc() -> Bench:
+    bench, dut, inside = started()
+    m = bench.m
+    states = {name: inside.state(name) for name in ("SYNC", "HEADER", "PAYLOAD", "CRC", "EXECUTE", "COMMIT")}
+    received = dut.i.valid & dut.i.ready
+    count = inside("count")
+    register = inside("crc_reg", "crc")[::-1]
+
+    # CRC of the frame's bytes from the command on, then after each of the four bytes sent as its CRC.
+    chain = [Signal(32, name=f"crc_{k}", init=2**32 - 1) for k in range(5)]
+    body = chain[0]
+    got = Signal(32)  # the bytes sent as CRC
+    with m.If(states["SYNC"]):
+        m.d.sync += body.eq(2**32 - 1)
+    with m.Elif(received & ~states["CRC"]):
+        m.d.sync += body.eq(crc_step(body, dut.i.payload))
+    with m.Elif(received):
+        with m.Switch(count):
+            for k in range(4):
+                with m.Case(k):
+                    m.d.sync += [
+                        got[8 * k : 8 * k + 8].eq(dut.i.payload),
+                        chain[k + 1].eq(crc_step(chain[k], dut.i.payload)),
+                    ]
+
+    bench.check(~(states["HEADER"] | states["PAYLOAD"]) | (register == body), "the register follows the frame")
+    bench.check(~states["HEADER"] | (count < 4), "four header bytes")
+    bench.check(~states["CRC"] | (count < 4), "four CRC bytes")
+    for k in range(4):
+        bench.check(~(states["CRC"] & (count == k)) | (register == chain[k]), f"after {k} CRC bytes")
+        taken = (states["CRC"] & (count > k)) | states["EXECUTE"]
+        link = chain[k + 1] == crc_step(chain[k], got[8 * k : 8 * k + 8])
+        bench.check(~taken | link, f"CRC byte {k}")
+    bench.check(~states["EXECUTE"] | (register == chain[4]), "after all")
+
+    # Of any two numbers: the CRC run on over four bytes ends at the residue exactly if they are its inverse.
+    any_body, any_got = bench.free(32, "any_body"), bench.free(32, "any_got")
+    end = any_body
+    for k in range(4):
+        end = crc_step(end, any_got[8 * k : 8 * k + 8])
+    residue = 0xDEBB20E3
+    bench.check((end == residue) == (any_got == ~any_body), "the residue stands for equality")
+
+    right = Signal()
+    m.d.comb += right.eq(chain[4] == residue)
+    bench.check(~states["EXECUTE"] | (inside("match_detected", "crc") == right), "the verdict is right")
+    bench.check(~states["COMMIT"] | right, "commits only a right frame")
+    for name, strobe in (("start", dut.start), ("reset_run", dut.reset_run), ("w_en", dut.w_en)):
+        bench.check(~strobe | bench.past(right, f"right_{name}"), f"{name} only for a right frame")
+    return bench
+
+
+def pick(region, function):
+    """`function` of the region, from the memory map; 0 for no region."""
+    table = Array([Const(function(r, CONFIG) if r in list(Region) else 0, 21) for r in range(8)])
+    return Mux(region < 8, table[region[:3]], 0)
+
+
+def header_rests(bench, inside, state):
+    """What is registered of the header is up to date when it is used."""
+    count, length, head = inside("count"), inside("length"), inside("head")
+    old = {name: bench.past(inside(name), f"old_{name}") for name in ("head", "length", "outside", "last_byte", "depth")}
+    begun = bench.past(Const(1), "begun")
+    region, index, offset = old["head"][:8], old["head"][8:32], old["head"][32:48]
+    bench.check(~begun | (inside("depth") == pick(region, isa.depth)), "size of the region")
+    known = pick(region, isa.word_bytes) != 0
+    bench.check(~begun | ~known | (inside("last_byte") == pick(region, isa.word_bytes) - 1), "size of its words")
+    bad = (region == Region.REG) | (old["length"] < WRITE_HEADER) | (index >= old["depth"])
+    bad |= (offset > old["last_byte"]) | old["outside"]
+    bench.check(~begun | (inside("write_bad") == bad), "the verdict on a write follows")
+    bad = ((region != Region.REG) & (region != Region.ACT)) | (index + offset > old["depth"]) | (offset > isa.MAX_PAYLOAD)
+    bench.check(~begun | inside("read_bad") | ~bad, "the verdict on a read follows")
+    bench.check(~begun | (inside("is_reg") == (region == Region.REG)), "so does what it reads")
+    bench.check(~state["PAYLOAD"] | (count < 2) | (begun & (region == head[:8])), "the region rests")
+    same = begun & (old["head"] == head) & (old["length"] == length)
+    settled = bench.past((old["head"] == head) & begun, "settled")
+    same_outside = old["outside"] == inside("outside")
+    bench.check(~(state["CRC"] & (count == 1)) | (same & same_outside), "the header is complete")
+    late = (state["CRC"] & (count >= 2)) | state["EXECUTE"]
+    same_size = (old["depth"] == inside("depth")) & (old["last_byte"] == inside("last_byte"))
+    bench.check(~late | (same & settled & same_outside & same_size), "the header rests")
+    bench.check(~state["CRC"] | (count < 4), "CRC")
+    bench.check(~state["COMMIT"] | same, "the header rests while bytes are committed")
+
+
+def bounds() -> Bench:
+    bench, dut, inside = started()
+    m = bench.m
+    state = {name: inside.state(name) for name in ("SYNC", "HEADER", "PAYLOAD", "CRC", "EXECUTE", "COMMIT")}
+    count, length, at = inside("count"), inside("length"), inside("at")
+    head = inside("head")
+    region, index, offset = head[:8], head[8:32], head[32:48]
+    size, words = Signal(11), Signal(21)
+    # Byte numbers in the region: the request's first, the end, the walk. 11 bits of a word index are enough for what
+    # begins in a region and is no longer than a payload.
+    first, end, here = Signal(15), Signal(15), Signal(15)
+    with m.Switch(region):
+        for r in Region:
+            bytes_each, count_of = isa.word_bytes(r, CONFIG), isa.depth(r, CONFIG)
+            with m.Case(r):
+                m.d.comb += [
+                    size.eq(bytes_each),
+                    words.eq(count_of),
+                    first.eq(index[:11] * bytes_each + offset),
+                    end.eq(count_of * bytes_each),
+                    here.eq(inside("walk_index")[:11] * bytes_each + inside("walk_byte")),
+                ]
+    good = (index < words) & (offset < size) & (length <= isa.MAX_PAYLOAD)
+    walk_ok = (inside("walk_byte") < size) & (inside("walk_index") < 1 << 11)
+
+    header_rests(bench, inside, state)
+
+    # How far a request reaches: in the payload as it comes, then in commit.
+    past_end = (length > WRITE_HEADER) & (first + length - (WRITE_HEADER + 1) >= end)
+    bench.check(~state["HEADER"] | ((count < 4) & ~inside("outside")), "header")
+    bench.check(~state["PAYLOAD"] | (count < length), "payload")
+    bench.check(~(state["PAYLOAD"] & (count <= WRITE_HEADER)) | ~inside("outside"), "nothing is outside yet")
+    data = state["PAYLOAD"] & (count >= WRITE_HEADER) & good
+    bench.check(~data | ((here == first + count - WRITE_HEADER) & walk_ok), "the walk follows the payload")
+    over = (count > WRITE_HEADER) & (first + count - (WRITE_HEADER + 1) >= end)
+    bench.check(~data | (inside("outside") == over), "what lies outside is seen")
+    bench.check(
+        ~((state["CRC"] | state["EXECUTE"]) & good & (length >= WRITE_HEADER)) | (inside("outside") == past_end),
+        "the verdict on the range",
+    )
+    commit = good & ~past_end & (inside("command") == Command.WRITE) & (region != Region.REG)
+    commit &= (length > WRITE_HEADER) & (at >= WRITE_HEADER) & (at < length)
+    bench.check(~state["COMMIT"] | (commit & (here == first + at - WRITE_HEADER) & walk_ok), "commit stays in range")
+
+    inside_region = (dut.w_index < pick(dut.w_region, isa.depth)) & (dut.w_byte < pick(dut.w_region, isa.word_bytes))
+    bench.check(~dut.w_en | (inside_region & (dut.w_region != Region.REG)), "every byte written is in its region")
+    return bench
+
+
+def returns() -> Bench:
+    bench, dut, inside = started()
+    m = bench.m
+    names = "SYNC HEADER PAYLOAD CRC EXECUTE COMMIT HEADER_OUT FETCH WAIT DATA_OUT CRC_OUT".split()
+    state = {name: inside.state(name) for name in names}
+    count, length, at = inside("count"), inside("length"), inside("at")
+    sent, reply, latency = inside("sent"), inside("reply_length"), inside("latency")
+    wait = ActMemory.LATENCY
+
+    # An upper bound of the cycles left to SYNC; a byte that the host does not take stops the clock.
+    each = wait + 2  # cycles of a reply byte
+    data = (reply - sent).as_unsigned() * each
+    tail = 4 - count
+    reply_most = isa.MAX_PAYLOAD * each + 10
+    work = isa.MAX_PAYLOAD + reply_most  # commit and reply
+    bytes_left = Signal(17)  # of the frame, this one included
+    rank = Signal(40)
+    still = TIMEOUT - inside("idle")
+    receiving = state["HEADER"] | state["PAYLOAD"] | state["CRC"]
+    with m.If(state["HEADER"]):
+        m.d.comb += bytes_left.eq(4 - count + 65535 + 4)
+    with m.Elif(state["PAYLOAD"]):
+        m.d.comb += bytes_left.eq(length - count + 4)
+    with m.Else():
+        m.d.comb += bytes_left.eq(4 - count)
+    with m.If(receiving):
+        m.d.comb += rank.eq(bytes_left * TIMEOUT + still + work + 2)
+    with m.Elif(state["EXECUTE"]):
+        m.d.comb += rank.eq(work + 1)
+    with m.Elif(state["COMMIT"]):
+        m.d.comb += rank.eq(reply_most + length - at)
+    with m.Elif(state["HEADER_OUT"]):
+        m.d.comb += rank.eq(reply * each + 9 - count)
+    with m.Elif(state["FETCH"]):
+        m.d.comb += rank.eq(data + 4)
+    with m.Elif(state["WAIT"]):
+        m.d.comb += rank.eq(data + 4 - wait + latency)
+    with m.Elif(state["DATA_OUT"]):
+        m.d.comb += rank.eq(data + 4 - wait - 1)
+    with m.Elif(state["CRC_OUT"]):
+        m.d.comb += rank.eq(tail)
+
+    header_rests(bench, inside, state)
+    bench.check(Cat(state.values()).any(), "a state")
+    bench.check(~state["HEADER"] | (count < 4), "header")
+    bench.check(~state["PAYLOAD"] | (count < length), "payload")
+    bench.check(~(state["CRC"] | state["CRC_OUT"]) | (count < 4), "CRC")
+    bench.check(~state["HEADER_OUT"] | ((count < 5) & (sent == 0)), "reply header")
+    bench.check(~state["COMMIT"] | ((at < length) & (length <= isa.MAX_PAYLOAD) & (at >= WRITE_HEADER)), "commit")
+    bench.check(~state["COMMIT"] | ((count == 0) & (sent == 0) & (reply == 0)), "before the reply")
+    sending = state["FETCH"] | state["WAIT"] | state["DATA_OUT"]
+    bench.check(~sending | ((sent < reply) & (count == 0)), "reply")
+    bench.check(reply <= isa.MAX_PAYLOAD, "a reply is no longer than a payload")
+    bench.check(~state["WAIT"] | (latency < wait), "wait")
+
+    waited = bench.past(dut.o.valid & ~dut.o.ready, "waited")
+    before = bench.past(rank, "before")
+    was_idle = bench.past(state["SYNC"], "was_idle", init=1)
+    bench.check(was_idle | state["SYNC"] | Mux(waited, rank == before, rank < before), "closer to SYNC in every cycle")
+    most = (4 + 65535 + 4) * TIMEOUT + TIMEOUT + work + 2
+    bench.check(rank <= most, f"at most {most} cycles")
+    bench.check(~state["SYNC"] | dut.i.ready, "in SYNC bytes are taken")
+    return bench
+
+
+CUT = cut("dut.crc*.match_detected")
+CHECKS = [
+    Check(
+        "link.crc",
+        "The link starts, resets and writes only for a frame whose CRC-32, computed bit by bit, is the one sent",
+        crc, "prove", 1, Bug(Link, "with m.If(~crc.match_detected):", "with m.If(~crc.match_detected & (length != 0)):", 14),
+    ),
+    Check(
+        "link.bounds",
+        "The link never writes a byte outside the memory that the request names",
+        bounds, "prove", 2, Bug(Link, "| outside\n", "\n", 60), options=CUT,
+    ),
+    Check(
+        "link.returns",
+        "The link comes back to wait for a frame within a bound, whatever bytes come or stop coming",
+        returns, "prove", 1, Bug(Link, "at_next.eq(at + 1)\n                m.d.comb += walk_step", "at_next.eq(at)\n                m.d.comb += walk_step", 30), options=CUT,
+    ),
+]
