@@ -263,7 +263,8 @@ class MultiplyEngine(wiring.Component):
 
         entry, base = Signal(10, reset_less=True), Signal(10, reset_less=True)  # of this vector; of the group's first
         init, init_once = Signal(reset_less=True), Signal(reset_less=True)
-        v_bank, v_release = Signal(reset_less=True), Signal(reset_less=True)
+        v_bank = Signal(reset_less=True)
+        v_release = Signal(reset_less=True)
 
         with m.If(start):
             m.d.sync += running.eq(1)

@@ -1,0 +1,160 @@
+"""Every pattern of bits in the program memory is an instruction handed on whole, the end, or an error.
+
+A decoder written from the instruction set's tables alone (`isa.OPS`, `isa.rules`) watches the words that fetch takes.
+Inductive: programs of any length and content, queues that drain in any rhythm. It shows too that fetch stops: in every
+cycle it takes a word, stops, or waits for a full queue, and it does not go on beyond the memory's last word.
+"""
+
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Mux, Signal, Value
+from amaranth.lib import data
+
+from lepton.rtl import isa
+from lepton.rtl.config import NpuConfig
+from lepton.rtl.fetch import Fetch
+from lepton.rtl.isa import OPS, Opcode
+from lepton.rtl.loader import layout_of
+from lepton.verif.formal.core import Bench, Bug, Check, sentence
+
+TARGET = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail"}
+
+
+def any_of(conditions):
+    return reduce(or_, conditions, Const(0))
+
+
+def breaks(op, rule, instruction):
+    """The instruction breaks the rule: its field is outside the rule's limits, and the rule applies."""
+    layout = layout_of(op.fields)
+    view = data.View(layout, instruction[: layout.size])
+    value = Value.cast(view[rule.field])
+    wrong = value < rule.low
+    if rule.high is not None:
+        wrong |= value > rule.high
+    return wrong & (Value.cast(view[rule.when]) == rule.equals) if rule.when else wrong
+
+
+def decoder(config: NpuConfig) -> Bench:
+    bench = Bench()
+    m = bench.m
+    dut = Fetch(config)
+    inside = bench.unit(dut, "dut")
+    running, have, at = inside("running"), inside("have"), inside("at")
+    room = {name: inside("count", f"queue_{name}") != Fetch.DEPTH for name in ("load", "mul", "tail")}
+    for name in room:
+        bench.check(inside("count", f"queue_{name}") <= Fetch.DEPTH, f"{name}: no overflow")
+
+    # The memory answers a repeated read with the same word.
+    again = bench.past(dut.p_addr == bench.past(dut.p_addr, "addr_1"), "again")
+    same = bench.past(dut.p_data, "word_1")
+    twice = bench.past(bench.past(Const(1), "second"), "third")
+    bench.assume(~(again & twice & have) | (dut.p_data == same))
+
+    # Words of the instruction so far, as the memory gave them.
+    words = [Signal(64, name=f"word_{k}") for k in range(3)]
+    index = Signal(2)
+    opcode = Signal(4)
+    m.d.comb += opcode.eq(Mux(index == 0, dut.p_data, words[0])[:4])
+    now = have & running
+    inside_memory = at < config.program_words
+    known = any_of(opcode == op.opcode for op in OPS.values())
+    last = any_of((opcode == op.opcode) & (index == op.words - 1) for op in OPS.values())
+    end = now & inside_memory & (opcode == Opcode.END)
+    error = now & (~inside_memory | ~known)
+    waits = any_of((opcode == code) & ~room[target] for code, target in TARGET.items()) & last
+    take = now & ~error & ~end & ~waits
+    whole = Signal(256)
+    with m.Switch(index):
+        for k in range(4):
+            with m.Case(k):
+                m.d.comb += whole.eq(Cat(*words[:k], dut.p_data))
+    broken = Signal()
+    broken_before = Signal()
+    for op in OPS.values():
+        for rule in isa.rules(op, config):
+            at_word = isa.last_word(op, rule)
+            wrong = breaks(op, rule, whole)
+            with m.If((opcode == op.opcode) & (index >= at_word) & wrong):
+                m.d.comb += broken.eq(1)
+            with m.If((opcode == op.opcode) & (index > at_word) & wrong):
+                m.d.comb += broken_before.eq(1)
+    with m.If(take):
+        m.d.sync += index.eq(Mux(last, 0, index + 1))
+        with m.Switch(index):
+            for k in range(3):
+                with m.Case(k):
+                    m.d.sync += words[k].eq(dut.p_data)
+    with m.If(dut.start):
+        m.d.sync += index.eq(0)
+
+    # Agreement of the two decoders.
+    bench.check(~(running & (index != 0)) | (inside("held") == words[0][:4]), "opcode")
+    bench.check(~running | (inside("index") == index), "words so far")
+    for k in range(3):
+        bench.check(~(running & (index > k)) | (inside(f"part{k}") == words[k]), f"word {k}")
+    shorter = any_of((words[0][:4] == op.opcode) & (index < op.words) for op in OPS.values())
+    bench.check(~(running & (index != 0)) | shorter, "an instruction is not longer than its words")
+    bench.check(~(now & (index != 0)) | ~broken_before, "a broken rule stopped it before")
+
+    # What becomes of every word.
+    bench.check(dut.moved == take, "a word is taken unless it ends, errs or waits")
+    for name in room:
+        mine = any_of(opcode == code for code, target in TARGET.items() if target == name)
+        queue = f"queue_{name}"
+        count = inside("count", queue)
+        handed = bench.past(take & last & mine, f"{name}_handed")
+        bench.check(
+            count == bench.past(inside("at", queue), f"{name}_left") + handed, f"{name}: handed on by its last word"
+        )
+        newest = Mux(count == 1, inside("item0", queue), inside("item1", queue))
+        before = bench.past(whole[: len(newest)], f"{name}_whole")
+        bench.check(~handed | (newest == before), f"{name}: all of it, unchanged")
+    quiet = ~bench.past(dut.start, "was_start")
+    stopped = bench.past(~running & ~dut.start, "was_stopped")
+    bench.check(~quiet | ~bench.past(end, "was_end") | dut.done_fetching, "END ends")
+    bench.check(
+        ~quiet | ~bench.past(error, "was_error") | dut.error, "what is unknown, and what lies outside, is an error"
+    )
+    bench.check(~quiet | ~bench.past(take & broken, "was_broken") | dut.bad, "what breaks a rule is an error")
+    was_good = bench.past(take & ~broken, "was_good")
+    bench.check(~quiet | ~was_good | (running & ~dut.bad & ~dut.error), "what breaks no rule goes on")
+    over = dut.done_fetching | dut.error | dut.bad
+    bench.check(~(running & over), "stopped is stopped")
+    bench.check(~stopped | ~running, "it does not start by itself")
+
+    # It stops: `left` falls in every cycle but those that wait.
+    left = Signal(18)
+    m.d.comb += left.eq(Mux(at > config.program_words, 0, config.program_words - at) + ~have)
+    before = bench.past(left, "left_before")
+    ran = bench.past(running & ~dut.start, "ran")
+    waited = bench.past(now & waits & ~error & ~end, "waited")
+    bench.check(~(ran & running & quiet) | waited | (left < before), "nearer to the end in every cycle")
+    return bench
+
+
+CONFIG = NpuConfig(rows=2, cols=2, lanes=2, act_bytes=256, weight_tiles=16, params=40, program_words=64, acc_depth=16)
+RING = NpuConfig(
+    rows=18, cols=2, lanes=2, pe="paired", act_bytes=256, weight_tiles=16, ring_tiles=4, params=40, acc_depth=16
+)
+CHECKS = [
+    Check(
+        f"decoder.{name}",
+        f"{sentence(__name__)} ({what})",
+        lambda config=config: decoder(config),
+        "prove",
+        2,
+        Bug(Fetch, bug, fix, 7),
+    )
+    for name, what, config, bug, fix in (
+        (
+            "small",
+            "without external weights",
+            CONFIG,
+            "out = value == 0 if rule.low == 1 else",
+            "out = value == 2 if rule.low == 1 else",
+        ),
+        ("full", "with external weights and line buffers", RING, "with m.If(outside | ~known):", "with m.If(outside):"),
+    )
+]

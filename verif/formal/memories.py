@@ -1,0 +1,226 @@
+"""A read of a memory returns what was written there last.
+
+The solver chooses one byte (of the accumulators: one entry) and watches it through every write and read.
+Inductive, with the units' real pipelines at a small size: any sequence of accesses that keeps the units' contracts.
+"""
+
+from amaranth.hdl import Array, Cat, Const, Mux, Signal, Value
+
+from lepton.rtl import isa
+from lepton.rtl.accumulators import Accumulators
+from lepton.rtl.act_memory import ActMemory
+from lepton.rtl.config import NpuConfig
+from lepton.rtl.weight_store import WeightStore
+from lepton.verif.formal.core import Bench, Bug, Check
+
+CONFIG = NpuConfig(rows=3, cols=4, lanes=2, act_bytes=256, weight_tiles=16, params=40, program_words=64, acc_depth=16)
+
+
+def chain(bench, value, cycles, name):
+    out = [Value.cast(value)]
+    for k in range(cycles):
+        out.append(bench.past(out[-1], f"{name}_{k + 1}"))
+    return out
+
+
+def activations() -> Bench:
+    bench = Bench()
+    m = bench.m
+    dut = ActMemory(CONFIG)
+    inside = bench.unit(dut, "dut")
+    bench.assume(dut.w_count <= CONFIG.lanes)
+    where = bench.constant(8, "where")
+    banks = CONFIG.banks
+
+    # The byte as it must be: written in the cycle after `w_en` at the latest, seen by reads of later cycles.
+    known, value = Signal(), Signal(8)
+    writes, data = Const(0), Const(0, 8)
+    for k in range(CONFIG.lanes):
+        hit = dut.w_en & (k < dut.w_count) & ((dut.w_addr + k)[:8] == where)
+        writes, data = writes | hit, Mux(hit, dut.w_data[k].as_unsigned(), data)
+    with m.If(writes):
+        m.d.sync += [known.eq(1), value.eq(data)]
+
+    # In the memory: one cycle behind.
+    bank, word = where[:2], where[2:]
+    contents = Array([inside.read(bench, word, f"bank_{b}") for b in range(banks)])
+    kept = chain(bench, Cat(value, known), 1, "kept")[1]
+    bench.check(~kept[8] | (contents[bank] == kept[:8]), "the memory holds it")
+    on_bank = [inside(f"w_on_{b}") & (inside(f"w_at_{b}") == word) & (bank == b) for b in range(banks)]
+    on = Cat(on_bank).any()
+    wrote = bench.past(writes, "wrote")
+    bench.check(on == wrote, "a write reaches its place, and only its place")
+    rotated = Array([inside("w_rotated")[8 * b : 8 * b + 8] for b in range(banks)])
+    bench.check(~wrote | (rotated[bank] == value), "with its byte")
+
+    # A read that covers the byte: what was known at its `r_en`, unless it is written in the same cycle.
+    lanes = len(dut.r_data)
+    for j in range(lanes):
+        asks = dut.r_en & ((dut.r_addr + j)[:8] == where) & known & ~writes
+        asked = chain(bench, asks, dut.LATENCY, f"asked_{j}")
+        expected = chain(bench, value, dut.LATENCY, f"expected_{j}")
+        # One cycle on: the address is in its bank's register. Two: the word has been read.
+        at = Cat([inside(f"r_at_{b}") == word for b in range(banks)])
+        low_1, low_2 = inside("r_low_1"), inside("r_low_2")
+        bench.check(
+            ~asked[1] | (at.bit_select(bank, 1) & ((low_1 + j)[:2] == bank) & inside("en_1")), f"lane {j}: address"
+        )
+        words = Array([inside.output(f"bank_{b}") for b in range(banks)])
+        bench.check(~asked[2] | ((words[bank] == expected[2]) & ((low_2 + j)[:2] == bank)), f"lane {j}: word")
+        bench.check(~asked[3] | (dut.r_data[j].as_unsigned() == expected[3]), f"lane {j}: byte")
+    return bench
+
+
+def weights() -> Bench:
+    bench = Bench()
+    m = bench.m
+    dut = WeightStore(CONFIG)
+    inside = bench.unit(dut, "dut")
+    row, column, tile = bench.constant(range(4), "row"), bench.constant(range(4), "column"), bench.constant(4, "tile")
+    bench.assume((dut.w_tile < 16) & (dut.tile < 16) & (dut.d_tile < 16))
+    # Row 3 stands for the descriptor, of which byte `column` is watched.
+    byte = Signal(11)
+    m.d.comb += byte.eq(Mux(row == CONFIG.rows, column, isa.DESCRIPTOR_BYTES + row * CONFIG.cols + column))
+    known, value = Signal(), Signal(8)
+    writes = dut.w_en & (dut.w_tile == tile) & (dut.w_byte == byte)
+    with m.If(writes):
+        m.d.sync += [known.eq(1), value.eq(dut.w_data)]
+    kept = chain(bench, Cat(value, known), 2, "kept")
+    names = [f"row_{r}" for r in range(CONFIG.rows)] + ["descriptors"]
+    contents = Array([inside.read(bench, tile, name) for name in names])
+    bench.check(~kept[1][8] | (contents[row].word_select(column, 8) == kept[1][:8]), "the memory holds it")
+    wrote = bench.past(writes, "wrote")
+    on = Array([inside(f"{name}_write") for name in names])
+    hits = on[row] & (inside("w_index") == column) & (inside("w_at") == tile)
+    bench.check(hits == wrote, "a write reaches its place, and only its place")
+    bench.check(~wrote | (inside("w_value") == value), "with its byte")
+
+    # A load reads row r r cycles after row 0; a byte of which no write is under way.
+    loads, tiles = chain(bench, dut.load, CONFIG.rows + 1, "load"), chain(bench, dut.tile[:4], CONFIG.rows + 1, "tile")
+    for r in range(CONFIG.rows):
+        bench.check(
+            (inside(f"load_{r}") == loads[r + 1]) & (~loads[r + 1] | (inside(f"tile_{r}") == tiles[r + 1])),
+            f"row {r}: skew",
+        )
+        asks = loads[r + 1] & (tiles[r + 1] == tile) & (row == r) & kept[1][8] & ~wrote
+        asked, expected = bench.past(asks, f"asked_{r}"), bench.past(kept[1][:8], f"expected_{r}")
+        got = dut.o_weights[r].as_value().word_select(column, 8)
+        bench.check(~asked | (dut.o_load[r] & (got == expected)), f"row {r}: the weight")
+    asks = dut.d_en & (dut.d_tile == tile) & (row == CONFIG.rows) & kept[1][8] & ~wrote
+    asked, expected = bench.past(asks, "asked_d"), bench.past(kept[1][:8], "expected_d")
+    bench.check(~asked | (dut.descriptor.word_select(column, 8) == expected), "the descriptor")
+    return bench
+
+
+def accumulators() -> Bench:
+    bench = Bench()
+    m = bench.m
+    config = NpuConfig(rows=3, cols=2, lanes=1, acc_depth=16)
+    dut = Accumulators(config)
+    inside = bench.unit(dut, "dut")
+    bank, entry = bench.constant(1, "bank"), bench.constant(4, "entry")
+    column = 1  # all are generated alike
+    bench.assume((dut.a_entry < 16) & (dut.t_r_entry < 16) & (dut.t_w_entry < 16))
+    t_used = dut.t_r_en | dut.t_w_en
+    working = chain(bench, dut.a_en, 2, "working"), chain(bench, dut.a_bank, 2, "bank_of")
+    for k in range(3):  # `tokens` proves it of the engines
+        bench.assume(~(t_used & working[0][k] & (working[1][k] == dut.t_bank)))
+
+    # The sum as it must be, at once.
+    known, value = Signal(), Signal(32)
+    a_hit = dut.a_en & (dut.a_bank == bank) & (dut.a_entry == entry)
+    psum = Signal(32)
+    m.d.comb += psum.eq(dut.a_psum[column])
+    sub = Value.cast(dut.t_w_sub)
+    t_hit = dut.t_w_en & (dut.t_bank == bank) & (dut.t_w_entry == entry) & (sub == column)
+    written = dut.t_w_data[0].as_unsigned()
+    with m.If(a_hit):
+        m.d.sync += value.eq(Mux(dut.a_init, 0, value) + psum)
+        with m.If(dut.a_init):
+            m.d.sync += known.eq(1)
+    with m.Elif(t_hit):
+        m.d.sync += [known.eq(1), value.eq(written)]
+
+    # Where it is while it is added to: `hit` and `values` k cycles ago; `base` is what the memory holds.
+    hit, values = chain(bench, a_hit, 2, "hit"), chain(bench, value, 2, "value")
+    inits, psums = chain(bench, dut.a_init, 2, "init"), chain(bench, psum, 2, "psum")
+    knowns = chain(bench, known, 2, "known")
+    base = Signal(32)
+    with m.If(hit[2]):
+        m.d.sync += base.eq(values[1])
+    with m.Elif(t_hit):
+        m.d.sync += base.eq(written)
+    contents = Array([inside.read(bench, entry, f"bank_{b}") for b in range(2)])
+    words = Array([inside.output(f"bank_{b}") for b in range(2)])
+
+    def lane(word):
+        return word.word_select(column, 32)
+
+    for k in (1, 2):
+        bench.check(inside(f"en_{k}") == working[0][k], f"stage {k}")
+        bench.check(~hit[k] | working[0][k], f"stage {k}: a hit is a sum")
+        same = (inside(f"bank_{k}") == bank) & (inside(f"entry_{k}") == entry)
+        bench.check(~working[0][k] | ((inside(f"bank_{k}") == working[1][k]) & (hit[k] == same)), f"stage {k}: place")
+        stage = inside(f"psum_{column}_{k}")
+        bench.check(~hit[k] | (stage.as_unsigned() == psums[k][: len(stage)]), f"stage {k}: sum")
+        wide = psums[k][: len(stage)].as_signed()
+        bench.check(psums[k].as_signed() == wide, f"stage {k}: sign")
+        added = (Mux(inits[k], 0, values[k]) + psums[k])[:32]
+        bench.check(~hit[k] | (values[k - 1] == added), f"stage {k}: what it becomes")
+        bench.check(~hit[k] | (knowns[k - 1] == (knowns[k] | inits[k])), f"stage {k}: known from its first sum on")
+    before = Mux(hit[2], values[2], Mux(hit[1], values[1], value))
+    known_before = Mux(hit[2], knowns[2], Mux(hit[1], knowns[1], known))
+    bench.check(~known_before | (base == before), "held but for sums under way")
+    bench.check(~known_before | (lane(contents[bank]) == base), "the memory holds it")
+    bench.check(~working[0][1] | (inside("init_1") == inits[1]), "stage 1: init")
+    bench.check(~hit[1] | (inside("from_one_1") == (hit[2] & ~inits[1])), "stage 1: the sum before is its own")
+    operand = lane(Mux(inside("from_two"), inside("last"), words[bank]))
+    fetched = hit[1] & ~inits[1] & ~hit[2] & knowns[1]
+    bench.check(~fetched | (operand == values[1]), "stage 1: the operand")
+    chosen = lane(Mux(inside("from_one_2"), inside("last"), inside("operand")))
+    bench.check(~(hit[2] & (knowns[2] | inits[2])) | (chosen == Mux(inits[2], 0, values[2])), "stage 2: the operand")
+
+    asks = dut.t_r_en & (dut.t_bank == bank) & (dut.t_r_entry == entry) & known
+    asked = chain(bench, asks, dut.T_LATENCY, "asked")
+    expected = chain(bench, value, dut.T_LATENCY, "expected")
+    bench.check(~asked[1] | ((inside("t_bank_1") == bank) & (lane(words[bank]) == expected[1])), "the word")
+    bench.check(~asked[2] | (lane(Value.cast(dut.t_r_data)) == expected[2]), "the tail reads the sum")
+    return bench
+
+
+CHECKS = [
+    Check(
+        "memories.activations",
+        "Activation memory: each byte read is the one written there last",
+        activations,
+        "prove",
+        2,
+        Bug(ActMemory, "w_at.eq(Mux(b < w_low, w_next, w_word))", "w_at.eq(Mux(b <= w_low, w_next, w_word))", 8),
+    ),
+    Check(
+        "memories.weights",
+        "Weight store: each weight loaded, and each descriptor byte read, is the one written there last",
+        weights,
+        "prove",
+        2,
+        Bug(
+            WeightStore,
+            "hit.eq((self.w_byte >= base) & (self.w_byte < base + count))",
+            "hit.eq((self.w_byte >= base) & (self.w_byte <= base + count))",
+            10,
+        ),
+    ),
+    Check(
+        "memories.accumulators",
+        "Accumulators: the tail reads the sum of what the array added since the entry began, or what it wrote itself",
+        accumulators,
+        "prove",
+        2,
+        Bug(
+            Accumulators,
+            "m.d.comb += from_one.eq(same(1) & ~self.a_init)",
+            "m.d.comb += from_one.eq(same(1) & self.a_init)",
+            10,
+        ),
+    ),
+]
