@@ -206,12 +206,16 @@ def planted(bug: Bug):
         raise ValueError(f"{module.__name__}: {bug.old!r} occurs {source.count(bug.old)} times, expected once")
     scope = {"__name__": module.__name__, "__package__": module.__package__, "__file__": module.__file__}
     exec(compile(source.replace(bug.old, bug.new), str(module.__file__), "exec"), scope)
-    saved = bug.unit.elaborate
-    bug.unit.elaborate = scope[bug.unit.__name__].elaborate
+    methods = {k: v for k, v in vars(scope[bug.unit.__name__]).items() if callable(v) or isinstance(v, staticmethod)}
+    methods = {k: v for k, v in methods.items() if not k.startswith("__")}
+    saved = {k: vars(bug.unit)[k] for k in methods}
+    for name, method in methods.items():
+        setattr(bug.unit, name, method)
     try:
         yield
     finally:
-        bug.unit.elaborate = saved
+        for name, method in saved.items():
+            setattr(bug.unit, name, method)
 
 
 def _tools(folder: Path) -> dict:

@@ -204,7 +204,7 @@ CUT = cut("dut.crc*.match_detected")
 CHECKS = [
     Check(
         "link.crc",
-        "The link starts, resets and writes only when the CRC unit, shown just the bytes of the frame, says it is right",
+        "The link starts, resets and writes only when the CRC unit, shown just the frame, says it is right",
         crc,
         "prove",
         1,
@@ -216,7 +216,7 @@ CHECKS = [
         bounds,
         "prove",
         2,
-        Bug(Link, "| outside\n", "\n", 60),
+        Bug(Link, "| outside\n", "\n", 24),
         options=CUT,
     ),
     Check(

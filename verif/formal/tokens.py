@@ -148,8 +148,8 @@ def tail_side() -> Bench:
 CHECKS = [
     Check(
         "tokens.array",
-        "Multiply engine: tokens given are taken or kept, banks free, filled, on the way and at the tail are two, and no "
-        "sum reaches a bank of the tail",
+        "Multiply engine: tokens given are taken or kept, banks free, filled, on the way and at the tail are two, and "
+        "no sum reaches a bank of the tail",
         array_side,
         "prove",
         2,

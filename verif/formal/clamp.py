@@ -1,0 +1,53 @@
+"""The tail adds the zero point and clamps as TFLM does: min(max(value + zero_point, low), high), for every value.
+
+One step of the pipeline behind the requantizer, whose result is cut loose: any 32-bit number. Without ``clamp`` the
+number goes on as it is.
+"""
+
+from amaranth.hdl import Mux, Signal, Value, signed
+from amaranth.lib import data
+
+from lepton.rtl import isa
+from lepton.rtl.config import NpuConfig
+from lepton.rtl.loader import layout_of
+from lepton.rtl.tail import TailEngine
+from lepton.verif.formal.core import Bench, Bug, Check, cut, sentence
+
+
+def clamp() -> Bench:
+    bench = Bench()
+    dut = TailEngine(NpuConfig(rows=2, cols=2, lanes=1))
+    inside = bench.unit(dut, "dut")
+    result = inside("result", "requantizer_0")
+    back = data.View(layout_of(isa.TAIL.fields), inside("back"))
+    # The instruction does not change while its values are in the pipeline (`tokens.tail`).
+    second = bench.past(bench.past(1, "second_1"), "second_2")
+    bench.assume(~second | (Value.cast(back) == bench.past(Value.cast(back), "back_1")))
+    bench.assume(back.low <= back.high)
+    word = Value.cast(dut.t_w_data[0]).as_signed()
+    sum_1, sum_2 = Signal(signed(40)), Signal(signed(40))
+    bench.m.d.comb += sum_1.eq(result + back.zero_point)
+    bench.m.d.sync += sum_2.eq(sum_1)
+    before = bench.past(sum_2, "sum_3")
+    low = Mux(before < back.low, back.low, before)
+    clamped = Mux(low > back.high, back.high, low)
+    raw = bench.past(bench.past(result, "raw_1"), "raw_2")
+    warm = bench.past(bench.past(second, "warm_1"), "warm_2")
+    moved = inside("moved_0")
+    bench.check(~warm | ~back.clamp | (moved == sum_2), "the sum does not overflow")
+    bench.check(~warm | ~back.clamp | (word == clamped), "clamped")
+    bench.check(~warm | back.clamp | (word == raw), "raw")
+    return bench
+
+
+CHECKS = [
+    Check(
+        "clamp",
+        sentence(__name__),
+        clamp,
+        "prove",
+        4,
+        Bug(TailEngine, "with m.Elif(moved > back.high):", "with m.Elif(moved[:32].as_signed() > back.high):", 8),
+        options=cut("dut.requantizer_0.result", "dut.back"),
+    )
+]
