@@ -90,7 +90,7 @@ def test_array_changes_bank_without_a_gap():
         for t in range(300):
             bank, entry = places[t] if t < 4 else places[int(rng.integers(4))]
             psum = rng.integers(-1000, 1000, 4)
-            init = int(t < 4 or rng.integers(10) == 0)
+            init = int(t < 4 or t in (60, 61, 63, 66))  # few: one hides all that went wrong before
             ctx.set(dut.a_bank, bank)
             ctx.set(dut.a_entry, entry)
             ctx.set(dut.a_init, init)
