@@ -38,8 +38,11 @@ def pack(descriptor):
     return out
 
 
-def expected(config, muls, tiles, store, act):
-    """Vectors in order: (tile, lanes, swap, instruction), and sums in order: (vector index, bank, entry, init)."""
+def expected(config, muls, tiles, store, act, outside=None):
+    """Vectors in order: (tile, lanes, swap, instruction), and sums in order: (vector index, bank, entry, init).
+
+    Vectors that read beyond the activation memory are appended to `outside`.
+    """
     width = max(config.rows, config.cols)
     tiles = iter(tiles)
     vectors, sums, released = [], [], []
@@ -72,10 +75,16 @@ def expected(config, muls, tiles, store, act):
                         else i["zero_point"]
                         for j in range(width)
                     ]
+                    if outside is not None and any(
+                        (a + j) % 2**20 >= config.act_bytes
+                        for j in range(width)
+                        if 0 <= x + j < i["x_limit"] and 0 <= y < i["y_limit"]
+                    ):
+                        outside.append(len(vectors))
                     e = outputs.get(v) if dw else (0 if i["still"] else v)
                     if e is not None:
                         init = i["init"] and first and not (i["still"] and v)
-                        sums.append((len(vectors), bank, entry_base + e, int(init)))
+                        sums.append((len(vectors), bank, (entry_base + e) % 1024, int(init)))
                     vectors.append((tile, lanes, int(v == 0), n))
                 first = False
                 if d["last"]:
@@ -100,6 +109,7 @@ class Bench:
         self.give = give
         self.ring_at = ring
         self.issued, self.swaps, self.vectors, self.sums, self.ready, self.causes = [], [], [], [], [], []
+        self.bad_tiles, self.bad_addresses, self.bad_outputs = [], [], []
         self.freed = self.arrived = 0
         self.idle_at = None
 
@@ -161,7 +171,13 @@ class Bench:
                 self.idle_at = self.idle_at or (cycle if self.issued else None)
             else:
                 self.idle_at = None
+            if ctx.get(dut.bad_address):
+                self.bad_addresses.append(cycle)
+            if ctx.get(dut.bad_outputs):
+                self.bad_outputs.append(cycle)
             if ctx.get(dut.d_en):
+                if ctx.get(dut.d_tile) >= self.config.weight_tiles:
+                    self.bad_tiles.append(cycle + 1)
                 descriptor = pack(self.store[ctx.get(dut.d_tile)])
             for name, queue in self.queues.items():
                 if queue and ctx.get(getattr(dut, name).ready):
@@ -171,7 +187,8 @@ class Bench:
             await ctx.tick()
 
     def check(self, muls, tiles):
-        vectors, sums, released = expected(self.config, muls, tiles, self.store, self.act)
+        outside = []
+        vectors, sums, released = expected(self.config, muls, tiles, self.store, self.act, outside)
         assert [c for c, cause in enumerate(self.causes) if cause == Cause.MULTIPLY] == self.issued
         got = [(tile, act, swap, dw) for tile, act, swap, dw in self.vectors]
         assert len(got) == len(vectors)
@@ -179,10 +196,24 @@ class Bench:
             assert a == (tile, lanes, swap, muls[n]["depthwise"]), f"vector {k}"
         assert self.sums == sums
         assert self.ready == released
+        # An entry is checked as its vector is issued, a read with the mask.
+        path = self.dut.act_latency
+        late = 1 + min(path - 1, 2 if path >= 3 else 1)
+        bad = {self.issued[v] + late for v in outside} | set(self.bad_tiles)
+        bad |= {self.issued[v] + 1 for v, _, entry, _ in sums if entry >= self.config.acc_depth}
+        assert self.bad_addresses == sorted(bad)
+        assert self.bad_outputs == []
 
 
 BLANK = {f.name: 0 for f in isa.MUL.fields if f.name != "opcode"}
 BLANK |= dict(groups=1, width=1, height=1, subsample=1, out_width=1, x_limit=65535, y_limit=4095, release=1, init=1)
+
+
+def near_the_edge(rng):
+    """Addresses at both ends of 1024 bytes, and anywhere."""
+    return rng.choice(
+        [rng.randrange(1024), rng.randrange(-12, 4) % 2**20, 1024 + rng.randrange(-40, 4), rng.getrandbits(20)]
+    )
 
 
 def random_mul(rng, tile, store, depthwise=False):
@@ -193,11 +224,11 @@ def random_mul(rng, tile, store, depthwise=False):
         stack=rng.random() < 0.5,
         init=rng.random() < 0.7,
         release=rng.random() < 0.7,
-        acc_base=rng.randrange(10),
+        acc_base=rng.choice([rng.randrange(10), rng.randrange(10), 60, 600]),
         groups=rng.choice([1, 1, 2, 3]),
         width=w,
         height=h,
-        address=rng.getrandbits(20),
+        address=near_the_edge(rng),
         x=rng.randrange(-12, 12),
         x_limit=rng.randrange(1, 40),
         x_step=rng.randrange(9),
@@ -218,7 +249,7 @@ def random_mul(rng, tile, store, depthwise=False):
         count = rng.choice([1, 1, 2, 3])
         for k in range(count):
             store[tile] = dict(
-                offset=rng.getrandbits(20),
+                offset=rng.choice([0, 0, rng.randrange(-20, 20) % 2**20, rng.getrandbits(20)]),
                 x=rng.randrange(-20, 20),
                 y=rng.randrange(-4, 4),
                 skip=rng.randrange(3),
@@ -357,6 +388,33 @@ def test_external_tiles_wait_for_the_ring():
     # Complete in cycle c (counted from c + 1): descriptor read in c + 1, start in c + 3, issue in c + 4.
     assert bench.issued == [c + 4 for c in sorted(arrivals)]
     assert bench.freed == 20 and Cause.WEIGHTS in bench.causes
+
+
+def test_tiles_beyond_the_store():
+    """Each descriptor read there is an address outside its memory; a LOAD may begin below and end above."""
+    store = {60 + k: dict(offset=k, x=0, y=0, skip=0, last=1) for k in range(8)}
+    muls = [BLANK | dict(groups=8, stack=1)]
+    bench = Bench(
+        CONFIG, LATENCIES[0], store, memory(CONFIG, 9), [raw(isa.LOAD, tile=60, count=8)], [raw(isa.MUL, **muls[0])]
+    )
+    bench.run(50).check(muls, range(60, 68))
+    assert len(bench.bad_tiles) == 4
+
+
+@pytest.mark.parametrize(
+    "width, subsample, out_width, bad",
+    [(5, 1, 5, 0), (5, 1, 6, 1), (5, 2, 3, 0), (5, 2, 4, 1), (5, 3, 2, 0), (5, 3, 3, 1), (1, 1, 1, 0), (1, 2, 2, 1)],
+)
+@pytest.mark.parametrize("skip", [0, 2])
+def test_a_row_too_short_for_its_outputs(width, subsample, out_width, bad, skip):
+    store = {0: dict(offset=0, x=0, y=0, skip=skip, last=1)}
+    mul = BLANK | dict(depthwise=1, width=width, height=2, subsample=subsample, out_width=out_width)
+    bench = Bench(
+        DEPTHWISE, LATENCIES[0], store, memory(DEPTHWISE, 10), [raw(isa.LOAD, count=1)], [raw(isa.MUL, **mul)]
+    )
+    bench.run(80)
+    end = skip * width + DEPTHWISE.taps - 1 + width - 1  # of the first output row
+    assert bench.bad_outputs[:1] == [bench.issued[end] + 1] * bad
 
 
 class Path(wiring.Component):
