@@ -11,11 +11,12 @@ from lepton.rtl import isa
 from lepton.rtl.config import NpuConfig
 from lepton.rtl.tail import TailEngine
 
+SIZES = dict(act_bytes=4096, acc_depth=130, params=200)  # smaller than the memories here: the checks must say so
 CONFIGS = {
-    "4x1": (NpuConfig("4x1", cols=4, lanes=1), 1),
-    "8x8": (NpuConfig("8x8", cols=8, lanes=8), 2),
-    "6x2": (NpuConfig("6x2", cols=6, lanes=2), 2),
-    "6x3": (NpuConfig("6x3", cols=6, lanes=3), 3),
+    "4x1": (NpuConfig("4x1", cols=4, lanes=1, **SIZES), 1),
+    "8x8": (NpuConfig("8x8", cols=8, lanes=8, **SIZES), 2),
+    "6x2": (NpuConfig("6x2", cols=6, lanes=2, **SIZES), 2),
+    "6x3": (NpuConfig("6x3", cols=6, lanes=3, **SIZES | {"act_bytes": 1 << 20}), 3),
 }
 DEPTH, ACT, PARAMS = 256, 4096, 256
 
@@ -114,13 +115,14 @@ class Reference:
 
 
 class Timing:
-    """The docstring's formula. Cycles: of each read, of posts; banks are the cycles of the bank_ready pulses."""
+    """The docstring's formula. Cycles: of each read, of posts, of bad addresses; banks are the cycles of the bank_ready
+    pulses."""
 
     def __init__(self, config, read_latency):
-        self.lanes, self.cols = config.lanes, config.cols
+        self.config, self.lanes, self.cols = config, config.lanes, config.cols
         self.drain = read_latency + 14
         self.done = self.free = -1
-        self.reads, self.posts, self.frees = [], [], []
+        self.reads, self.posts, self.frees, self.bad = [], [], [], set()
 
     def run(self, op, f, offered, banks):
         accept = max(offered, self.free)
@@ -142,6 +144,7 @@ class Timing:
             if f["take"] and (k == 0 or (k % per_group == 0 and not f["stack"])):
                 at = max(at, banks.pop(0) + 1)
             self.reads += range(at, at + reads)
+            self.check(f, k, valid, at)
             end = at + reads - 1
             closed = None
             if f["release"] and (k == subs - 1 or ((k + 1) % per_group == 0 and not f["stack"])):
@@ -150,6 +153,27 @@ class Timing:
         self.free, self.done = end + 1, end + self.drain
         if f["post"]:
             self.posts.append(self.done)
+
+    def check(self, f, k, valid, at):
+        """The addresses of sub-group k, read from `at` on: a pulse in the cycle after each outside its memory."""
+        config, per_group = self.config, self.cols // self.lanes
+        g, s = divmod(k, per_group)
+        channel = g * self.cols + s * self.lanes
+        if f["param"] + (0 if f["shared"] else channel + valid - 1) >= config.params:
+            self.bad.add(at)
+        stacked = g * f["width"] * f["height"] if f["stack"] else 0
+        for oy in range(f["height"]):
+            for ox in range(f["width"]):
+                base = f["acc_base"] + oy * f["acc_y"] + ox * f["acc_x"] + stacked
+                for n in range(f["window_x"] * f["window_y"]):
+                    wy, wx = divmod(n, f["window_x"])
+                    for other in (0, f["acc_other"]) if f["dual"] else (0,):
+                        if base + wy * f["window_row"] + wx + other >= config.acc_depth:
+                            self.bad.add(at + 1)
+                        at += 1
+                a = f["address"] + g * f["group_step"] + s * self.lanes + oy * f["out_y"] + ox * f["out_x"]
+                if not f["to_acc"] and a + valid > config.act_bytes:
+                    self.bad.add(at)
 
 
 def random_tail(rng, config, banks_held):
@@ -181,7 +205,7 @@ def random_tail(rng, config, banks_held):
         "height": height,
         "window_x": wx,
         "window_y": wy,
-        "address": r(0, 2**19),
+        "address": r(0, 2**19) if rng.random() < 0.3 else 4096 - r(0, 60) if rng.random() < 0.4 else r(0, 4000),
         "channels": r(1, 2 * config.cols + 2) if rng.random() < 0.7 else config.cols * r(1, 4),
         "param": r(0, PARAMS - 64),
         "zero_point": r(-128, 128),
@@ -220,7 +244,7 @@ def simulate(config, latency, reference, instructions, gaps, bank_gap, rng):
     """Run; return the accumulators, activations and the event cycles, with when each instruction was offered."""
     dut = TailEngine(config, read_latency=latency)
     acc = [[list(v) for v in bank] for bank in reference.acc]
-    act, events = {}, {k: [] for k in ("reads", "posts", "frees", "banks", "offered", "idle")}
+    act, events = {}, {k: [] for k in ("reads", "posts", "frees", "banks", "offered", "idle", "bad", "bad_bank")}
     params = [reference.param_word(n) for n in range(PARAMS)]
     words = [sum(w << 64 * i for i, w in enumerate(isa.encode(op, **f))) for op, f in instructions]
     need = sum(
@@ -269,6 +293,10 @@ def simulate(config, latency, reference, instructions, gaps, bank_gap, rng):
             if ctx.get(dut.bank_free):
                 freed += 1
                 events["frees"].append(clock)
+            if ctx.get(dut.bad_address):
+                events["bad"].append(clock)
+            if ctx.get(dut.bad_bank):
+                events["bad_bank"].append(clock)
             if ctx.get(dut.post):
                 events["posts"].append(clock)
             idle = ctx.get(dut.idle)
@@ -290,7 +318,7 @@ def simulate(config, latency, reference, instructions, gaps, bank_gap, rng):
     return acc, act, events
 
 
-def check(config, latency, instructions, rng, gaps=None, bank_gap=lambda: 0):
+def check(config, latency, instructions, rng, gaps=None, bank_gap=lambda: 0, banks_wrong=False):
     reference = Reference(config, rng)
     gaps = gaps or [0] * len(instructions)
     acc, act, events = simulate(config, latency, reference, instructions, gaps, bank_gap, rng)
@@ -303,6 +331,8 @@ def check(config, latency, instructions, rng, gaps=None, bank_gap=lambda: 0):
     assert events["reads"] == timing.reads
     assert events["posts"] == timing.posts
     assert events["frees"] == timing.frees
+    assert events["bad"] == sorted(timing.bad)
+    assert bool(events["bad_bank"]) == banks_wrong
     assert len(events["frees"]) == reference.freed
     last = max(timing.done, timing.free) + 1
     assert all(events["idle"][last:]) and not events["idle"][last - 2]
@@ -365,6 +395,31 @@ def test_written_bank_closes_before_the_next():
     config, latency = CONFIGS["6x2"]
     instructions = [plain(channels=12, width=2, to_acc=1, clamp=0), plain(channels=12, width=2, out_x=12, group_step=6)]
     check(config, latency, instructions, np.random.default_rng(8))
+
+
+@pytest.mark.parametrize(
+    "first, second, at",
+    [
+        ({"take": 0}, {}, 0),  # works without a bank
+        ({"release": 0}, {}, 1),  # takes one while it holds one
+        ({"release": 0}, {"take": 0}, None),
+        ({"release": 0, "channels": 12}, {"take": 0}, "second group"),
+        ({"release": 0, "channels": 12, "stack": 1}, {"take": 0}, None),
+        ({"channels": 12, "to_acc": 1, "clamp": 0}, {}, None),
+        ({"take": 0, "release": 0, "channels": 12, "shared": 1}, {}, 0),
+    ],
+)
+def test_bank_not_held(first, second, at):
+    """The pulse comes in the first cycle in which the sub-group could read if it had the bank, before it is read."""
+    config, latency = CONFIGS["6x2"]
+    channels = {"channels": 6, "group_step": 6}
+    instructions = [plain(**channels | first), plain(**channels | second)]
+    _, events = check(config, latency, instructions, np.random.default_rng(9), banks_wrong=at is not None)
+    if at is not None:
+        subs = first.get("channels", 6) // 2
+        read = {0: 0, 1: subs, "second group": 3}[at]
+        assert events["bad_bank"][0] <= events["reads"][read]
+        assert read == 0 or events["bad_bank"][0] > events["reads"][read - 1]
 
 
 def test_ports():

@@ -325,13 +325,14 @@ def _run_tests(names) -> str:
     return first.failed or ("" if code == 0 else f"pytest exit code {code}")
 
 
-def _child(module: str, mutant: Mutant | None, netlists: list[str]) -> str:
+def _child(module: str, mutant: Mutant | None, netlists: list[str], tests: tuple[str, ...]) -> str:
     """Runs in the fork: one line, `verdict by`; of the unchanged source, `survived` and its netlists."""
     for name in [n for n in sys.modules if n.startswith("lepton.rtl")]:
         del sys.modules[name]
     if mutant is None:
-        failed = _run_tests(UNITS[module].tests)
-        return f"killed {failed}" if failed else " ".join(["survived", *(_netlist(module, p) for p in PROBES)])
+        if tests and (failed := _run_tests(tests)):
+            return f"killed {failed}"
+        return " ".join(["survived", *(_netlist(module, p) for p in PROBES)])
     path = source_of(module)
     sys.meta_path.insert(0, _Overlay(f"lepton.rtl.{module}", path, mutant.apply(path.read_bytes())))
     signal.setitimer(signal.ITIMER_PROF, TEST_SECONDS)
@@ -347,12 +348,12 @@ def _child(module: str, mutant: Mutant | None, netlists: list[str]) -> str:
     inside = "." in mutant.function and not mutant.function.endswith("__init__")
     if same and inside:
         return "equivalent the same netlist"
-    if failed := _run_tests(UNITS[module].tests):
+    if failed := _run_tests(tests):
         return f"killed {failed}"
     return "equivalent the same netlist" if same and mutant.function.endswith("__init__") else "survived"
 
 
-def _fork(module: str, mutant: Mutant | None, netlists: list[str], log: str) -> int:
+def _fork(module: str, mutant: Mutant | None, netlists: list[str], tests: tuple[str, ...], log: str) -> int:
     """Start a child; its output goes to `log`, its report to `log`.report."""
     sys.stdout.flush()
     pid = os.fork()
@@ -367,7 +368,7 @@ def _fork(module: str, mutant: Mutant | None, netlists: list[str], log: str) -> 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         warnings.simplefilter("ignore")
         with open(f"{log}.report", "w") as _report_file:
-            _say(_child(module, mutant, netlists))
+            _say(_child(module, mutant, netlists, tests))
         code = 0
     finally:
         sys.stdout.flush()
@@ -394,6 +395,7 @@ def run(todo: list[Mutant], jobs: int = 1, tell=lambda mutant, outcome: None) ->
     queue: list[tuple[str, Mutant | None]] = [(module, None) for module in dict.fromkeys(m.module for m in todo)]
     queue += [(m.module, m) for m in todo]
     netlists: dict[str, list[str]] = {}
+    known_good: set[tuple[str, ...]] = set()
     results, running = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -401,7 +403,11 @@ def run(todo: list[Mutant], jobs: int = 1, tell=lambda mutant, outcome: None) ->
                 while queue and len(running) < jobs and (queue[0][1] is None or queue[0][0] in netlists):
                     module, mutant = queue.pop(0)
                     log = str(Path(folder) / f"{len(queue)}")
-                    running[_fork(module, mutant, netlists.get(module, []), log)] = (module, mutant, log)
+                    tests = UNITS[module].tests
+                    if mutant is None:
+                        tests = () if tests in known_good else tests
+                        known_good.add(tests)
+                    running[_fork(module, mutant, netlists.get(module, []), tests, log)] = (module, mutant, log)
                 pid, status, used = os.wait4(-1, 0)
                 if pid not in running:
                     continue
