@@ -148,6 +148,14 @@ def test_no_end():
     assert ended == (64 + 3, 0, 1, 0)
 
 
+def test_no_end_of_the_largest_memory():
+    """Word 65536 is not word 0 again."""
+    largest = NpuConfig(program_words=65536)
+    words = isa.encode(isa.TABLE) + [0] * 65532 + isa.encode(isa.TABLE) * 3
+    got, ended = run_fetch(words, pc=65533, config=largest)
+    assert ended == (3 + 3, 0, 1, 0) and len(got["tail"]) == 3
+
+
 def test_ports():
     text = rtlil.convert(Fetch(CONFIG), name="fetch").split("module \\fetch\n")[1].split("\nmodule ")[0]
     names = set(re.findall(r"wire width \d+ (?:signed )?(?:input|output) \d+ +(?:signed )?\\(\w+)", text))

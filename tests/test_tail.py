@@ -397,6 +397,30 @@ def test_written_bank_closes_before_the_next():
     check(config, latency, instructions, np.random.default_rng(8))
 
 
+def test_most_channels():
+    """More than 2**15 channels, one output each: no counter is short of a bit."""
+    config, latency = CONFIGS["8x8"]
+    dut = TailEngine(config, read_latency=latency)
+    op, fields = plain(channels=(1 << 15) + 5, shared=1, take=0, release=0)
+    ended = []
+
+    async def bench(ctx):
+        ctx.set(dut.i.payload, sum(w << 64 * i for i, w in enumerate(isa.encode(op, **fields))))
+        ctx.set(dut.i.valid, 1)
+        for clock in range(5000):
+            if ctx.get(dut.post):
+                ended.append((clock, ctx.get(dut.w_count)))
+                break
+            await ctx.tick()
+            ctx.set(dut.i.valid, 0)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+    assert ended == [(2 + 4096 + dut.DRAIN, 5)]
+
+
 @pytest.mark.parametrize(
     "first, second, at",
     [
