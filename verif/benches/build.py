@@ -53,8 +53,11 @@ def verilog(config: NpuConfig) -> str:
     return to_verilog(BenchTop(config), name=TOP)
 
 
-def build(text: str, folder: Path) -> Verilator:
-    """A simulator of the Verilog `text` in `folder`, made unless it is there; returns its runner."""
+def build(text: str, folder: Path, coverage: bool = False) -> Verilator:
+    """A simulator of the Verilog `text` in `folder`, made unless it is there; returns its runner.
+
+    With `coverage` it counts lines, branches and toggles: `run` then leaves `<bench>.dat` in its folder.
+    """
     _tools()
     folder = Path(folder)
     source, visible = folder / f"{TOP}.v", folder / "visible.vlt"
@@ -65,7 +68,11 @@ def build(text: str, folder: Path) -> Verilator:
         sources=[VerilatorControlFile(visible), source],
         hdl_toplevel=TOP,
         build_dir=folder / "sim",
-        build_args=[*(f"-Wno-{w}" for w in WARNINGS), "--assert", "--output-split", "10000"],
+        build_args=[
+            *(f"-Wno-{w}" for w in WARNINGS),
+            *["--assert", "--output-split", "10000"],
+            *(["--coverage-line", "--coverage-toggle"] if coverage else []),
+        ],
         timescale=("1ns", "1ps"),
         log_file=folder / "build.log",
     )
@@ -85,6 +92,7 @@ def run(runner: Verilator, bench: str, config: NpuConfig, seed: int, folder: Pat
             test_dir=folder,
             results_xml=str(report),
             log_file=folder / f"{bench}.log",
+            plusargs=[f"+verilator+coverage+file+{folder / bench}.dat"],
             extra_env={
                 "LEPTON_SEED": str(seed),
                 "LEPTON_BENCH_CONFIG": config.name,
