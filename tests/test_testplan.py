@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton.verif import plan
+from lepton.verif import cover, plan
 
 ROWS = plan.load()
 
@@ -37,6 +37,18 @@ def test_every_bench_exists_and_is_in_the_plan():
     assert {item for _, item in items("benches")} == plan.bench_tests()
 
 
+def test_every_proof_exists_and_is_in_the_plan():
+    names = plan.proof_names()
+    for row, item in items("proofs"):
+        assert any(plan.matches(item, name) for name in names), f"{row}: no proof {item}"
+    for name in names:
+        assert any(plan.matches(item, name) for _, item in items("proofs")), f"proof {name} is not in the plan"
+
+
+def test_every_cover_point_exists_and_is_in_the_plan():
+    assert {item for _, item in items("covers")} == set(cover.POINTS)
+
+
 def test_every_campaign_exists_and_is_in_the_plan():
     assert {item for _, item in items("campaigns")} | {"tests"} == set(plan.CAMPAIGNS)
 
@@ -52,6 +64,10 @@ JUNIT = """<testsuites><testsuite>
 def results(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "RESULTS", tmp_path)
     (tmp_path / "tests.xml").write_text(JUNIT)
+    proofs = [dict(name="skid.load", passed=True, bug_found=True), dict(name="skid.run", passed=True, bug_found=False)]
+    (tmp_path / "proofs.json").write_text(json.dumps(proofs))
+    points = {"queues": {"missing": []}, "causes": {"missing": ["TAIL"]}}
+    (tmp_path / "coverage_detail.json").write_text(json.dumps({"functional": points}))
     (tmp_path / "fuzz.json").write_text(json.dumps({"name": "fuzz", "passed": False, "seconds": 1, "summary": ""}))
     return plan.Results()
 
@@ -67,6 +83,10 @@ def results(tmp_path, monkeypatch):
         ("tests", "test_a.py::test_away", plan.SKIP),
         ("tests", "test_a.py", plan.FAIL),
         ("tests", "test_b.py", plan.NONE),
+        ("proofs", "skid", plan.FAIL),
+        ("proofs", "skid.load", plan.PASS),
+        ("covers", "queues", plan.PASS),
+        ("covers", "causes", plan.FAIL),
         ("campaigns", "fuzz", plan.FAIL),
         ("campaigns", "fuzz_rtl", plan.NONE),
     ],

@@ -60,10 +60,25 @@ CAMPAIGNS = {
         "random programs, legal and not, on the RTL against the simulator", ("lepton.verif.programs", "--count", "1200")
     ),
     "faults": Campaign("faults on the host link, RTL and driver", ("lepton.verif.faults", "--count", "100000")),
+    "coverage": Campaign(
+        "functional and code coverage of the cocotb benches",
+        ("lepton.verif.coverage", "--json", f"{RESULTS / 'coverage_detail.json'}"),
+    ),
+    "formal": Campaign(
+        "proofs, and that each finds its planted bug", ("lepton.verif.formal", "--json", f"{RESULTS / 'proofs.json'}")
+    ),
+    "mutate": Campaign(
+        "mutants of the RTL against the tests, a sample of each group",
+        ("lepton.verif.mutate", "--count", "60", "--json", f"{RESULTS / 'mutants.json'}"),
+    ),
+    "planted": Campaign(
+        "bugs planted by hand, against the tests of their unit",
+        ("lepton.verif.planted", "--quick", "--json", f"{RESULTS / 'planted_detail.json'}"),
+    ),
 }
 """What `make verify` runs, in this order, two at a time."""
 
-SEEDED = ("fuzz", "fuzz_rtl", "programs", "faults")
+SEEDED = ("fuzz", "fuzz_rtl", "programs", "faults", "coverage", "mutate")
 """Campaigns that take `--seed`."""
 
 
@@ -98,6 +113,12 @@ def load(path: Path = PLAN) -> list[Row]:
     return rows
 
 
+def proof_names() -> list[str]:
+    from lepton.verif.formal.__main__ import checks
+
+    return [check.name for check in checks()]
+
+
 def bench_tests() -> set[str]:
     """Names of all cocotb tests, as `file::function`."""
     found = set()
@@ -109,8 +130,8 @@ def bench_tests() -> set[str]:
 
 
 def matches(item: str, name: str) -> bool:
-    """Whether the plan's item means this test: the test itself, all its parameters, or all of a file."""
-    return name == item or name.startswith((item + "[", item + "::"))
+    """Whether the plan's item means this test or proof: itself, all its parameters, or all of a file."""
+    return name == item or name.startswith((item + "[", item + "::", item + "."))
 
 
 # --- Results ---------------------------------------------------------------------------------------------------------
@@ -149,13 +170,18 @@ class Results:
             for name, state in _cases(path).items():
                 self.benches[name] = _worst([state, self.benches.get(name, state)])
         self.campaigns = {name: _json(name) for name in CAMPAIGNS}
+        self.details = {n: _json(n) for n in ("proofs", "coverage_detail", "mutants", "planted_detail")}
+        proofs = self.details["proofs"] or []
+        self.proofs = {p["name"]: PASS if p["passed"] and p["bug_found"] is not False else FAIL for p in proofs}
+        points = (self.details["coverage_detail"] or {"functional": {}})["functional"]
+        self.covers = {name: FAIL if point["missing"] else PASS for name, point in points.items()}
 
     def state(self, kind: str, item: str) -> str:
         """PASS, FAIL, SKIP or NONE of one item of the plan."""
         if kind == "campaigns":
             result = self.campaigns[item]
             return NONE if result is None else PASS if result["passed"] else FAIL
-        cases = self.tests if kind == "tests" else self.benches
+        cases = getattr(self, kind)
         return _worst([state for name, state in cases.items() if matches(item, name)] or [NONE])
 
     def row(self, row: Row) -> tuple[str, list[str]]:
@@ -243,6 +269,89 @@ def show(rows: list[Row], results: Results, console) -> bool:
     return good
 
 
+def _table(head: str, rows) -> list[str]:
+    """Lines of a Markdown table."""
+    columns = head.split("|")
+    cells = [" | ".join(str(c).replace("|", "\\|") for c in row) for row in rows]
+    return [
+        f"| {' | '.join(c.strip() for c in columns)} |",
+        "|" + " --- |" * len(columns),
+        *(f"| {c} |" for c in cells),
+        "",
+    ]
+
+
+def _ran(results: Results):
+    for name, campaign in CAMPAIGNS.items():
+        r = results.campaigns[name]
+        if r is None:
+            yield f"{name}: {campaign.what}", "", "", "not run"
+        else:
+            state = "passed" if r["passed"] else "FAILED"
+            yield f"{name}: {campaign.what}", f"`{r['command']}`", f"{r['seconds']:.0f}", f"{state}: {r['summary']}"
+
+
+def _proven(results: Results) -> list[str]:
+    proofs = results.details["proofs"] or []
+    text = {None: "", True: "found", False: "NOT FOUND"}
+    how = {"prove": "induction", "bmc": "all runs of", "cover": "cover"}
+    rows = [
+        (f"`{p['name']}`", p["proves"], f"{how.get(p['mode'], p['mode'])} {p['depth']} cycles",
+         "proven" if p["passed"] else "FAILED", text[p["bug_found"]])
+        for p in proofs
+    ]  # fmt: skip
+    return ["## What is proven", "", *_table("proof | sentence | by | result | planted bug", rows)]
+
+
+def _covered(results: Results) -> list[str]:
+    c = results.details["coverage_detail"]
+    if c is None:
+        return []
+    out = ["## What is covered", "", "Functional coverage, bins hit by the cocotb benches (`verif/cover.py`):", ""]
+    rows = [
+        (f"`{n}`", p["what"], f"{p['bins'] - len(p['missing'])} of {p['bins']}") for n, p in c["functional"].items()
+    ]
+    out += _table("point | what | bins", rows)
+    lost = [(f"`{n}`: {b}", why) for n, p in c["functional"].items() for b, why in p["unreachable"].items()]
+    out += ["Bins that cannot be reached:", "", *_table("bin | why", lost)]
+    kinds = list(c["targets"])
+    goals = ", ".join(f"{kind} {c['percent'][kind]} % (target {c['targets'][kind]:.0f} %)" for kind in kinds)
+    out += [f"Code coverage of the generated Verilog by the same benches, merged by component: {goals}.", ""]
+    cells = [(n, *(f"{k[kind][0]} of {k[kind][1]}" for kind in kinds)) for n, k in c["components"].items()]
+    out += _table("component | " + " | ".join(kinds), cells)
+    grouped: dict[tuple, list[str]] = {}
+    for item in c["left"]:
+        key = item["component"], item["kind"], item["reason"] or "NO REASON"
+        grouped.setdefault(key, []).append(item["what"])
+    out += [
+        "What is left uncovered (`verif/uncovered.yaml`; every point by name: `python -m lepton.verif.coverage`):",
+        "",
+    ]
+    rows = [(unit, kind, len(what), why) for (unit, kind, why), what in sorted(grouped.items())]
+    return out + _table("component | kind | points | why", rows)
+
+
+def _survived(results: Results) -> list[str]:
+    out = []
+    if mutants := results.details["mutants"]:
+        out += ["## Mutation score", "", "Small faults in the source of the RTL, against the tests of the unit:", ""]
+        groups = mutants["units"].items()
+        rows = [
+            (n, g["mutants"], g["equivalent"], g["killed"], len(g["survivors"]), f"{g['score']} %") for n, g in groups
+        ]
+        out += _table("group | mutants | equivalent | killed | survived | score", rows)
+        rows = [(f"`{s['id']}`", s["verdict"], s["reason"]) for _, g in groups for s in g["survivors"]]
+        out += [*_table("survivor | verdict | why", rows)] if rows else []
+    if planted := results.details["planted_detail"]:
+        out += ["## Planted bugs", ""]
+        rows = [
+            (p["block"], p["what"], "; ".join([*(f"`{t}`" for t in [*p["unit"], *p["machine"]][:3]), *p["proofs"]]))
+            for p in planted
+        ]
+        out += _table("block | bug | found by (the first three)", rows)
+    return out
+
+
 def page(rows: list[Row], results: Results) -> str:
     """The text of docs/verification.md."""
     states = [results.row(row) for row in rows]
@@ -252,31 +361,22 @@ def page(rows: list[Row], results: Results) -> str:
         "",
         "Written by `make verify` from the results of its last run; the plan is `verif/testplan.yaml`.",
         "",
-        f"**{green} of {len(rows)} rows hold.**",
+        f"**{green} of {len(rows)} rows of the plan hold.**",
         "",
         "## What ran",
         "",
-        "| campaign | command | seconds | result |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, campaign in CAMPAIGNS.items():
-        r = results.campaigns[name]
-        if r is None:
-            out.append(f"| {name}: {campaign.what} | | | not run |")
-        else:
-            state = "passed" if r["passed"] else "FAILED"
-            out.append(f"| {name}: {campaign.what} | `{r['command']}` | {r['seconds']:.0f} | {state}: {r['summary']} |")
-    out += [
-        "",
+        *_table("campaign | command | seconds | result", _ran(results)),
+        *_proven(results),
+        *_covered(results),
+        *_survived(results),
         "## The plan",
         "",
-        "| stage | row | requirement | shown by | result |",
-        "| --- | --- | --- | --- | --- |",
     ]
+    plan = []
     for row, (state, why) in zip(rows, states):
         shown = "; ".join(f"{kind}: " + ", ".join(f"`{i}`" for i in items) for kind, items in row.items.items())
-        out.append(f"| {row.stage} | {row.name} | {row.requires} | {shown} | {'; '.join([state, *why])} |")
-    return "\n".join(out) + "\n"
+        plan.append((row.stage, row.name, row.requires, shown, "; ".join([state, *why])))
+    return "\n".join([*out, *_table("stage | row | requirement | shown by | result", plan)])
 
 
 def main(arguments=None) -> int:
