@@ -67,6 +67,9 @@ def test_a_whole_network(board, port, tmp_path, capsys):
     assert board.model.leds & 7 == LED_DONE
 
 
+KINDS = ("unplug", "drop", "noise", "reset", "power", "drop to host", "noise to host", "unplug from host")
+
+
 class Fault:
     """Spoils the line once, in one direction, after a number of bytes."""
 
@@ -87,7 +90,10 @@ class Fault:
         if self.kind == "noise":
             return data[:at] + rng.randbytes(rng.randint(1, 40)) + data[at + rng.randint(0, 20) :]
         self.board.model.run(data[:at], cycles=40 * at + rng.randrange(40))
-        self.board.model.reset()
+        if self.kind == "power":
+            self.board.model.power_cycle()
+        else:
+            self.board.model.reset()
         return data[at:]
 
 
@@ -104,7 +110,7 @@ def test_pulled_fifty_times(board, port, monkeypatch):
     rng = random.Random(5)
     hit = lost = 0
     for k in range(50):
-        kind = ("unplug", "drop", "noise", "reset", "drop to host", "noise to host", "unplug from host")[k % 7]
+        kind = KINDS[k % len(KINDS)]
         fault = Fault(board, kind.split()[0], rng, total if "host" not in kind else total // 3)
         board.to_device, board.to_host = (None, fault) if "host" in kind else (fault, None)
         session.close()
@@ -123,6 +129,18 @@ def test_pulled_fifty_times(board, port, monkeypatch):
             os.symlink(board.plug(), port)
         assert np.array_equal(session.run(x), expected), (k, kind)
     assert hit >= 45 and lost >= 10
+    session.close()
+
+
+def test_power_lost_between_runs(board, port):
+    model = small_model()
+    x = np.ones((1, 6, 6, 3), np.int8)
+    session = Session(model, backend=f"serial:{port}")
+    session.run(x)
+    board.power_cycle()
+    with pytest.raises(LinkError, match="the run stopped: an unknown instruction"):
+        session.run(x)
+    assert np.array_equal(session.run(x)[0], golden.run(model, x)[0])
     session.close()
 
 

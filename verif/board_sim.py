@@ -113,7 +113,8 @@ class BoardModel:
         library.sim_cycles.argtypes, library.sim_cycles.restype = [pointer], u64
         library.sim_leds.argtypes, library.sim_leds.restype = [pointer], ctypes.c_uint32
         library.sim_run.argtypes = [pointer, ctypes.c_char_p, u64, pointer, u64, u64, pointer]
-        self._library, self._sim = library, library.sim_create(divisor)
+        self._library, self._divisor = library, divisor
+        self._sim = library.sim_create(divisor)
 
     def run(self, data: bytes = b"", cycles: int = 4000) -> tuple[int, bytes]:
         """Let the clock run for `cycles`, fewer when a reply has ended. Returns bytes sent, bytes received."""
@@ -124,6 +125,11 @@ class BoardModel:
     def reset(self) -> None:
         """Press the reset button."""
         self._library.sim_reset(self._sim)
+
+    def power_cycle(self) -> None:
+        """Take the power away and give it back: all memories are as the bitstream leaves them."""
+        self._library.sim_destroy(self._sim)
+        self._sim = self._library.sim_create(self._divisor)
 
     @property
     def cycles(self) -> int:
@@ -179,6 +185,10 @@ class PtyBoard:
         """Press the reset button."""
         with self._lock:
             self.model.reset()
+
+    def power_cycle(self) -> None:
+        with self._lock:
+            self.model.power_cycle()
 
     def close(self) -> None:
         self._stop = True
