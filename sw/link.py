@@ -187,12 +187,11 @@ class Device:
         """
         self.reset()
         self.write(Region.PROGRAM, 0, isa.encode(isa.END)[0].to_bytes(8, "little"))
-        mark = self.start(0)
+        self.start(0)
         self.wait()
         for region, data in images:
             self.write(region, 0, data)
-        if self._read_registers(Reg.RUN_ID, 1)[Reg.RUN_ID] != mark:
-            raise LinkError("the device was reset while it was loaded; load everything again")
+        self.check_run("while it was loaded")
 
     def start(self, pc: int = 0) -> int:
         """Start the program at word `pc`; returns the run's id."""
@@ -227,6 +226,11 @@ class Device:
                 raise LinkError(f"the run did not end in {timeout:g} s ({cycles} cycles so far); reset() stops it")
             if poll:
                 time.sleep(poll)
+
+    def check_run(self, when: str = "after the run") -> None:
+        """Raise LinkError if the run started last is not the device's last: it was reset or lost its memories."""
+        if self._read_registers(Reg.RUN_ID, 1)[Reg.RUN_ID] != self._run_id:
+            raise LinkError(f"the device was reset {when}; load everything again")
 
     def reset(self) -> None:
         """Stop a run; memories keep their contents."""

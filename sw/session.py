@@ -57,7 +57,9 @@ class _DeviceEngine:
         self.device.write(isa.Region.ACT, address, data)
 
     def read(self, address: int, count: int) -> bytes:
-        return self.device.read(isa.Region.ACT, address, count)
+        data = self.device.read(isa.Region.ACT, address, count)
+        self.device.check_run()  # else these may be bytes of a device that was switched off and on
+        return data
 
     def start(self, pc: int) -> dict:
         self.device.start(pc)

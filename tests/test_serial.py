@@ -67,7 +67,7 @@ def test_a_whole_network(board, port, tmp_path, capsys):
     assert board.model.leds & 7 == LED_DONE
 
 
-KINDS = ("unplug", "drop", "noise", "reset", "power", "drop to host", "noise to host", "unplug from host")
+KINDS = ("unplug", "drop", "noise", "reset", "drop to host", "noise to host", "unplug from host")
 
 
 class Fault:
@@ -90,10 +90,7 @@ class Fault:
         if self.kind == "noise":
             return data[:at] + rng.randbytes(rng.randint(1, 40)) + data[at + rng.randint(0, 20) :]
         self.board.model.run(data[:at], cycles=40 * at + rng.randrange(40))
-        if self.kind == "power":
-            self.board.model.power_cycle()
-        else:
-            self.board.model.reset()
+        self.board.model.reset()
         return data[at:]
 
 
@@ -142,6 +139,41 @@ def test_power_lost_between_runs(board, port):
         session.run(x)
     assert np.array_equal(session.run(x)[0], golden.run(model, x)[0])
     session.close()
+
+
+def test_power_lost_before_any_request(board, port):
+    """Also while it is loaded: then what came first is lost and what comes last is not."""
+    model = small_model()
+    x = np.random.default_rng(2).integers(-128, 128, (1, 6, 6, 3), np.int8)
+    expected = golden.run(model, x)
+    session = Session(model, backend=f"serial:{port}")
+    ends = []
+    for which in range(1000):
+        requests = 0
+
+        def lose(data):
+            nonlocal requests
+            if requests == which:
+                board.model.power_cycle()
+            requests += 1
+            return data
+
+        board.to_device = lose
+        try:
+            assert np.array_equal(session.run(x), expected), which
+            ends.append("right")
+        except LinkError as error:
+            assert "\n" not in str(error)
+            ends.append(str(error).partition(";")[0])
+        board.to_device = None
+        session.close()
+        if requests <= which:
+            break
+    assert (
+        which > 10
+        and ends[-1] == "right"
+        and {"the device was reset while it was loaded", "the device was reset after the run"} <= set(ends)
+    )
 
 
 def test_the_configuration_is_the_boards(board, port):
