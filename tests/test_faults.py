@@ -13,7 +13,7 @@ def test_campaign():
     rows = dict(faults.run(2000, 3))
     assert rows["requests to the device"] == 2000 and rows["transfers of the driver"] >= 400
     assert all(rows[f"  {result.name}"] > 5 for result in Result)
-    assert rows["inferences among them"] > 10 and rows["requests repeated"] > 10
+    assert rows["inferences among them"] > 10 and rows["requests repeated"] > 0
     assert rows["runs reported as right, all right"] > 0
 
 
