@@ -85,7 +85,7 @@ class Accumulators(wiring.Component):
         m.d.sync += t_bank_1.eq(self.t_bank)
         for b in range(2):
             m.submodules[f"bank_{b}"] = memory = Memory(
-                shape=size, depth=cfg.acc_depth, init=[], attrs={"no_rw_check": 1}
+                shape=size, depth=cfg.acc_depth, init=[], attrs=cfg.memory_attrs("acc")
             )
             read, write = memory.read_port(), memory.write_port(granularity=32 * cfg.lanes)
             m.d.comb += [

@@ -86,7 +86,7 @@ class Array(wiring.Component):
                 m.d.comb += odd.eq(Mux(depthwise[r], 0, bus[1]))
                 bus[1] = odd
             row = []
-            m.submodules[f"multiplier_{r}"] = multiplier = RowMultiplier(cfg, self._columns)
+            m.submodules[f"multiplier_{r}"] = multiplier = RowMultiplier(cfg, self._columns, r < cfg.cell_rows)
             for c in range(self._columns):
                 pe = Pe(cfg, r)
                 m.submodules[f"pe_{r}_{c}"] = pe
@@ -138,7 +138,7 @@ class Array(wiring.Component):
         cfg = self._config
         bits = (cfg.line_depth - 1).bit_length()
         m.submodules[f"line_{segment}"] = memory = Memory(
-            shape=8 * cfg.cols, depth=1 << bits, init=[], attrs={"no_rw_check": 1}
+            shape=8 * cfg.cols, depth=1 << bits, init=[], attrs=cfg.memory_attrs("line")
         )
         write, read = memory.write_port(), memory.read_port()
         at = Signal(bits, name=f"line_at_{segment}")

@@ -48,6 +48,10 @@ class NpuConfig:
     """Depth of a depthwise line buffer, in pixels."""
     multiplier: str = "generic"
     """Style of the array's multipliers, see `multiplier.RowMultiplier`: `generic`, `lut` or `ecp5`."""
+    cell_rows: int = 32
+    """Array rows whose products are made in multiplier cells (`ecp5`); the others are made of look-up tables."""
+    lutram: str = ""
+    """Memories made of look-up tables instead of block RAM: `acc`, `line` or both with a space between."""
 
     def __post_init__(self):
         def check(ok, field, why):
@@ -76,7 +80,13 @@ class NpuConfig:
         check(64 <= self.program_words <= 2**16, "program_words", "must be 64 to 65536")
         check(16 <= self.acc_depth <= 1024, "acc_depth", "must be 16 to 1024")
         check(16 <= self.line_depth <= 512, "line_depth", "must be 16 to 512")
+        check(0 <= self.cell_rows <= 32, "cell_rows", "must be 0 to 32")
+        check(set(self.lutram.split()) <= {"acc", "line"}, "lutram", "must be '', 'acc', 'line' or 'acc line'")
         check(self.multiplier in MULTIPLIERS, "multiplier", f"must be one of {', '.join(MULTIPLIERS)}")
+
+    def memory_attrs(self, name: str) -> dict:
+        """Attributes of memory `name` for synthesis: no logic for collisions, and its kind if it is chosen."""
+        return {"no_rw_check": 1} | ({"ram_style": "distributed"} if name in self.lutram.split() else {})
 
     @property
     def phys_rows(self) -> int:

@@ -1,9 +1,10 @@
 """The multipliers of one array row, behind one interface: inferred, of look-up tables, or a vendor's cells."""
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from . import ecp5
 from .config import NpuConfig
 
 
@@ -15,12 +16,13 @@ class RowMultiplier(wiring.Component):
 
     Styles: `generic`, the synthesizer chooses; the sums of paired PEs are registered in front of it. `lut`: adders
     and no multiplier cells. `ecp5`: a `MULT18X18D` a product, its input and output registers on, and one more
-    register behind it. Cells are used when there is a platform; without one (simulation) a twin of the same latency
-    stands in.
+    register behind it; without `cells`, carry chains that take in the partial products. Vendor cells are used when
+    there is a platform; without one (simulation) a twin of the same latency stands in.
     Throughput: one row a cycle. Latency: ``LATENCY``. Reset: none.
     """
 
-    def __init__(self, config: NpuConfig, count: int):
+    def __init__(self, config: NpuConfig, count: int, cells: bool = True):
+        self._cells = cells
         self._style = config.multiplier
         self._width = width = 9 if config.pe == "paired" else 8
         self._count = count
@@ -39,7 +41,7 @@ class RowMultiplier(wiring.Component):
         if self._style == "lut":
             product = self._lut
         elif self._style == "ecp5" and platform is not None:
-            product = self._ecp5
+            product = self._ecp5 if self._cells else self._ecp5_carry
         for k in range(self._count):
             m.d.comb += self.o_product[k].eq(product(m, k, self.i_left[k], self.i_right[k]))
         return m
@@ -60,61 +62,59 @@ class RowMultiplier(wiring.Component):
             product = self._register(m, product, f"product_{k}_{stage}")
         return product
 
+    def _sum(self, m, k, terms):
+        """Sum of terms (value, its weight's exponent), added in pairs."""
+        while len(terms) > 1:
+            out = []
+            for (a, low), (b, high) in zip(terms[0::2], terms[1::2]):
+                bits = min(2 * self._width, max(len(a), len(b) + high - low) + 1)
+                total = Signal(signed(bits), name=f"sum_{k}_{len(terms)}_{low}")
+                m.d.comb += total.eq(a + (b << (high - low)))
+                out.append((total, low))
+            terms = out + terms[len(out) * 2 :]
+        total = Signal(signed(2 * self._width), name=f"total_{k}")
+        m.d.comb += total.eq(terms[0][0])
+        return total
+
     def _lut(self, m, k, left, right):
-        """Partial products of two bits of `right` each, added in pairs; registers at the operands and after each two
-        levels of adders."""
+        """Partial products of four bits of `right`, then their sum; a register after each."""
         left, right = self._register(m, left, f"left_{k}"), self._register(m, right, f"right_{k}")
         width = self._width
-        size = 2 * width
 
         def part(bit):
             term = Mux(right[bit], left, Const(0, signed(width)))
             return -term if bit == width - 1 else term  # the sign bit counts negative
 
-        def add(terms):
-            """Sums of neighbours; a term is (value, its weight's exponent)."""
-            out = []
-            for (a, low), (b, high) in zip(terms[0::2], terms[1::2]):
-                name = f"sum_{k}_{len(terms)}_{low}"
-                total = Signal(signed(min(size, max(len(a), len(b) + high - low) + 1)), name=name)
-                m.d.comb += total.eq(a + (b << (high - low)))
-                out.append((total, low))
-            return out + terms[len(out) * 2 :]
-
-        terms = add(add([(part(bit), bit) for bit in range(width)]))
-        terms = [(self._register(m, value, f"partial_{k}_{low}"), low) for value, low in terms]
-        while len(terms) > 1:
-            terms = add(terms)
-        total = Signal(signed(size), name=f"total_{k}")
-        m.d.comb += total.eq(terms[0][0])
-        return self._register(m, total, f"product_{k}")
+        terms = []
+        for low in range(0, width, 4):
+            value = self._sum(m, f"{k}_{low}", [(part(b), b - low) for b in range(low, min(low + 4, width))])
+            terms.append((self._register(m, value, f"partial_{k}_{low}"), low))
+        return self._register(m, self._sum(m, k, terms), f"product_{k}")
 
     def _ecp5(self, m, k, left, right):
         product = Signal(36, name=f"dsp_{k}")
-        ports = {}
-        for name, value in (("A", left), ("B", right)):
-            for bit in range(18):
-                ports[f"i_{name}{bit}"] = value[min(bit, self._width - 1)]  # sign-extended
-        for bit in range(36):
-            ports[f"o_P{bit}"] = product[bit]
-        m.submodules[f"multiplier_{k}"] = Instance(
-            "MULT18X18D",
-            p_REG_INPUTA_CLK="CLK0",
-            p_REG_INPUTA_CE="CE0",
-            p_REG_INPUTA_RST="RST0",
-            p_REG_INPUTB_CLK="CLK0",
-            p_REG_INPUTB_CE="CE0",
-            p_REG_INPUTB_RST="RST0",
-            p_REG_OUTPUT_CLK="CLK0",
-            p_REG_OUTPUT_CE="CE0",
-            p_REG_OUTPUT_RST="RST0",
-            i_CLK0=ClockSignal("sync"),
-            i_CE0=1,
-            i_RST0=0,
-            i_SIGNEDA=1,
-            i_SIGNEDB=1,
-            i_SOURCEA=0,
-            i_SOURCEB=0,
-            **ports,
-        )
-        return self._register(m, Cat(product[: 2 * self._width]).as_signed(), f"product_{k}")
+        m.submodules[f"multiplier_{k}"] = ecp5.multiplier(left, right, product)
+        return self._register(m, product[: 2 * self._width].as_signed(), f"product_{k}")
+
+    def _ecp5_carry(self, m, k, left, right):
+        """Products with two bits of `right` in a carry chain each, then their sum; a register after each."""
+        left, right = self._register(m, left, f"left_{k}"), self._register(m, right, f"right_{k}")
+        width = self._width
+
+        def gated(name, bits, subtract, a, b, c, d):
+            m.submodules[name] = adder = ecp5.GatedAdder(bits, subtract)
+            out = Signal(signed(bits), name=name)
+            m.d.comb += [adder.a.eq(a), adder.b.eq(b), adder.c.eq(c), adder.d.eq(d), out.eq(adder.o)]
+            return out
+
+        odd = width % 2
+        terms = []
+        for low in range(odd, width, 2):
+            top = low + 2 == width  # the sign bit counts negative
+            value = gated(f"pair_{k}_{low}", width + 2, top, left << 1, right[low + 1], left, right[low])
+            terms.append((value, low))
+        if odd:
+            value = gated(f"lowest_{k}", width + 4, False, left, right[0], terms[0][0] << 1, 1)
+            terms[0] = (value, 0)
+        terms = [(self._register(m, value, f"partial_{k}_{low}"), low) for value, low in terms]
+        return self._register(m, self._sum(m, k, terms), f"product_{k}")

@@ -1,6 +1,6 @@
 """A small queue whose head is a register."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -36,11 +36,14 @@ class SkidQueue(wiring.Component):
         at = Signal(range(self._depth + 1))
         m.d.comb += at.eq(count - pop)
         m.d.sync += count.eq(at + push)
-        with m.If(pop):
-            for here, after in zip(items, items[1:]):
-                m.d.sync += here.eq(after)
-        with m.If(push):
-            for k, item in enumerate(items):
-                with m.If(at == k):
+        # One enable and one multiplexer an item: from nested conditions a synthesizer makes eight tables a bit.
+        for k, item in enumerate(items):
+            load = Signal(name=f"load{k}")
+            m.d.comb += load.eq(push & (at == k))
+            if k == self._depth - 1:
+                with m.If(load):
                     m.d.sync += item.eq(self.i.payload)
+            else:
+                with m.If(load | pop):
+                    m.d.sync += item.eq(Mux(load, self.i.payload, items[k + 1]))
         return m

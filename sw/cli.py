@@ -11,6 +11,7 @@ import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from lepton.fpga import build as fpga_build
 from lepton.sw import BACKENDS, SERIAL, bench, check, profile
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
@@ -25,6 +26,9 @@ USER_ERRORS = {
     "lepton.sw.link": "LinkError",
     "lepton.sw.rtl_backend": "BackendError",
     "lepton.verif.iss": "IssError",
+    "lepton.fpga.board": "BoardError",
+    "lepton.fpga.flow": "FlowError",
+    "lepton.fpga.pll": "PllError",
 }
 
 
@@ -313,7 +317,7 @@ def build_parser() -> Parser:
     )
     backend(sim, "rtl")
     add("devices", command_devices, "list the serial ports, for --backend serial:PORT")
-    for module in (check, bench, profile):
+    for module in (check, bench, profile, fpga_build):
         module.add_parser(commands)
     return parser
 

@@ -1,0 +1,68 @@
+"""What the flow needs to know of a board, and the list of boards."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lepton.rtl.config import NpuConfig
+
+
+class BoardError(ValueError):
+    """A board that is not known or not described right; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board: its part, the accelerator in it, clock and pins."""
+
+    name: str
+    """As on the command line."""
+    title: str
+    """For people: board and part."""
+    family: str
+    """Key of `flow.FAMILIES`."""
+    config: NpuConfig
+    mhz: float
+    """Clock of the accelerator that place and route must reach."""
+    platform: Callable
+    """Makes the Amaranth platform: part, package, speed and pins."""
+    pll: Callable
+    """`pll(reference_hz, hz)`: a component of `fpga.pll`."""
+    bounds: dict[str, tuple[int, int]]
+    """Least and most of each resource (`flow.Family.cells`) after synthesis; a build outside fails."""
+    uart: tuple[str, int] | None = ("uart", 0)
+    """Resource with `rx` and `tx`."""
+    baud: int = 1_000_000
+    leds: int = 0
+    """Resources `led` 0 and on that show the state."""
+    reset: tuple[str, int] | None = None
+    """Resource of the reset button."""
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    """Tried in this order until the clock is met."""
+    place: tuple[str, ...] = ()
+    """More options for place and route."""
+    bitstream: bool = True
+    """False: place and route only, no pins of a real board."""
+    caveat: str = ""
+    """What a reader of the figures must know."""
+
+
+def board_names() -> list[str]:
+    """Boards there are, from the files in `fpga/boards`."""
+    from lepton.fpga import boards
+
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(boards.__path__))
+
+
+def get_board(name: str) -> Board:
+    """The board of that name. Raises BoardError naming the known ones."""
+    if name not in board_names():
+        raise BoardError(f"unknown board {name!r}; known: {', '.join(board_names())}")
+    try:
+        module = importlib.import_module(f"lepton.fpga.boards.{name.replace('-', '_')}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("amaranth_boards"):
+            raise
+        raise BoardError("the board's pin data is missing: pip install 'lepton-npu[fpga]'") from None
+    return module.BOARD

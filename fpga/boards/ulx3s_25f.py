@@ -1,0 +1,37 @@
+"""ULX3S with the LFE5U-25F: 24 k LUT, 28 multipliers, 56 block RAMs."""
+
+from amaranth_boards.ulx3s import ULX3S_25F_Platform
+
+from lepton.fpga.board import Board
+from lepton.fpga.pll import Ecp5Pll
+from lepton.rtl.config import NpuConfig
+
+# The requantizers take 16 of the 28 multipliers, the array's first row 8; its other rows are made of look-up tables.
+CONFIG = NpuConfig(
+    "ulx3s-25f",
+    rows=8,
+    cols=8,
+    lanes=4,
+    act_bytes=16384,
+    weight_tiles=512,
+    params=1024,
+    program_words=512,
+    acc_depth=256,
+    line_depth=64,
+    multiplier="ecp5",
+    cell_rows=1,
+    lutram="line",
+)
+
+BOARD = Board(
+    name="ulx3s-25f",
+    title="Radiona ULX3S, LFE5U-25F",
+    family="ecp5",
+    config=CONFIG,
+    mhz=50,
+    platform=ULX3S_25F_Platform,
+    pll=Ecp5Pll,
+    bounds={},
+    leds=8,
+    reset=("button_fire", 0),
+)

@@ -1,0 +1,184 @@
+"""The tools of each FPGA family: what is run, and how its reports are read."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .board import Board
+
+
+class FlowError(RuntimeError):
+    """A tool is missing or failed, or a result is not what the board asks for; the message is one line."""
+
+
+_LOGIC_SHARE = 0.5
+"""Of the clock's period, what ABC9 may spend in logic before it trades area for speed."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tools of one family. The commands come from Amaranth's platform; here is what it leaves open."""
+
+    synth: str
+    """Yosys command."""
+    place: str
+    """Place and route."""
+    pack: tuple[str, ...]
+    """Bitstream packers."""
+    cells: dict[str, dict[str, int]]
+    """Resource: cells of the synthesized netlist that use it, and how much each takes."""
+    used: dict[str, tuple[str, ...]]
+    """Resource: names in place and route's utilization."""
+    bitstream: str
+    """Name of the file for the board."""
+
+
+FAMILIES = {
+    "ecp5": Family(
+        synth="synth_ecp5",
+        place="nextpnr-ecp5",
+        pack=("ecppack",),
+        cells={
+            "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
+            "ff": {"TRELLIS_FF": 1},
+            "multiplier": {"MULT18X18D": 1},
+            "bram": {"DP16KD": 1},
+        },
+        used={
+            "lut": ("TRELLIS_COMB",),
+            "ff": ("TRELLIS_FF",),
+            "multiplier": ("MULT18X18D",),
+            "bram": ("DP16KD",),
+        },
+        bitstream="top.bit",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Files and commands of one board's build."""
+
+    files: dict[str, bytes]
+    script: str
+    """For yosys, from `top.il` to `top.json`."""
+    place: list[str]
+    pack: list[list[str]]
+
+
+def tool(name: str) -> str:
+    """Path of the program `yowasp-NAME`. Raises FlowError."""
+    beside = Path(sys.executable).parent / f"yowasp-{name}"
+    found = str(beside) if beside.exists() else shutil.which(f"yowasp-{name}")
+    if found is None:
+        raise FlowError(f"yowasp-{name} is missing: pip install 'lepton-npu[fpga]'")
+    return found
+
+
+def make_plan(board: Board) -> Plan:
+    """Elaborate the board's top and take the files and commands from Amaranth's build plan."""
+    from .shell import Shell
+
+    os.environ.setdefault("OPENFPGALOADER", "openFPGALoader")  # a platform asks for it though nothing is loaded
+    family = FAMILIES[board.family]
+    plan = board.platform().prepare(Shell(board), "top", nextpnr_opts=" ".join(board.place))
+    files = {n: d.encode() if isinstance(d, str) else d for n, d in plan.files.items()}
+    # ABC9 dies on some of the many names a wire has: leave one. The pass that gives cells names, a third of the time,
+    # is left out.
+    script = (
+        f"read_rtlil top.il\nproc\nflatten\nopt_clean -purge\n"
+        f"scratchpad -set abc9.D {round(_LOGIC_SHARE * 1e6 / board.mhz)}\n{family.synth} -top top -run begin:check\n"
+        "hierarchy -check\ntee -q -o synthesis.json stat -json\nblackbox =A:whitebox\nwrite_json top.json\n"
+    )
+    steps = {}
+    for line in files["build_top.sh"].decode().splitlines():
+        if line.startswith('"$'):
+            words = shlex.split(line)
+            steps[words[0][1:].lower().replace("_", "-")] = words[1:]
+    keep = [n for n in files if n == "top.il" or n.endswith((".lpf", ".pcf", ".pdc", ".cst", ".sdc", ".py"))]
+    return Plan(
+        files={n: files[n] for n in keep},
+        script=script,
+        place=[family.place, *(a for a in steps[family.place] if a != "--quiet")],
+        pack=[[name, *steps[name]] for name in family.pack],
+    )
+
+
+def run(command: list[str], folder: Path, log: Path, tick=lambda: None) -> float:
+    """Run a tool in `folder` with its output in `log`; `tick` is called now and then. Returns the seconds.
+
+    Raises FlowError with the first error line.
+    """
+    begin = time.monotonic()
+    with open(log, "w") as out:
+        process = subprocess.Popen([tool(command[0]), *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            while True:
+                try:
+                    code = process.wait(timeout=0.5)
+                    break
+                except subprocess.TimeoutExpired:
+                    tick()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if code:
+        lines = log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if "ERROR" in line] or lines[-1:] or ["no message"]
+        raise FlowError(f"{command[0]}: {errors[0].strip()} (log: {log})")
+    return time.monotonic() - begin
+
+
+def area(board: Board, synthesis: dict) -> dict[str, int]:
+    """Resources of the netlist, from yosys' `stat -json`."""
+    counts = synthesis["design"]["num_cells_by_type"]
+    cells = FAMILIES[board.family].cells
+    return {kind: sum(counts.get(cell, 0) * n for cell, n in of.items()) for kind, of in cells.items()}
+
+
+def check_area(board: Board, found: dict[str, int]) -> None:
+    """Raises FlowError naming every resource outside the board's bounds."""
+    wrong = [
+        f"{kind} {found[kind]} is not {low} to {high}"
+        for kind, (low, high) in board.bounds.items()
+        if not low <= found[kind] <= high
+    ]
+    if wrong:
+        raise FlowError(
+            f"{board.name}: area outside its recorded bounds: {', '.join(wrong)}; "
+            f"if that is meant, change `bounds` in the board's file"
+        )
+
+
+def utilization(board: Board, report: dict) -> dict[str, list[int]]:
+    """Resource: [used, available], from place and route's report."""
+    table = report["utilization"]
+    return {
+        kind: [
+            sum(table[n]["used"] for n in names if n in table),
+            sum(table[n]["available"] for n in names if n in table),
+        ]
+        for kind, names in FAMILIES[board.family].used.items()
+    }
+
+
+def clock(report: dict, mhz: float) -> float:
+    """MHz reached by the accelerator's clock: of those constrained to `mhz`, the slowest."""
+    found = [c["achieved"] for c in report["fmax"].values() if abs(c["constraint"] - mhz) < 0.02 * mhz]
+    if not found:
+        raise FlowError(f"place and route reports no clock of {mhz:g} MHz: {report['fmax']}")
+    return min(found)
+
+
+def load_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FlowError(f"{path}: no report ({error})") from None

@@ -1,0 +1,68 @@
+"""Clock generation, one class a vendor, all with the same members."""
+
+from amaranth.hdl import Instance, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+
+class PllError(ValueError):
+    """A frequency that the PLL cannot make; the message is one line."""
+
+
+class Ecp5Pll(wiring.Component):
+    """EHXPLLL, fed back from its first output.
+
+    Members: ``i`` In(1): clock of `reference` Hz · ``o`` Out(1): clock of ``frequency`` Hz, the nearest to `hz` that
+    there is · ``locked`` Out(1): the output is stable. Raises PllError when that is more than 1 % away.
+    """
+
+    i: In(1)
+    o: Out(1)
+    locked: Out(1)
+
+    def __init__(self, reference: float, hz: float):
+        best = None
+        for ref_div in range(1, 6):
+            for feedback in range(1, 81):
+                out = reference / ref_div * feedback
+                out_div = round(600e6 / out)
+                if 1 <= out_div <= 128 and 400e6 <= out * out_div <= 800e6 and reference / ref_div >= 3.125e6:
+                    found = (abs(out - hz), ref_div, feedback, out_div, out)
+                    best = min(best or found, found)
+        if best is None or best[0] > 0.01 * hz:
+            raise PllError(f"no PLL setting makes {hz / 1e6:g} MHz of {reference / 1e6:g} MHz")
+        _, self._ref_div, self._feedback, self._out_div, self.frequency = best
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.pll = Instance(
+            "EHXPLLL",
+            a_FREQUENCY_PIN_CLKOP=f"{self.frequency / 1e6:g}",
+            p_PLLRST_ENA="DISABLED",
+            p_INTFB_WAKE="DISABLED",
+            p_STDBY_ENABLE="DISABLED",
+            p_DPHASE_SOURCE="DISABLED",
+            p_OUTDIVIDER_MUXA="DIVA",
+            p_CLKOP_ENABLE="ENABLED",
+            p_CLKOP_DIV=self._out_div,
+            p_CLKOP_CPHASE=self._out_div - 1,
+            p_CLKOP_FPHASE=0,
+            p_CLKI_DIV=self._ref_div,
+            p_CLKFB_DIV=self._feedback,
+            p_FEEDBK_PATH="CLKOP",
+            i_RST=0,
+            i_STDBY=0,
+            i_CLKI=self.i,
+            i_CLKFB=self.o,
+            i_PHASESEL0=0,
+            i_PHASESEL1=0,
+            i_PHASEDIR=1,
+            i_PHASESTEP=1,
+            i_PHASELOADREG=1,
+            i_PLLWAKESYNC=0,
+            i_ENCLKOP=0,
+            o_CLKOP=self.o,
+            o_LOCK=self.locked,
+        )
+        return m

@@ -1,0 +1,40 @@
+"""What surrounds the accelerator on a board: clock, reset and pins."""
+
+from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Module
+from amaranth.lib import io
+from amaranth.lib.cdc import ResetSynchronizer
+
+from .board import Board
+from .top import BoardTop
+
+
+class Shell(Elaboratable):
+    """Top of a bitstream: `BoardTop` in the PLL's clock domain `sync`, in reset until the PLL is stable and while the
+    button is held, its UART and LEDs at the board's pins."""
+
+    def __init__(self, board: Board):
+        self._board = board
+
+    def elaborate(self, platform):
+        m = Module()
+        board = self._board
+
+        m.submodules.clock_pin = clock_pin = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
+        m.submodules.pll = pll = board.pll(platform.default_clk_frequency, board.mhz * 1e6)
+        m.domains.sync = ClockDomain()
+        m.d.comb += [pll.i.eq(clock_pin.i), ClockSignal("sync").eq(pll.o)]
+        pressed = Const(0)
+        if board.reset:
+            m.submodules.button = button = io.Buffer("i", platform.request(*board.reset, dir="-"))
+            pressed = button.i
+        m.submodules.reset = ResetSynchronizer(~pll.locked | pressed, domain="sync", stages=4)
+
+        m.submodules.top = top = BoardTop(board.config, clock_hz=pll.frequency, baud=board.baud)
+        uart = platform.request(*board.uart, dir="-")
+        m.submodules.rx = rx = io.Buffer("i", uart.rx)
+        m.submodules.tx = tx = io.Buffer("o", uart.tx)
+        m.d.comb += [top.rx.eq(rx.i), tx.o.eq(top.tx)]
+        for k in range(board.leds):
+            m.submodules[f"led_{k}"] = led = io.Buffer("o", platform.request("led", k, dir="-"))
+            m.d.comb += led.o.eq(top.leds[k] if k < len(top.leds) else 0)
+        return m
