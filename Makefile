@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.stamp
+FPGA_STAMP := $(VENV)/.stamp-fpga
+BOARD ?= ulx3s-25f
 CONFIG ?= small
 TESTS ?=
 PROOFS ?=
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test formal verify bench lint format clean
+.PHONY: help setup sim test formal verify bench fpga fpga-report lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lepton needs Python 3.11 or newer: make setup PYTHON=python3.x")'
@@ -35,6 +37,16 @@ formal: setup ## prove properties of the RTL, and that each proof finds a plante
 
 bench: setup ## measure the reference models at all presets on the RTL, write docs/performance.md
 	$(VENV)/bin/lepton bench --all
+
+$(FPGA_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[fpga]'
+	@touch $@
+
+fpga: $(FPGA_STAMP) ## bitstream of BOARD= with reports in build/fpga/BOARD (docs/boards.md)
+	$(VENV)/bin/lepton fpga build $(BOARD)
+
+fpga-report: setup ## write docs/fpga.md from the results in build/fpga
+	$(VENV)/bin/lepton fpga report
 
 lint: setup ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .

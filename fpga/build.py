@@ -120,3 +120,7 @@ def add_parser(commands) -> None:
     make.add_argument("board", metavar="BOARD", help="one of `fpga/boards`, with dashes")
     make.add_argument("--synth-only", action="store_true", help="stop after synthesis and check the area")
     make.set_defaults(handler=command_build)
+    from .report import command_report
+
+    report = actions.add_parser("report", help="write docs/fpga.md from the results in build/fpga")
+    report.set_defaults(handler=command_report)

@@ -31,7 +31,7 @@ BOARD = Board(
     mhz=50,
     platform=ULX3S_25F_Platform,
     pll=Ecp5Pll,
-    bounds={},
+    bounds={"lut": (18_500, 22_500), "ff": (15_500, 19_500), "multiplier": (24, 24), "bram": (48, 54)},
     leds=8,
     reset=("button_fire", 0),
 )

@@ -31,7 +31,7 @@ BOARD = Board(
     mhz=70,
     platform=ULX3S_85F_Platform,
     pll=Ecp5Pll,
-    bounds={},
+    bounds={"lut": (60_000, 70_000), "ff": (39_000, 47_000), "multiplier": (149, 149), "bram": (200, 207)},
     leds=8,
     reset=("button_fire", 0),
 )
