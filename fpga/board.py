@@ -42,6 +42,8 @@ class Board:
     """Tried in this order until the clock is met."""
     place: tuple[str, ...] = ()
     """More options for place and route."""
+    loader: str = ""
+    """The board's name for openFPGALoader, if it knows the board."""
     bitstream: bool = True
     """False: place and route only, no pins of a real board."""
     caveat: str = ""

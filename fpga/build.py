@@ -54,7 +54,14 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
     stamp = folder / "top.json.of"
     if not (stamp.exists() and stamp.read_text() == key):
         stamp.unlink(missing_ok=True)
-        stages("synthesize", lambda tick: flow.run(["yosys", "top.ys"], folder, folder / "yosys.log", tick))
+        try:
+            stages("synthesize", lambda tick: flow.run(["yosys", "top.ys"], folder, folder / "yosys.log", tick))
+        except flow.FlowError as error:
+            if "yosys-abc" not in str(error):
+                raise
+            # ABC9 of the pip package dies on some designs without a word.
+            (folder / "top.ys").write_text(plan.script_without_abc9)
+            stages("with ABC", lambda tick: flow.run(["yosys", "top.ys"], folder, folder / "yosys.log", tick))
         stamp.write_text(key)
     area = flow.area(board, flow.load_json(folder / "synthesis.json"))
     (folder / "area.json").write_text(json.dumps(area, indent=1) + "\n")
@@ -120,7 +127,9 @@ def add_parser(commands) -> None:
     make.add_argument("board", metavar="BOARD", help="one of `fpga/boards`, with dashes")
     make.add_argument("--synth-only", action="store_true", help="stop after synthesis and check the area")
     make.set_defaults(handler=command_build)
+    from . import program
     from .report import command_report
 
     report = actions.add_parser("report", help="write docs/fpga.md from the results in build/fpga")
     report.set_defaults(handler=command_report)
+    program.add_parser(actions)

@@ -27,6 +27,8 @@ class Family:
 
     synth: str
     """Yosys command."""
+    without_abc9: str
+    """Its options to map with ABC, to tables of four inputs, which saves area."""
     place: str
     """Place and route."""
     pack: tuple[str, ...]
@@ -42,6 +44,7 @@ class Family:
 FAMILIES = {
     "ecp5": Family(
         synth="synth_ecp5",
+        without_abc9="-noabc9 -nowidelut",
         place="nextpnr-ecp5",
         pack=("ecppack",),
         cells={
@@ -68,6 +71,8 @@ class Plan:
     files: dict[str, bytes]
     script: str
     """For yosys, from `top.il` to `top.json`."""
+    script_without_abc9: str
+    """The same, slower and larger, for designs on which ABC9 dies."""
     place: list[str]
     pack: list[list[str]]
 
@@ -89,10 +94,9 @@ def make_plan(board: Board) -> Plan:
     family = FAMILIES[board.family]
     plan = board.platform().prepare(Shell(board), "top", nextpnr_opts=" ".join(board.place))
     files = {n: d.encode() if isinstance(d, str) else d for n, d in plan.files.items()}
-    # ABC9 dies on some of the many names a wire has: leave one. The pass that gives cells names, a third of the time,
-    # is left out.
+    # One name a wire: ABC9 dies more often on more. The pass that gives cells names, a third of the time, is left out.
     script = (
-        f"read_rtlil top.il\nproc\nflatten\nopt_clean -purge\n"
+        "read_rtlil top.il\nproc\nflatten\nopt_clean -purge\n"
         f"scratchpad -set abc9.D {round(_LOGIC_SHARE * 1e6 / board.mhz)}\n{family.synth} -top top -run begin:check\n"
         "hierarchy -check\ntee -q -o synthesis.json stat -json\nblackbox =A:whitebox\nwrite_json top.json\n"
     )
@@ -105,6 +109,7 @@ def make_plan(board: Board) -> Plan:
     return Plan(
         files={n: files[n] for n in keep},
         script=script,
+        script_without_abc9=script.replace(family.synth, f"{family.synth} {family.without_abc9}"),
         place=[family.place, *(a for a in steps[family.place] if a != "--quiet")],
         pack=[[name, *steps[name]] for name in family.pack],
     )

@@ -29,6 +29,7 @@ USER_ERRORS = {
     "lepton.fpga.board": "BoardError",
     "lepton.fpga.flow": "FlowError",
     "lepton.fpga.pll": "PllError",
+    "lepton.fpga.program": "ProgramError",
 }
 
 

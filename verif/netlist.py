@@ -103,13 +103,14 @@ def cells() -> str:
 def synthesize(component: wiring.Component) -> str:
     """Verilog of `component` (top module `npu`) made of the models of the cells that synthesis for ECP5 gave it."""
     platform = object()  # there is one: vendor cells, not their twins
-    with TemporaryDirectory(dir=".", prefix=".netlist-") as name:  # the tools see the current folder
+    Path("build").mkdir(exist_ok=True)
+    with TemporaryDirectory(dir="build", prefix="netlist-") as name:  # the tools do not see the system's folder
         folder = Path(name)
         (folder / "top.il").write_text(rtlil.convert(component, name="npu", platform=platform, emit_src=False))
         (folder / "cells.v").write_text(cells())
         (folder / "synth.ys").write_text(
-            "read_rtlil top.il\nproc\nflatten\nopt_clean -purge\nscratchpad -set abc9.D 10000\n"
-            "synth_ecp5 -top npu -run begin:check\nwrite_verilog -noattr net.v\ndesign -reset\n"
+            "read_rtlil top.il\nproc\nflatten\nopt_clean -purge\n"
+            "synth_ecp5 -noabc9 -nowidelut -top npu -run begin:check\nwrite_verilog -noattr net.v\ndesign -reset\n"
             "read_verilog net.v cells.v\nhierarchy -check -top npu\nproc\nflatten\nopt_clean -purge\nmemory_collect\n"
             "write_verilog -noattr out.v\n"
         )

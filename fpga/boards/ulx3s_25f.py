@@ -33,5 +33,6 @@ BOARD = Board(
     pll=Ecp5Pll,
     bounds={"lut": (18_500, 22_500), "ff": (15_500, 19_500), "multiplier": (24, 24), "bram": (48, 54)},
     leds=8,
+    loader="ulx3s",
     reset=("button_fire", 0),
 )

@@ -33,5 +33,6 @@ BOARD = Board(
     pll=Ecp5Pll,
     bounds={"lut": (60_000, 70_000), "ff": (39_000, 47_000), "multiplier": (149, 149), "bram": (200, 207)},
     leds=8,
+    loader="ulx3s",
     reset=("button_fire", 0),
 )
