@@ -69,7 +69,7 @@ UNITS = {
     "act_memory": Unit("memory", "ActMemory", ("act_memory",)),
     "accumulators": Unit("memory", "Accumulators", ("accumulators",)),
 }
-LEFT_OUT = {"multiplier:RowMultiplier._ecp5"}
+LEFT_OUT = {"multiplier:RowMultiplier._ecp5", "multiplier:RowMultiplier._ecp5_carry"}
 """Functions that are not mutated: vendor cells, for which simulation has no model but their twin."""
 
 GROUPS = list(dict.fromkeys(unit.group for unit in UNITS.values()))
