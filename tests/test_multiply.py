@@ -110,6 +110,7 @@ class Bench:
         self.ring_at = ring
         self.issued, self.swaps, self.vectors, self.sums, self.ready, self.causes = [], [], [], [], [], []
         self.bad_tiles, self.bad_addresses, self.bad_outputs = [], [], []
+        self.bad, self.bad_outputs = [], []
         self.freed = self.arrived = 0
         self.idle_at = None
 
@@ -166,6 +167,10 @@ class Bench:
                 self.sums.append((vector, ctx.get(dut.a_bank), ctx.get(dut.a_entry), ctx.get(dut.a_init)))
             if ctx.get(dut.bank_ready):
                 self.ready.append(vector_of[cycle - array_l - acc_l])
+            if ctx.get(dut.bad_address):
+                self.bad.append(cycle)
+            if ctx.get(dut.bad_outputs):
+                self.bad_outputs.append(cycle)
             self.causes.append(Cause(ctx.get(dut.cause)))
             if ctx.get(dut.idle):
                 self.idle_at = self.idle_at or (cycle if self.issued else None)
@@ -452,6 +457,58 @@ class Path(wiring.Component):
             acc.a_psum.eq(array.o_psum),
         ]
         return m
+
+
+def test_reads_and_sums_outside_are_reported():
+    """A pulse three cycles after a vector with an unmasked lane outside the memory, one after an entry outside."""
+    config, rng = DEPTHWISE, random.Random(5)
+    store, muls, bad = {}, [], []
+    for k in range(60):
+        near = rng.choice([0, config.act_bytes, 1 << 19])
+        i = BLANK | dict(
+            address=(near + rng.randrange(-14, 4)) % 2**20, x=rng.randrange(-12, 4), x_limit=rng.randrange(1, 20),
+            x_step=rng.randrange(4), y=rng.randrange(-1, 2), y_limit=rng.randrange(1, 3), width=3,
+        )  # fmt: skip
+        if k % 20 == 19:
+            i["acc_base"] = config.acc_depth - rng.randrange(3)
+        for v in range(3):
+            a, x = i["address"] + v * i["x_step"], i["x"] + v * i["x_step"]
+            real = [j for j in range(9) if 0 <= x + j < i["x_limit"] and 0 <= i["y"] < i["y_limit"]]
+            lanes = any((a + j) % 2**20 >= config.act_bytes for j in real)
+            bad.append((lanes, i["acc_base"] + v >= config.acc_depth))
+        store[k] = dict(offset=0, x=0, y=0, skip=0, last=1)
+        muls.append(i)
+    loads = [raw(isa.LOAD, count=60)]
+    bench = Bench(
+        config, LATENCIES[0], store, memory(config, 3), loads, [raw(isa.MUL, **i) for i in muls],
+        lambda cycle, b: (0, cycle % 3 == 0 and cycle > 12 and cycle < 190),
+    )  # fmt: skip
+    bench.run(260)
+    assert len(bench.issued) == 180
+    expect = {c + 3 for c, (lanes, _) in zip(bench.issued, bad) if lanes}
+    expect |= {c + 1 for c, (_, entry) in zip(bench.issued, bad) if entry}
+    assert 20 < sum(lanes for lanes, _ in bad) < 160 and sum(entry for _, entry in bad) > 2
+    assert set(bench.bad) == expect
+
+
+@pytest.mark.parametrize("external", [0, 1])
+def test_a_tile_beyond_the_store_is_reported(external):
+    """Descriptors are read in cycles 1 and 2; of external tiles the field says nothing."""
+    last = CONFIG.weight_tiles - 1
+    loads = [raw(isa.LOAD, tile=last, count=2, external=external)]
+    bench = Bench(CONFIG, LATENCIES[0], {k: {} for k in range(last + 2)}, memory(CONFIG, 3), loads, [], ring={0, 1})
+    assert bench.run(12).bad == ([] if external else [3])
+
+
+@pytest.mark.parametrize("width", [3, 4, 5, 6])
+def test_a_row_without_room_for_its_outputs_is_reported(width):
+    """Three outputs, two apart, need five positions; the pulse comes after the row's last one."""
+    store = {0: dict(offset=0, x=0, y=0, skip=1, last=1)}
+    i = BLANK | dict(depthwise=1, width=width, out_width=3, subsample=2, line_delay=width + 3)
+    bench = Bench(DEPTHWISE, LATENCIES[0], store, memory(DEPTHWISE, 3), [raw(isa.LOAD, count=1)], [raw(isa.MUL, **i)])
+    bench.run(40)
+    end = bench.issued[0] + DEPTHWISE.taps - 1 + 2 * width
+    assert bench.bad_outputs[:1] == ([] if width >= 5 else [end])
 
 
 def test_ports_fit():

@@ -461,3 +461,77 @@ def test_ports():
         *(("t_w_entry", "output", 10), ("t_w_sub", "output", 2)),
         *(("w_addr", "output", 20), ("w_count", "output", 2), ("w_data", "output", 16), ("w_en", "output", 1)),
     ]
+
+
+def alarms(config, instructions, banks=8, cycles=160):
+    """(cycles of bad_address, cycles of bad_bank, cycles of reads) with instructions offered one after the other."""
+    dut = TailEngine(config, read_latency=2)
+    words = [sum(w << 64 * i for i, w in enumerate(isa.encode(op, **f))) for op, f in instructions]
+    out = [], [], []
+
+    async def bench(ctx):
+        queue, given = list(words), 0
+        for cycle in range(cycles):
+            ctx.set(dut.i.valid, bool(queue))
+            ctx.set(dut.i.payload, queue[0] if queue else 0)
+            ctx.set(dut.bank_ready, given < banks and cycle % 40 == 0)
+            given += cycle % 40 == 0
+            for port, seen in zip((dut.bad_address, dut.bad_bank, dut.t_r_en), out):
+                if ctx.get(port):
+                    seen.append(cycle)
+            taken = ctx.get(dut.i.ready)
+            await ctx.tick()
+            if taken and queue:
+                queue.pop(0)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+    return out
+
+
+ALARM = NpuConfig("alarm", cols=6, lanes=3, act_bytes=1024, params=50, acc_depth=20)
+
+
+@pytest.mark.parametrize(
+    "fields, where",
+    [
+        (dict(width=2, acc_base=18, channels=3), []),
+        (dict(width=2, acc_base=19, channels=3), [1]),
+        (dict(width=2, dual=1, acc_base=3, acc_other=15, channels=3), []),
+        (dict(width=2, dual=3, acc_base=3, acc_other=16, channels=3), [3]),
+        (dict(channels=3, address=1021), []),
+        (dict(channels=3, address=1022), [0]),
+        (dict(channels=2, address=1022), []),
+        (dict(channels=2, address=1023), [0]),
+        (dict(channels=1, address=1024), [0]),
+        (dict(channels=1, address=1 << 19), [0]),
+        (dict(channels=3, address=1022, to_acc=1), []),
+        (dict(channels=3, address=1021, width=2, out_x=1), [1]),
+        (dict(channels=5, param=45), []),
+        (dict(channels=5, param=46), "start of the second"),
+        (dict(channels=5, param=50), "start of both"),
+        (dict(channels=5, param=49, shared=1), []),
+        (dict(channels=5, param=50, shared=1), "start of both"),
+    ],
+)
+def test_accesses_outside_are_reported(fields, where):
+    """One cycle after the read in question (its entry, or the output's address); parameters: with the first read."""
+    bad, bank, reads = alarms(ALARM, [plain(**fields)])
+    assert not bank
+    if isinstance(where, str):  # two sub-groups of one read
+        assert bad == (reads if "both" in where else reads[1:])
+    else:
+        assert bad == [reads[k] + 1 for k in where]
+
+
+def test_banks_held_and_not_held_are_reported():
+    channels, subs = 6, 2
+    assert not alarms(ALARM, [plain(channels=channels), plain(channels=channels)])[1]
+    assert not alarms(ALARM, [plain(release=0, channels=channels), plain(take=0, channels=channels)])[1]
+    assert len(alarms(ALARM, [plain(take=0, channels=channels)])[1]) == subs
+    assert len(alarms(ALARM, [plain(channels=channels), plain(take=0, channels=3)])[1]) == 1
+    assert alarms(ALARM, [plain(release=0, channels=3), plain(channels=3)])[1]
+    assert alarms(ALARM, [plain(release=0, channels=12)])[1], "the second group takes a second bank"
+    assert not alarms(ALARM, [plain(stack=1, channels=12)])[1]
