@@ -242,15 +242,18 @@ class MultiplyEngine(wiring.Component):
         address, row_address = Signal(20, reset_less=True), Signal(20, reset_less=True)
         x, row_x = Signal(_POSITION, reset_less=True), Signal(_POSITION, reset_less=True)
         y = Signal(_POSITION, reset_less=True)
-        x_left, x_end = Signal(12, reset_less=True), Signal(reset_less=True)  # vectors left in the row; x_left == 1
-        y_left, y_end = Signal(12, reset_less=True), Signal(reset_less=True)  # rows left (depthwise: output rows)
+        x_left = Signal(12, reset_less=True)  # vectors left in the row
+        x_end = Signal(reset_less=True)  # x_left == 1
+        y_left = Signal(12, reset_less=True)  # rows left (depthwise: output rows)
+        y_end = Signal(reset_less=True)
         next_row = Signal(20)
         m.d.comb += next_row.eq(row_address + v["row_step"])
 
         # Depthwise: the output position follows the stream by taps - 1 positions and `skip` rows.
         lag = Signal(range(max(2, config.taps)), reset_less=True)
         skip = Signal(3, reset_less=True)
-        lag_x_left, lag_x_end = Signal(12, reset_less=True), Signal(reset_less=True)
+        lag_x_left = Signal(12, reset_less=True)
+        lag_x_end = Signal(reset_less=True)
         column_phase, row_phase = Signal(4, reset_less=True), Signal(4, reset_less=True)
         q_left, q_end, q_open = Signal(12, reset_less=True), Signal(reset_less=True), Signal(reset_less=True)
         output = Signal()  # this vector completes an output

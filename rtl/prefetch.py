@@ -81,7 +81,7 @@ class Prefetch(wiring.Component):
 
         # Runs to requests, one a tile; `used` tiles of the ring are requested or filled.
         address, left = Signal(32, reset_less=True), Signal(20)
-        used, pending = Signal(tiles), Signal(tiles)
+        used, pending = (Signal(tiles, name=n) for n in ("used", "pending"))
         request, done = Signal(), Signal()
         m.d.comb += [
             runs.ready.eq(left == 0),

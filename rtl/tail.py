@@ -138,8 +138,8 @@ class TailEngine(wiring.Component):
         need_bank = Signal()
 
         half = Signal()
-        wx, wy = Signal(4), Signal(4)
-        ox, oy = Signal(12), Signal(12)
+        wx, wy = (Signal(4, name=n) for n in ("wx", "wy"))
+        ox, oy = (Signal(12, name=n) for n in ("ox", "oy"))
         sub = Signal(range(subs))
         left = reg(16, "left")  # channels from this sub-group on
         entry, entry_window, entry_x, entry_y, entry_group = (

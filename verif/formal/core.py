@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,11 +102,11 @@ class Bench(Elaboratable):
         return value
 
     def unit(self, component: wiring.Component, name: str) -> "Inside":
-        """Add a unit; its ports become ports of the bench, prefixed by `name`, and free unless driven."""
+        """Add a unit; its inputs become inputs of the bench, which are free unless driven."""
         inside = Inside(component)
         self.m.submodules[name] = inside.fragment
-        for _, _, value in component.signature.flatten(component):
-            if len(Value.cast(value)):
+        for _, member, value in component.signature.flatten(component):
+            if member.flow == wiring.In and len(Value.cast(value)):
                 self.ports.append(Value.cast(value))
         return inside
 
@@ -158,13 +158,13 @@ class Inside:
             fragment = fragment.find_subfragment(name)
         return fragment
 
-    def __call__(self, name: str, *path: str) -> Signal:
-        """The signal of that name driven in the unit, or in its submodule at `path`."""
+    def __call__(self, name: str, *path: str, domain: str | None = None) -> Signal:
+        """The signal of that name driven (in that domain, if given) in the unit, or in its submodule at `path`."""
         found = {
             id(s): s
-            for statements in self._at(path).statements.values()
+            for where, statements in self._at(path).statements.items()
             for s in statements._lhs_signals()
-            if s.name == name
+            if s.name == name and domain in (None, where)
         }
         if len(found) != 1:
             raise KeyError(f"{len(found)} signals named {name!r} in {'/'.join(path) or 'the unit'}")
@@ -240,12 +240,9 @@ def solve(check: Check, bug: bool = False, build: Path = BUILD) -> Result:
     folder.mkdir(parents=True)
     environment = _tools(build / "bin")
     began = time.monotonic()
-    if bug:
-        with planted(check.bug):
-            bench = check.build()
-    else:
+    with planted(check.bug) if bug else nullcontext():
         bench = check.build()
-    text = rtlil.convert(bench, name="top", ports=bench.ports, emit_src=False)
+        text = rtlil.convert(bench, name="top", ports=bench.ports, emit_src=False)
     text = text.replace("cell \\$anyconst", "cell $anyconst")  # Amaranth takes it for a module's name
     (folder / "design.il").write_text(text)
     (folder / "check.sby").write_text(

@@ -45,6 +45,7 @@ def crc() -> Bench:
     bench.check(~acts | right, "acts only on a right frame")
     was_execute, was_commit = bench.past(states["EXECUTE"], "was_execute"), bench.past(states["COMMIT"], "was_commit")
     bench.check(~(dut.start | dut.reset_run) | was_execute, "starts and resets on the verdict")
+    bench.check(~dut.start | ~bench.past(dut.busy, "was_busy"), "starts only what is not busy")
     bench.check(~dut.w_en | was_commit, "writes while it commits")
     return bench
 
