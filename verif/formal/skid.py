@@ -52,7 +52,7 @@ def queue(width: int, depth: int) -> Bench:
     return bench
 
 
-BUG = Bug(SkidQueue, "with m.If(at == k)", "with m.If(count == k)")
+BUG = Bug(SkidQueue, "load.eq(push & (at == k))", "load.eq(push & (count == k))")
 CHECKS = [
     Check(
         f"skid.{name}",
