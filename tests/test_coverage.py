@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_points_of_all_instances_are_one(folder):
-    found = coverage.points(folder / "a" / "x.dat", coverage.Source(folder / "a" / "lepton_bench.v"))
+    found = coverage.points([folder / "a" / "x.dat"], coverage.Source(folder / "a" / "lepton_bench.v"))
     assert found == {
         Point("unit", "line", "always @* begin #1"): 18,
         Point("unit", "line", "$  = $ [1:0]; #1"): 18,

@@ -62,11 +62,21 @@ JUNIT = """<testsuites><testsuite>
 def results(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "RESULTS", tmp_path)
     (tmp_path / "tests.xml").write_text(JUNIT)
-    proofs = [dict(name="skid.load", passed=True, bug_found=True), dict(name="skid.run", passed=True, bug_found=False)]
+    about = dict(proves="a sentence", mode="prove", depth=2, passed=True)
+    proofs = [dict(name="skid.load", bug_found=True, **about), dict(name="skid.run", bug_found=False, **about)]
     (tmp_path / "proofs.json").write_text(json.dumps(proofs))
-    points = {"queues": {"missing": []}, "causes": {"missing": ["TAIL"]}}
-    (tmp_path / "coverage_detail.json").write_text(json.dumps({"functional": points}))
-    (tmp_path / "fuzz.json").write_text(json.dumps({"name": "fuzz", "passed": False, "seconds": 1, "summary": ""}))
+    about = dict(what="a point", bins=2, unreachable={"b": "why"})
+    points = {"queues": {"missing": []} | about, "causes": {"missing": ["TAIL"]} | about}
+    code = {
+        "targets": {"line": 98.0},
+        "percent": {"line": 50.0},
+        "components": {"unit": {"line": [1, 2]}},
+        "left": [{"component": "unit", "kind": "line", "what": "a | b", "reason": None}],
+    }
+    (tmp_path / "coverage_detail.json").write_text(json.dumps({"functional": points} | code))
+    (tmp_path / "fuzz.json").write_text(
+        json.dumps({"name": "fuzz", "command": "c", "passed": False, "seconds": 1, "summary": ""})
+    )
     return plan.Results()
 
 
@@ -118,3 +128,18 @@ def test_a_wrong_plan_is_refused(tmp_path, text, message):
     with pytest.raises(plan.PlanError) as error:
         plan.load(path)
     assert message in str(error.value)
+
+
+def test_a_campaign_leaves_its_log_and_result(results, monkeypatch):
+    campaigns = {name: plan.Campaign("x", (module,)) for name, module in (("zen", "this"), ("bad", "nothing"))}
+    monkeypatch.setattr(plan, "CAMPAIGNS", campaigns)
+    good, bad = plan.run("zen", 1), plan.run("bad", 1)
+    assert good["passed"] and good["summary"].startswith("Namespaces") and good["command"] == "python -m this"
+    assert not bad["passed"] and "No module named nothing" in (plan.RESULTS / "bad.log").read_text()
+    assert plan.Results().campaigns["zen"] == good
+
+
+def test_the_page_names_everything(results):
+    text = plan.page(ROWS, results)
+    assert all(f"| {row.name} |" in text for row in ROWS)
+    assert "no result" in text and "| `skid.run` | a sentence | induction 2 cycles | proven | NOT FOUND |" in text

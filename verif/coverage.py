@@ -54,16 +54,19 @@ class Point:
 
 def _plain(name: str) -> str:
     """A name as it is in the Verilog: Verilator writes special characters as `__0` and two digits."""
-    return re.sub(r"__0([0-9A-F]{2})", lambda m: chr(int(m[1], 16)), name)
+    return re.sub(r"__0([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), name)
 
 
-def _parse(path: Path):
-    """(attributes, count) of each point of a Verilator coverage file."""
-    for line in path.read_text(errors="replace").splitlines():
-        if line.startswith("C '"):
-            text, _, count = line[3:].rpartition("' ")
-            pairs = (item.split("\2", 1) for item in text.split("\1") if "\2" in item)
-            yield dict(pairs), int(count)
+def _parse(paths: list[Path]):
+    """(attributes, count) of each point of Verilator's coverage files of one simulator."""
+    counts: Counter = Counter()
+    for path in paths:
+        for line in path.read_text(errors="replace").splitlines():
+            if line.startswith("C '"):
+                text, _, count = line[3:].rpartition("' ")
+                counts[text] += int(count)
+    for text, total in counts.items():
+        yield dict(item.split("\2", 1) for item in text.split("\1") if "\2" in item), total
 
 
 class Source:
@@ -77,13 +80,13 @@ class Source:
             if line.startswith("module "):
                 seen.clear()
             plain = re.sub(r"\\?\$(\w+\$)?\d+|\\?\$signal(\$\d+)?", "$", line.strip())
-            plain = re.sub(r"\d+'[hdb]", "'", plain)
+            plain = re.sub(r"\b\w+_(clk|rst)\b", r"\1", re.sub(r"\d+'[hdb]", "'", plain))
             seen[plain] += 1
             self.names.append(None if DUMMY.search(line) else f"{plain} #{seen[plain]}")
 
 
-def points(data: Path, source: Source) -> Counter:
-    """How often each point was hit in one run."""
+def points(data: list[Path], source: Source) -> Counter:
+    """How often each point was hit in these runs of one simulator."""
     out: Counter = Counter()
     for a, count in _parse(data):
         kind, _, module = a["page"].removeprefix("v_").partition("/")
@@ -130,7 +133,7 @@ def run(seeds) -> None:
 
 
 def reasons() -> list[dict]:
-    """Entries of verif/uncovered.yaml: component, kind, what (a regular expression), reason."""
+    """Entries of verif/uncovered.yaml: component and what (regular expressions), kind, reason; the first counts."""
     import yaml
 
     return yaml.safe_load(REASONS.read_text()) or []
@@ -140,9 +143,7 @@ def report() -> dict:
     """Everything as data: per component and kind covered and total, what is left with its reason, functional points."""
     total: Counter = Counter()
     for text in sorted(FOLDER.glob("*/lepton_bench.v")):
-        source = Source(text)
-        for data in sorted(text.parent.glob("*.dat")):
-            total.update(points(data, source))
+        total.update(points(sorted(text.parent.glob("*.dat")), Source(text)))
     table: dict = defaultdict(lambda: {kind: [0, 0] for kind in TARGETS})
     left = []
     known = reasons()
@@ -154,7 +155,8 @@ def report() -> dict:
         if not count:
             why = None
             for n, r in enumerate(known):
-                if (r["component"], r["kind"]) == (point.component, point.kind) and re.search(r["what"], point.what):
+                here = re.fullmatch(r["component"], point.component) and r["kind"] == point.kind
+                if here and re.search(r["what"], point.what):
                     why = r["reason"]
                     used.add(n)
                     break
