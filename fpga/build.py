@@ -55,13 +55,12 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
     if not (stamp.exists() and stamp.read_text() == key):
         stamp.unlink(missing_ok=True)
         try:
-            stages("synthesize", lambda tick: flow.run(["yosys", "top.ys"], folder, folder / "yosys.log", tick))
+            stages("synthesize", lambda tick: flow.synthesize("top.ys", folder, tick))
         except flow.FlowError as error:
-            if "yosys-abc" not in str(error):
+            if "count_id(wire->name)" not in str(error):
                 raise
-            # ABC9 of the pip package dies on some designs without a word.
-            (folder / "top.ys").write_text(plan.script_without_abc9)
-            stages("with ABC", lambda tick: flow.run(["yosys", "top.ys"], folder, folder / "yosys.log", tick))
+            (folder / "top.ys").write_text(plan.script_nameless)  # ABC9 took a name that a wire had
+            stages("synthesize without names", lambda tick: flow.synthesize("top.ys", folder, tick))
         stamp.write_text(key)
     area = flow.area(board, flow.load_json(folder / "synthesis.json"))
     (folder / "area.json").write_text(json.dumps(area, indent=1) + "\n")

@@ -27,8 +27,6 @@ class Family:
 
     synth: str
     """Yosys command."""
-    without_abc9: str
-    """Its options to map with ABC, to tables of four inputs, which saves area."""
     place: str
     """Place and route."""
     pack: tuple[str, ...]
@@ -44,7 +42,6 @@ class Family:
 FAMILIES = {
     "ecp5": Family(
         synth="synth_ecp5",
-        without_abc9="-noabc9 -nowidelut",
         place="nextpnr-ecp5",
         pack=("ecppack",),
         cells={
@@ -71,8 +68,8 @@ class Plan:
     files: dict[str, bytes]
     script: str
     """For yosys, from `top.il` to `top.json`."""
-    script_without_abc9: str
-    """The same, slower and larger, for designs on which ABC9 dies."""
+    script_nameless: str
+    """The same for designs on whose names ABC9 dies; the timing report says less then."""
     place: list[str]
     pack: list[list[str]]
 
@@ -109,7 +106,7 @@ def make_plan(board: Board) -> Plan:
     return Plan(
         files={n: files[n] for n in keep},
         script=script,
-        script_without_abc9=script.replace(family.synth, f"{family.synth} {family.without_abc9}"),
+        script_nameless=script.replace("flatten", "flatten\nrename -hide w:*"),
         place=[family.place, *(a for a in steps[family.place] if a != "--quiet")],
         pack=[[name, *steps[name]] for name in family.pack],
     )
@@ -139,6 +136,17 @@ def run(command: list[str], folder: Path, log: Path, tick=lambda: None) -> float
         errors = [line for line in lines if "ERROR" in line] or lines[-1:] or ["no message"]
         raise FlowError(f"{command[0]}: {errors[0].strip()} (log: {log})")
     return time.monotonic() - begin
+
+
+def synthesize(script: str, folder: Path, tick=lambda: None) -> None:
+    """Run yosys in `folder`, with `yosys.log` there. Raises FlowError."""
+    try:
+        run(["yosys", "-q", "-L", "yosys.log", script], folder, folder / "yosys.out", tick)
+    except FlowError as error:  # what it writes elsewhere is lost when it fails
+        log = folder / "yosys.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise FlowError(f"yosys: {errors[-1]} (log: {log})" if errors else str(error)) from None
 
 
 def area(board: Board, synthesis: dict) -> dict[str, int]:

@@ -70,9 +70,8 @@ def test_synthesis(tmp_path):
     plan = flow.make_plan(board)
     for name, data in plan.files.items():
         (tmp_path / name).write_bytes(data)
-    # The tools see no other folder for temporary files than their own, so the folder is the current one.
-    (tmp_path / "top.ys").write_text(plan.script)
-    flow.run(["yosys", "top.ys"], tmp_path, tmp_path / "yosys.log")
+    (tmp_path / "top.ys").write_text(plan.script_nameless)
+    flow.synthesize("top.ys", tmp_path)
     area = flow.area(board, flow.load_json(tmp_path / "synthesis.json"))
     # One row of two paired PEs and the correction in cells, four for the lane; the other row in carry chains.
     assert area["multiplier"] == 3 + 4
@@ -98,4 +97,4 @@ def test_reports():
 def test_tool_fails(tmp_path):
     (tmp_path / "bad.ys").write_text("no_such_command\n")
     with pytest.raises(flow.FlowError, match="yosys: ERROR: No such command: no_such_command"):
-        flow.run(["yosys", "bad.ys"], tmp_path, tmp_path / "log")
+        flow.synthesize("bad.ys", tmp_path)

@@ -1,4 +1,4 @@
-"""The ECP5 netlist under Verilator: products of both kinds of multipliers, and a layer of a network."""
+"""The ECP5 netlist under Verilator: products of both kinds of multipliers."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.config import NpuConfig
 from lepton.rtl.multiplier import RowMultiplier
-from lepton.rtl.npu import Npu
-from lepton.sw.rtl_backend import Model, SimDevice, SimTransport, build_library
-from lepton.sw.session import Session, _DeviceEngine
+from lepton.sw.rtl_backend import Model, build_library
 from lepton.verif.netlist import synthesize
 
 
@@ -65,33 +63,3 @@ def test_products(pe, low, high):
     want = pairs[:, 0] * pairs[:, 1]
     assert np.array_equal(got[:, 0], want), "MULT18X18D"
     assert np.array_equal(got[:, 1], want), "carry chains"
-
-
-@pytest.mark.parametrize("name", ["dw5x5_c9"])
-def test_layer(shared, name):
-    """The same RTL and styles as on the boards, smaller: memories of block RAM and of tables, both multipliers."""
-    config = NpuConfig(
-        "netlist",
-        rows=12,
-        cols=4,
-        lanes=2,
-        pe="paired",
-        act_bytes=4096,
-        weight_tiles=256,
-        params=64,
-        program_words=128,
-        acc_depth=64,
-        line_depth=32,
-        multiplier="ecp5",
-        cell_rows=4,
-        lutram="line",
-    )
-    data = np.load(shared / "zoo" / f"{name}.npz")
-    session = Session(shared / "zoo" / f"{name}.tflite", config, "rtl")
-    library = build_library(synthesize(Npu(config)), "netlist")
-    session._engine = _DeviceEngine(SimDevice(SimTransport(config, library)), session.program)
-    assert np.array_equal(session.run(data["input"][:1]), data["output"][:1])
-    netlist = session.report
-    session = Session(shared / "zoo" / f"{name}.tflite", config, "iss")
-    assert np.array_equal(session.run(data["input"][:1]), data["output"][:1])
-    assert netlist["cycles"] > 0

@@ -90,6 +90,7 @@ def cells() -> str:
     assert spec and spec.origin
     folder = Path(spec.origin).parent / "share" / "lattice"
     text = (folder / "common_sim.vh").read_text() + (folder / "ccu2c_sim.vh").read_text()
+    text = re.sub(r"`include .*", "", text)
     for file, name, body in (
         ("cells_sim_ecp5.v", "DP16KD", _memory()),
         ("cells_bb_ecp5.v", "MULT18X18D", MULTIPLIER),
@@ -109,10 +110,10 @@ def synthesize(component: wiring.Component) -> str:
         (folder / "top.il").write_text(rtlil.convert(component, name="npu", platform=platform, emit_src=False))
         (folder / "cells.v").write_text(cells())
         (folder / "synth.ys").write_text(
-            "read_rtlil top.il\nproc\nflatten\nopt_clean -purge\n"
-            "synth_ecp5 -noabc9 -nowidelut -top npu -run begin:check\nwrite_verilog -noattr net.v\ndesign -reset\n"
+            "read_rtlil top.il\nproc\nflatten\nrename -hide w:*\n"
+            "synth_ecp5 -top npu -run begin:check\nwrite_verilog -noattr net.v\ndesign -reset\n"
             "read_verilog net.v cells.v\nhierarchy -check -top npu\nproc\nflatten\nopt_clean -purge\nmemory_collect\n"
             "write_verilog -noattr out.v\n"
         )
-        flow.run(["yosys", "synth.ys"], folder, folder / "log")
+        flow.synthesize("synth.ys", folder)
         return (folder / "out.v").read_text()
