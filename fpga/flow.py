@@ -34,9 +34,15 @@ class Family:
     cells: dict[str, dict[str, int]]
     """Resource: cells of the synthesized netlist that use it, and how much each takes."""
     used: dict[str, tuple[str, ...]]
-    """Resource: names in place and route's utilization."""
+    """Resource: names in place and route's utilization; the first tells how many there are."""
     bitstream: str
     """Name of the file for the board."""
+    until: str = "check"
+    """Step of the Yosys command that is left out, with those behind it."""
+    rest: str = ""
+    """Yosys commands in its place."""
+    before: str = ""
+    """Yosys commands on the design as it is read."""
 
 
 FAMILIES = {
@@ -58,6 +64,30 @@ FAMILIES = {
         },
         bitstream="top.bit",
     ),
+    "gowin": Family(
+        synth="synth_gowin -family gw2a",
+        place="nextpnr-himbaechel-gowin",
+        pack=("gowin-pack",),
+        cells={
+            "lut": {**{f"LUT{n}": 1 for n in range(1, 5)}, "ALU": 1, "RAM16SDP4": 8},
+            "ff": {**{f"DFF{k}": 1 for k in ("", "E", "S", "SE", "R", "RE", "P", "PE", "C", "CE")}, "RAM16SDP4": 6},
+            "multiplier": {"MULT9X9": 1, "MULT18X18": 2},
+            "bram": {"SDPB": 1, "SDPX9B": 1, "DPB": 1, "DPX9B": 1},
+        },
+        used={
+            "lut": ("LUT4",),
+            "ff": ("DFF",),
+            "multiplier": ("MULT9X9", "MULT18X18", "MULT18X18"),
+            "bram": ("BSRAM",),
+        },
+        bitstream="top.fs",
+        # The step in full but for `autoname`, which takes longer than all others together.
+        until="map_cells",
+        rest="techmap -map +/gowin/cells_map.v\nopt_lut_ins -tech gowin\n"
+        "hilomap -singleton -hicell VCC V -locell GND G\nclean\n",
+        # What the attribute `no_rw_check` says of all memories, and memory_libmap does not read.
+        before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2\n",
+    ),
 }
 
 
@@ -75,12 +105,13 @@ class Plan:
 
 
 def tool(name: str) -> str:
-    """Path of the program `yowasp-NAME`. Raises FlowError."""
-    beside = Path(sys.executable).parent / f"yowasp-{name}"
-    found = str(beside) if beside.exists() else shutil.which(f"yowasp-{name}")
-    if found is None:
-        raise FlowError(f"yowasp-{name} is missing: pip install 'lepton-npu[fpga]'")
-    return found
+    """Path of the program `yowasp-NAME`, or NAME with underscores. Raises FlowError."""
+    for program in (f"yowasp-{name}", name.replace("-", "_")):
+        beside = Path(sys.executable).parent / program
+        found = str(beside) if beside.exists() else shutil.which(program)
+        if found is not None:
+            return found
+    raise FlowError(f"yowasp-{name} is missing: pip install 'lepton-npu[fpga]'")
 
 
 def make_plan(board: Board) -> Plan:
@@ -93,8 +124,9 @@ def make_plan(board: Board) -> Plan:
     files = {n: d.encode() if isinstance(d, str) else d for n, d in plan.files.items()}
     # One name a wire: ABC9 dies more often on more. The pass that gives cells names, a third of the time, is left out.
     script = (
-        "read_rtlil top.il\nproc\nflatten\nopt_clean -purge\n"
-        f"scratchpad -set abc9.D {round(_LOGIC_SHARE * 1e6 / board.mhz)}\n{family.synth} -top top -run begin:check\n"
+        f"read_rtlil top.il\n{family.before}proc\nflatten\nopt_clean -purge\n"
+        f"scratchpad -set abc9.D {round(_LOGIC_SHARE * 1e6 / board.mhz)}\n"
+        f"{family.synth} -top top -run begin:{family.until}\n{family.rest}"
         "hierarchy -check\ntee -q -o synthesis.json stat -json\nblackbox =A:whitebox\nwrite_json top.json\n"
     )
     steps = {}
@@ -176,7 +208,7 @@ def utilization(board: Board, report: dict) -> dict[str, list[int]]:
     return {
         kind: [
             sum(table[n]["used"] for n in names if n in table),
-            sum(table[n]["available"] for n in names if n in table),
+            next((table[n]["available"] for n in names if n in table), 0),
         ]
         for kind, names in FAMILIES[board.family].used.items()
     }

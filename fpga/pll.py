@@ -1,6 +1,6 @@
 """Clock generation, one class a vendor, all with the same members."""
 
-from amaranth.hdl import Instance, Module
+from amaranth.hdl import Const, Instance, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -63,6 +63,62 @@ class Ecp5Pll(wiring.Component):
             i_PLLWAKESYNC=0,
             i_ENCLKOP=0,
             o_CLKOP=self.o,
+            o_LOCK=self.locked,
+        )
+        return m
+
+
+class GowinPll(wiring.Component):
+    """rPLL of the GW2A, fed back inside.
+
+    Members: ``i`` In(1): clock of `reference` Hz · ``o`` Out(1): clock of ``frequency`` Hz, the nearest to `hz` that
+    there is · ``locked`` Out(1): the output is stable. Raises PllError when that is more than 1 % away.
+    """
+
+    i: In(1)
+    o: Out(1)
+    locked: Out(1)
+
+    def __init__(self, reference: float, hz: float):
+        self._reference = reference
+        best = None
+        for ref_div in range(1, 65):
+            for feedback in range(1, 65):
+                out = reference * feedback / ref_div
+                for out_div in (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128):
+                    if reference / ref_div >= 3e6 and 500e6 <= out * out_div <= 1250e6:
+                        found = (abs(out - hz), ref_div, feedback, out_div, out)
+                        best = min(best or found, found)
+        if best is None or best[0] > 0.01 * hz:
+            raise PllError(f"no PLL setting makes {hz / 1e6:g} MHz of {reference / 1e6:g} MHz")
+        _, self._ref_div, self._feedback, self._out_div, self.frequency = best
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.pll = Instance(
+            "rPLL",
+            p_FCLKIN=f"{self._reference / 1e6:g}",
+            p_DEVICE="GW2AR-18C",
+            p_DYN_IDIV_SEL="false",
+            p_IDIV_SEL=self._ref_div - 1,
+            p_DYN_FBDIV_SEL="false",
+            p_FBDIV_SEL=self._feedback - 1,
+            p_DYN_ODIV_SEL="false",
+            p_ODIV_SEL=self._out_div,
+            p_CLKFB_SEL="internal",
+            p_CLKOUT_BYPASS="false",
+            i_CLKIN=self.i,
+            i_CLKFB=Const(0, 1),
+            i_RESET=Const(0, 1),
+            i_RESET_P=Const(0, 1),
+            i_FBDSEL=Const(0, 6),
+            i_IDSEL=Const(0, 6),
+            i_ODSEL=Const(0, 6),
+            i_PSDA=Const(0, 4),
+            i_DUTYDA=Const(0, 4),
+            i_FDLY=Const(0, 4),
+            o_CLKOUT=self.o,
             o_LOCK=self.locked,
         )
         return m

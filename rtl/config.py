@@ -7,7 +7,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be built; the message names the field, the reason and the range."""
 
 
-MULTIPLIERS = ("generic", "lut", "ecp5")
+MULTIPLIERS = ("generic", "lut", "ecp5", "gowin")
 
 
 def _clog2(n: int) -> int:
@@ -47,11 +47,11 @@ class NpuConfig:
     line_depth: int = 128
     """Depth of a depthwise line buffer, in pixels."""
     multiplier: str = "generic"
-    """Style of the array's multipliers, see `multiplier.RowMultiplier`: `generic`, `lut` or `ecp5`."""
+    """Style of the array's multipliers, see `multiplier.RowMultiplier`: `generic`, `lut`, `ecp5` or `gowin`."""
     cell_rows: int = 32
     """Array rows whose products are made in multiplier cells (`ecp5`); the others are made of look-up tables."""
     lutram: str = ""
-    """Memories made of look-up tables instead of block RAM: `acc`, `line` or both with a space between."""
+    """Memories made of look-up tables instead of block RAM, with spaces between: `acc`, `line`, `weight`."""
 
     def __post_init__(self):
         def check(ok, field, why):
@@ -81,7 +81,7 @@ class NpuConfig:
         check(16 <= self.acc_depth <= 1024, "acc_depth", "must be 16 to 1024")
         check(16 <= self.line_depth <= 512, "line_depth", "must be 16 to 512")
         check(0 <= self.cell_rows <= 32, "cell_rows", "must be 0 to 32")
-        check(set(self.lutram.split()) <= {"acc", "line"}, "lutram", "must be '', 'acc', 'line' or 'acc line'")
+        check(set(self.lutram.split()) <= {"acc", "line", "weight"}, "lutram", "must name some of acc, line, weight")
         check(self.multiplier in MULTIPLIERS, "multiplier", f"must be one of {', '.join(MULTIPLIERS)}")
 
     def memory_attrs(self, name: str) -> dict:

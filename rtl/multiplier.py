@@ -4,7 +4,7 @@ from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from . import ecp5
+from . import ecp5, gowin
 from .config import NpuConfig
 
 
@@ -16,7 +16,8 @@ class RowMultiplier(wiring.Component):
 
     Styles: `generic`, the synthesizer chooses; the sums of paired PEs are registered in front of it. `lut`: adders
     and no multiplier cells. `ecp5`: a `MULT18X18D` a product, its input and output registers on, and one more
-    register behind it; without `cells`, carry chains that take in the partial products. Vendor cells are used when
+    register behind it; without `cells`, carry chains that take in the partial products. `gowin`: a
+    `MULT9X9` a product, its input and output registers on. Vendor cells are used when
     there is a platform; without one (simulation) a twin of the same latency stands in.
     Throughput: one row a cycle. Latency: ``LATENCY``. Reset: none.
     """
@@ -26,7 +27,9 @@ class RowMultiplier(wiring.Component):
         self._style = config.multiplier
         self._width = width = 9 if config.pe == "paired" else 8
         self._count = count
-        self.LATENCY = {"generic": 2 if config.pe == "paired" else 1, "lut": 3, "ecp5": 3}[config.multiplier]
+        self.LATENCY = {"generic": 2 if config.pe == "paired" else 1, "lut": 3, "ecp5": 3, "gowin": 2}[
+            config.multiplier
+        ]
         super().__init__(
             {
                 "i_left": In(data.ArrayLayout(signed(width), count)),
@@ -42,6 +45,8 @@ class RowMultiplier(wiring.Component):
             product = self._lut
         elif self._style == "ecp5" and platform is not None:
             product = self._ecp5 if self._cells else self._ecp5_carry
+        elif self._style == "gowin" and platform is not None:
+            product = self._gowin
         for k in range(self._count):
             m.d.comb += self.o_product[k].eq(product(m, k, self.i_left[k], self.i_right[k]))
         return m
@@ -95,6 +100,11 @@ class RowMultiplier(wiring.Component):
         product = Signal(36, name=f"dsp_{k}")
         m.submodules[f"multiplier_{k}"] = ecp5.multiplier(left, right, product)
         return self._register(m, product[: 2 * self._width].as_signed(), f"product_{k}")
+
+    def _gowin(self, m, k, left, right):
+        product = Signal(18, name=f"dsp_{k}")
+        m.submodules[f"multiplier_{k}"] = gowin.multiplier(left, right, product)
+        return product[: 2 * self._width].as_signed()
 
     def _ecp5_carry(self, m, k, left, right):
         """Products with two bits of `right` in a carry chain each, then their sum; a register after each."""

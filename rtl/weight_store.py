@@ -63,7 +63,7 @@ class WeightStore(wiring.Component):
         def memory(name, base, count):
             """Memory of `count` bytes a word, byte-writable as w_byte base and on; returns its read port."""
             m.submodules[name] = unit = Memory(
-                shape=8 * count, depth=cfg.weight_tiles, init=[], attrs={"no_rw_check": 1}
+                shape=8 * count, depth=cfg.weight_tiles, init=[], attrs=cfg.memory_attrs("weight")
             )
             hit, on = Signal(name=f"{name}_hit"), Signal(name=f"{name}_write")
             m.d.comb += hit.eq((self.w_byte >= base) & (self.w_byte < base + count))

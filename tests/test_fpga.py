@@ -6,13 +6,14 @@ import pytest
 
 from lepton.fpga import flow
 from lepton.fpga.board import BoardError, board_names, get_board
-from lepton.fpga.pll import Ecp5Pll, PllError
+from lepton.fpga.pll import Ecp5Pll, GowinPll, PllError
 from lepton.sw.cli import main
 from lepton.sw.compiler import compile_model
 from lepton.sw.model import load_model
 
 SMALL = dict(rows=4, cols=2, lanes=1, act_bytes=256, weight_tiles=16, params=16, program_words=64, acc_depth=16)
 ON_CHIP = {
+    "tang-nano-20k": ["kws_ref_model"],
     "ulx3s-25f": ["kws_ref_model"],
     "ulx3s-85f": ["ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8"],
 }
@@ -57,6 +58,13 @@ def test_unknown_board(capsys):
 @pytest.mark.parametrize("mhz", [50, 70, 100, 62.5])
 def test_ecp5_pll(mhz):
     assert abs(Ecp5Pll(25e6, mhz * 1e6).frequency - mhz * 1e6) < 1
+
+
+def test_gowin_pll():
+    assert GowinPll(27e6, 54e6).frequency == 54e6
+    assert abs(GowinPll(27e6, 50e6).frequency - 50e6) < 0.5e6
+    with pytest.raises(PllError, match="no PLL setting makes 2 MHz of 27 MHz"):
+        GowinPll(27e6, 2e6)
 
 
 def test_ecp5_pll_out_of_range():

@@ -7,7 +7,7 @@ from amaranth.sim import Simulator
 from lepton.rtl.config import MULTIPLIERS, NpuConfig
 from lepton.rtl.multiplier import RowMultiplier
 
-LATENCY = {("generic", "single"): 1, ("generic", "paired"): 2}
+LATENCY = {("generic", "single"): 1, ("generic", "paired"): 2, ("gowin", "single"): 2, ("gowin", "paired"): 2}
 
 
 @pytest.mark.parametrize("pe", ["single", "paired"])
