@@ -45,6 +45,7 @@ class Family:
     """Yosys commands on the design as it is read."""
 
 
+_ICE40_RESETS = ("SR", "R", "SS", "S", "ESR", "ER", "ESS", "ES")
 FAMILIES = {
     "ecp5": Family(
         synth="synth_ecp5",
@@ -85,6 +86,27 @@ FAMILIES = {
         until="map_cells",
         rest="techmap -map +/gowin/cells_map.v\nopt_lut_ins -tech gowin\n"
         "hilomap -singleton -hicell VCC V -locell GND G\nclean\n",
+        # What the attribute `no_rw_check` says of all memories, and memory_libmap does not read.
+        before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2\n",
+    ),
+    "ice40": Family(
+        synth="synth_ice40 -device u -noabc9",  # ABC9 takes more cells here
+        place="nextpnr-ice40",
+        pack=("icepack",),
+        cells={
+            "lut": {"SB_LUT4": 1},
+            "ff": {f"SB_DFF{edge}{kind}": 1 for edge in ("", "N") for kind in ("", "E", *_ICE40_RESETS)},
+            "multiplier": {"SB_MAC16": 1},
+            "bram": {f"SB_RAM40_4K{edges}": 1 for edges in ("", "NR", "NW", "NRNW")},
+            "spram": {"SB_SPRAM256KA": 1},
+        },
+        used={
+            "lut": ("ICESTORM_LC",),
+            "multiplier": ("ICESTORM_DSP",),
+            "bram": ("ICESTORM_RAM",),
+            "spram": ("ICESTORM_SPRAM",),
+        },
+        bitstream="top.bin",
         # What the attribute `no_rw_check` says of all memories, and memory_libmap does not read.
         before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2\n",
     ),

@@ -16,6 +16,9 @@ class Ecp5Pll(wiring.Component):
     there is · ``locked`` Out(1): the output is stable. Raises PllError when that is more than 1 % away.
     """
 
+    FROM_PIN = False
+    """``i`` is the clock pin, which the PLL has its own way from, not what its buffer gives."""
+
     i: In(1)
     o: Out(1)
     locked: Out(1)
@@ -75,6 +78,8 @@ class GowinPll(wiring.Component):
     there is · ``locked`` Out(1): the output is stable. Raises PllError when that is more than 1 % away.
     """
 
+    FROM_PIN = False
+
     i: In(1)
     o: Out(1)
     locked: Out(1)
@@ -119,6 +124,61 @@ class GowinPll(wiring.Component):
             i_DUTYDA=Const(0, 4),
             i_FDLY=Const(0, 4),
             o_CLKOUT=self.o,
+            o_LOCK=self.locked,
+        )
+        return m
+
+
+class Ice40Pll(wiring.Component):
+    """SB_PLL40_2F_PAD: a clock and its half, edges aligned, from a clock pin.
+
+    Members: ``i`` In(1): the pin itself, not a buffer's output · ``o`` Out(1): clock of ``frequency`` Hz, the nearest
+    to `hz` that there is · ``double`` Out(1): of twice that · ``locked`` Out(1): the outputs are stable. Both outputs
+    are on global nets. Raises PllError when the frequency is more than 1 % away.
+    """
+
+    FROM_PIN = True
+
+    i: In(1)
+    o: Out(1)
+    double: Out(1)
+    locked: Out(1)
+
+    def __init__(self, reference: float, hz: float):
+        best = None
+        for ref_div in range(1, 17):
+            if not 10e6 <= reference / ref_div <= 133e6:
+                continue
+            for feedback in range(1, 129):
+                vco = reference / ref_div * feedback
+                for out_shift in range(1, 7):
+                    if 533e6 <= vco <= 1066e6:
+                        out = vco / 2**out_shift / 2
+                        found = (abs(out - hz), ref_div, feedback, out_shift, out)
+                        best = min(best or found, found)
+        if best is None or best[0] > 0.01 * hz:
+            raise PllError(f"no PLL setting makes {hz / 1e6:g} MHz of {reference / 1e6:g} MHz")
+        _, self._ref_div, self._feedback, self._out_shift, self.frequency = best
+        compare = reference / self._ref_div / 1e6
+        self._filter = 1 + sum(compare >= limit for limit in (17, 26, 44, 66, 101))
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.pll = Instance(
+            "SB_PLL40_2F_PAD",
+            p_DIVR=self._ref_div - 1,
+            p_DIVF=self._feedback - 1,
+            p_DIVQ=self._out_shift,
+            p_FILTER_RANGE=self._filter,
+            p_FEEDBACK_PATH="SIMPLE",
+            p_PLLOUT_SELECT_PORTA="GENCLK",
+            p_PLLOUT_SELECT_PORTB="GENCLK_HALF",
+            i_PACKAGEPIN=self.i,
+            i_RESETB=1,
+            i_BYPASS=0,
+            o_PLLOUTGLOBALA=self.double,
+            o_PLLOUTGLOBALB=self.o,
             o_LOCK=self.locked,
         )
         return m

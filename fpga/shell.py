@@ -19,10 +19,18 @@ class Shell(Elaboratable):
         m = Module()
         board = self._board
 
-        m.submodules.clock_pin = clock_pin = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
+        clock_pin = platform.request(platform.default_clk, dir="-")
         m.submodules.pll = pll = board.pll(platform.default_clk_frequency, board.mhz * 1e6)
         m.domains.sync = ClockDomain()
-        m.d.comb += [pll.i.eq(clock_pin.i), ClockSignal("sync").eq(pll.o)]
+        if pll.FROM_PIN:
+            pll.i = clock_pin.io
+        else:
+            m.submodules.clock_pin = clock_buffer = io.Buffer("i", clock_pin)
+            m.d.comb += pll.i.eq(clock_buffer.i)
+        m.d.comb += ClockSignal("sync").eq(pll.o)
+        if hasattr(pll, "double"):
+            m.domains.fast = ClockDomain(reset_less=True)
+            m.d.comb += ClockSignal("fast").eq(pll.double)
         pressed = Const(0)
         if board.reset:
             m.submodules.button = button = io.Buffer("i", platform.request(*board.reset, dir="-"))

@@ -87,6 +87,7 @@ class Array(wiring.Component):
                 bus[1] = odd
             row = []
             m.submodules[f"multiplier_{r}"] = multiplier = RowMultiplier(cfg, self._columns, r < cfg.cell_rows)
+            m.d.comb += multiplier.i_swap.eq(swap[r])
             for c in range(self._columns):
                 pe = Pe(cfg, r)
                 m.submodules[f"pe_{r}_{c}"] = pe

@@ -7,7 +7,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be built; the message names the field, the reason and the range."""
 
 
-MULTIPLIERS = ("generic", "lut", "ecp5", "gowin")
+MULTIPLIERS = ("generic", "lut", "ecp5", "gowin", "ice40")
 
 
 def _clog2(n: int) -> int:
@@ -47,11 +47,17 @@ class NpuConfig:
     line_depth: int = 128
     """Depth of a depthwise line buffer, in pixels."""
     multiplier: str = "generic"
-    """Style of the array's multipliers, see `multiplier.RowMultiplier`: `generic`, `lut`, `ecp5` or `gowin`."""
+    """Style of the array's multipliers, see `multiplier.RowMultiplier`: `generic`, `lut`, `ecp5`, `gowin` or
+    `ice40`."""
     cell_rows: int = 32
     """Array rows whose products are made in multiplier cells (`ecp5`); the others are made of look-up tables."""
     lutram: str = ""
     """Memories made of look-up tables instead of block RAM, with spaces between: `acc`, `line`, `weight`."""
+    compact: bool = False
+    """Engines for the smallest parts: no instruction queues, tiles loaded and results scaled one after the other, no
+    second operand in the tail, no table, one cycle counter. Needs one lane, single PEs and no ring."""
+    act_align: int = 1
+    """Reads of activations start at multiples of this; compact: 2, else 1."""
 
     def __post_init__(self):
         def check(ok, field, why):
@@ -82,6 +88,13 @@ class NpuConfig:
         check(16 <= self.line_depth <= 512, "line_depth", "must be 16 to 512")
         check(0 <= self.cell_rows <= 32, "cell_rows", "must be 0 to 32")
         check(set(self.lutram.split()) <= {"acc", "line", "weight"}, "lutram", "must name some of acc, line, weight")
+        check(self.multiplier != "ice40" or self.pe == "single", "multiplier", "'ice40' needs single PEs")
+        if self.compact:
+            check(self.lanes == 1, "lanes", "must be 1 with compact")
+            check(self.rows == self.cols == 4, "rows", "must be 4, like cols, with compact")
+            check(self.pe == "single", "pe", "must be 'single' with compact")
+            check(self.ring_tiles == 0, "ring_tiles", "must be 0 with compact")
+        check(self.act_align == (2 if self.compact else 1), "act_align", "must be 2 with compact, else 1")
         check(self.multiplier in MULTIPLIERS, "multiplier", f"must be one of {', '.join(MULTIPLIERS)}")
 
     def memory_attrs(self, name: str) -> dict:
@@ -150,9 +163,26 @@ PRESETS = {
     )
 }
 
+UP5K = NpuConfig(
+    "up5k",
+    rows=4,
+    cols=4,
+    lanes=1,
+    act_bytes=32768,
+    weight_tiles=1489,
+    params=2048,
+    program_words=512,
+    line_depth=16,
+    multiplier="ice40",
+    compact=True,
+    act_align=2,
+)
+"""What fits an iCE40UP5K: weights, parameters and activations in its four SPRAMs, a product in half an SB_MAC16."""
+
 
 def get_config(name: str) -> NpuConfig:
     """The preset of that name. Raises ConfigError naming the known ones."""
-    if name not in PRESETS:
-        raise ConfigError(f"unknown configuration {name!r}; known: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    known = PRESETS | {UP5K.name: UP5K}
+    if name not in known:
+        raise ConfigError(f"unknown configuration {name!r}; known: {', '.join(known)}")
+    return known[name]

@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import NpuConfig
-from .isa import OPS, WORD_BITS, Op, Opcode, last_word, rules
+from .isa import LOAD, MUL, OPS, TABLE, TAIL, WORD_BITS, Op, Opcode, last_word, rules
 from .skid import SkidQueue
 
 __all__ = ["Fetch"]
@@ -25,6 +25,8 @@ class Fetch(wiring.Component):
         opcode, or the program ran off the memory · ``bad`` Out(1): an instruction breaks one of `isa.rules`. Each of
         the three stops the fetch and holds until the next ``start``. Queued instructions stay; one whose last word
         shows that it breaks a rule is queued too.
+    Compact: TABLE is unknown, and rules are not checked; no queues: the outputs are Stream(64), each word of an
+    instruction is valid at its engine's output while it is at hand, with its number ``o_index`` Out(2).
     Throughput: one word a cycle. An instruction's last word waits while its queue (``DEPTH`` instructions) is full.
     Latency: with ``start`` in cycle s and no stall, word k (counted from the first) is taken in cycle s + 2 + k; the
     instruction of which it is the last word is valid at its output in cycle s + 3 + k, and ``done_fetching``,
@@ -42,9 +44,8 @@ class Fetch(wiring.Component):
                 "p_en": Out(1),
                 "p_addr": Out(16),
                 "p_data": In(64),
-                "o_load": Out(stream.Signature(_BITS["load"])),
-                "o_mul": Out(stream.Signature(_BITS["mul"])),
-                "o_tail": Out(stream.Signature(_BITS["tail"])),
+                **{f"o_{n}": Out(stream.Signature(WORD_BITS if config.compact else b)) for n, b in _BITS.items()},
+                **({"o_index": Out(2)} if config.compact else {}),
                 "done_fetching": Out(1),
                 "error": Out(1),
                 "bad": Out(1),
@@ -54,16 +55,22 @@ class Fetch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        compact = self._config.compact
         queues = {}
         for name, bits in _BITS.items():
-            m.submodules[f"queue_{name}"] = queues[name] = SkidQueue(bits, self.DEPTH)
-            wiring.connect(m, queues[name].o, wiring.flipped(getattr(self, f"o_{name}")))
+            if compact:
+                queues[name] = getattr(self, f"o_{name}")
+                continue
+            m.submodules[f"queue_{name}"] = queue = SkidQueue(bits, self.DEPTH)
+            wiring.connect(m, queue.o, wiring.flipped(getattr(self, f"o_{name}")))
+            queues[name] = queue.i
 
         running = Signal()
         have = Signal()  # p_data is the word at `at`
-        at = Signal(17)
+        bits = self._config.program_words.bit_length() if compact else 17
+        at = Signal(bits)
         take = Signal()
-        addr = Signal(17)
+        addr = Signal(bits)
         m.d.comb += [
             addr.eq(at + take),
             self.p_en.eq(running),
@@ -76,22 +83,22 @@ class Fetch(wiring.Component):
         opcode, held = Signal(4), Signal(4)
         parts = [Signal(WORD_BITS, name=f"part{k}", reset_less=True) for k in range(3)]
         m.d.comb += opcode.eq(Mux(index == 0, self.p_data[:4], held))
-        full = {name: ~queue.i.ready for name, queue in queues.items()}
+        full = {name: ~queue.ready for name, queue in queues.items()}
         last, known, end, blocked = Signal(), Signal(), Signal(), Signal()
         with m.Switch(opcode):
             for op in OPS.values():
                 with m.Case(op.opcode):
-                    m.d.comb += [known.eq(1), last.eq(index == op.words - 1)]
+                    m.d.comb += [known.eq(not (compact and op is TABLE)), last.eq(index == op.words - 1)]
                     if op.opcode == Opcode.END:
                         m.d.comb += end.eq(1)
                     else:
-                        m.d.comb += blocked.eq(last & full[_TARGETS[op.opcode]])
+                        m.d.comb += blocked.eq((1 if compact else last) & full[_TARGETS[op.opcode]])
         outside = Signal()
         m.d.comb += outside.eq(at >= self._config.program_words)
 
         # A rule is looked at with the last word it needs; `parts` and the word at hand are the instruction so far.
         broken = Signal()
-        for op in OPS.values():
+        for op in () if compact else OPS.values():
             for k in range(op.words):
                 so_far = Cat(*parts[:k], self.p_data)
                 found = [self._broken(op, rule, so_far) for rule in rules(op, self._config) if last_word(op, rule) == k]
@@ -110,20 +117,24 @@ class Fetch(wiring.Component):
                     m.d.sync += [self.bad.eq(1), running.eq(0)]
                 m.d.sync += [held.eq(opcode), index.eq(Mux(last, 0, index + 1))]
                 with m.Switch(index):
-                    for k, part in enumerate(parts):
+                    for k, part in () if compact else enumerate(parts):
                         with m.Case(k):
                             m.d.sync += part.eq(self.p_data)
 
         # The word at hand is the instruction's last: it goes to the queue directly, the ones before from `parts`.
         whole = {op.words: Cat(*parts[: op.words - 1], self.p_data) for op in OPS.values()}
-        for name, queue in queues.items():
+        for op in (LOAD, MUL, TAIL) if compact else ():  # each the only one of its engine
+            queue = queues[_TARGETS[op.opcode]]
+            at_hand = have & running & ~outside & (opcode == op.opcode)
+            m.d.comb += [queue.valid.eq(at_hand), queue.payload.eq(self.p_data), self.o_index.eq(index)]
+        for name, queue in () if compact else queues.items():
             with m.Switch(opcode):
                 for code, target in _TARGETS.items():
                     if target == name:
                         with m.Case(code):
                             m.d.comb += [
-                                queue.i.valid.eq(take & last),
-                                queue.i.payload.eq(whole[OPS[code].words]),
+                                queue.valid.eq(take & last),
+                                queue.payload.eq(whole[OPS[code].words]),
                             ]
 
         with m.If(self.start):

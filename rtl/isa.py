@@ -307,7 +307,7 @@ class Reg(IntEnum):
 
     MAGIC = 0  # 0x4E54504C, "LPTN"
     VERSION = 1
-    SHAPE = 2  # rows | cols << 8 | lanes << 16 | paired << 24
+    SHAPE = 2  # rows | cols << 8 | lanes << 16 | paired << 24 | compact << 25
     SIZES = 3  # log2(act_bytes) | acc_depth << 8 | line_depth << 20
     WEIGHT_TILES = 4
     PARAMS = 5

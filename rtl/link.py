@@ -1,6 +1,6 @@
 """The host link: framed, CRC-checked requests on a byte stream, carried out on memories and registers."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
@@ -19,7 +19,7 @@ def identity_registers(config: NpuConfig) -> dict[Reg, int]:
     return {
         Reg.MAGIC: isa.MAGIC,
         Reg.VERSION: isa.VERSION,
-        Reg.SHAPE: config.rows | config.cols << 8 | config.lanes << 16 | paired << 24,
+        Reg.SHAPE: config.rows | config.cols << 8 | config.lanes << 16 | paired << 24 | config.compact << 25,
         Reg.SIZES: config.act_bytes.bit_length() - 1 | config.acc_depth << 8 | config.line_depth << 20,
         Reg.WEIGHT_TILES: config.weight_tiles,
         Reg.PARAMS: config.params,
@@ -27,6 +27,21 @@ def identity_registers(config: NpuConfig) -> dict[Reg, int]:
         Reg.RING_TILES: config.ring_tiles,
         Reg.EXTERNAL_BYTES: config.external_bytes,
     }
+
+
+def _at_least(value, limit):
+    """value >= limit, without a carry chain where the limit allows it."""
+    if limit == 0:
+        return Const(1)
+    return value[limit.bit_length() - 1 :].any() if limit.bit_count() == 1 else value >= limit
+
+
+def _above(value, limit):
+    """value > limit, without a carry chain where the limit allows it."""
+    bits = limit.bit_length() - 1
+    if limit != 1 << bits:
+        return value > limit
+    return value[bits + 1 :].any() | (value[bits] & value[:bits].any())
 
 
 class Link(wiring.Component):
@@ -40,14 +55,16 @@ class Link(wiring.Component):
         ``w_en``, ``w_region`` (3), ``w_index`` (20), ``w_byte`` (11, byte in the word), ``w_data`` (8): memory writes,
         a byte a cycle, only after the whole range was found to fit
         ``r_en``, ``r_addr`` (20), ``r_data`` (8): activation memory read, one at a time, ``r_addr`` held till the data
-        ``registers`` ArrayLayout(32, len(Reg)): what READ of REG returns; a word is captured in one cycle
+        ``registers`` ArrayLayout(32, len(Reg)): what READ of REG returns; a word is captured in one cycle (compact:
+        byte by byte, so one that changes meanwhile may be torn)
         ``start`` pulse, ``start_pc`` (16) and ``run_id`` (32, 0 after RESET) change in the cycle of the pulse
         ``reset_run`` pulse: stop the run · ``busy``: a run is in progress
 
     Answers: BAD_CRC, with the sequence received; then BAD_RANGE for a payload over MAX_PAYLOAD, which is swallowed
     whole, or of the wrong length, or a range or first program word outside its memory; BAD_COMMAND; BUSY for WRITE,
     READ of ACT and a new START while ``busy``.
-    Latency: the first strobe or reply byte comes 2 cycles after the request's last byte was taken; a WRITE of n bytes
+    Latency: the first strobe (compact: one cycle less) or reply byte comes 2 cycles after the request's last byte was
+    taken; a WRITE of n bytes
     commits in n cycles. Reply data: a byte every 2 cycles, of activation memory every ``act_latency`` + 2.
     Reset: drops a partial frame, a reply and the run id.
     """
@@ -84,6 +101,7 @@ class Link(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
+        compact = config.compact
 
         m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=8).create()
         m.submodules.buffer = buffer = memory.Memory(shape=8, depth=isa.MAX_PAYLOAD, init=[], attrs={"no_rw_check": 1})
@@ -101,22 +119,25 @@ class Link(wiring.Component):
         offset = Cat(head[4], head[5])  # WRITE: byte in the word; READ: words; START: first program word
         arguments = head.as_value()
 
-        # Size of the region; a cycle after the region, used cycles later.
+        # Size of the region's words; a cycle after the region, used cycles later.
         last_byte = Signal(11)
-        depth = Signal(21)
         with m.Switch(region):
             for r in Region:
                 with m.Case(r):
                     m.d.sync += last_byte.eq(isa.word_bytes(r, config) - 1)
-                    m.d.sync += depth.eq(isa.depth(r, config))
-            with m.Default():
-                m.d.sync += depth.eq(0)
 
         # Walks the range of a WRITE twice, as it arrives (to check) and to commit; and the range of a READ.
         walk_index = Signal(24)
         walk_byte = Signal(11)
         walk_step = Signal()
         outside = Signal()
+        beyond = Signal()  # walk_index is not a word of the region
+        with m.Switch(region):
+            for r in Region:
+                with m.Case(r):
+                    m.d.comb += beyond.eq(_at_least(walk_index, isa.depth(r, config)))
+            with m.Default():
+                m.d.comb += beyond.eq(1)
         with m.If(walk_step):
             m.d.sync += walk_byte.eq(walk_byte + 1)
             with m.If(walk_byte == last_byte):
@@ -130,15 +151,21 @@ class Link(wiring.Component):
         start_bad = Signal()
         same_run = Signal()
         run_known = Signal()
+        read_end = Signal(25)
+        m.d.comb += read_end.eq(index + offset)
         m.d.sync += [
             is_reg.eq(region == Region.REG),
             write_bad.eq(
-                (region == Region.REG) | (length < WRITE_HEADER) | (index >= depth) | (offset > last_byte) | outside
+                (region == Region.REG)
+                | (length < WRITE_HEADER)
+                | ((length == WRITE_HEADER) & beyond)
+                | (offset > last_byte)
+                | outside
             ),
             read_bad.eq(
                 ((region != Region.REG) & (region != Region.ACT))
                 | (length != 6)
-                | (index + offset > depth)
+                | Mux(region == Region.REG, _above(read_end, len(Reg)), _above(read_end, config.act_bytes))
                 | (offset > isa.MAX_PAYLOAD)  # all registers fit a reply
             ),
             start_bad.eq((length != 6) | (offset >= config.program_words)),
@@ -159,10 +186,11 @@ class Link(wiring.Component):
         result = Signal(Result)
         reply_length = Signal(range(isa.MAX_PAYLOAD + 1))
         sent = Signal.like(reply_length)
-        word = Signal(32)
+        word = Signal(8 if compact else 32)
         latency = Signal(range(self._act_latency))
 
-        m.d.sync += self.w_en.eq(0)
+        if not compact:
+            m.d.sync += self.w_en.eq(0)
         m.d.sync += self.start.eq(0)
         m.d.sync += self.reset_run.eq(0)
         m.d.comb += self.r_addr.eq(walk_index)
@@ -217,7 +245,7 @@ class Link(wiring.Component):
                         m.d.sync += walk_byte.eq(Cat(head[4], self.i.payload))
                     with m.Else():
                         m.d.comb += walk_step.eq(1)
-                        with m.If(walk_index >= depth):
+                        with m.If(beyond):
                             m.d.sync += outside.eq(1)
                     with m.If(count + 1 == length):
                         m.d.sync += count.eq(0)
@@ -293,7 +321,8 @@ class Link(wiring.Component):
             with m.State("COMMIT"):
                 m.d.comb += at_next.eq(at + 1)
                 m.d.comb += walk_step.eq(1)
-                m.d.sync += [
+                domain = m.d.comb if compact else m.d.sync
+                domain += [
                     self.w_en.eq(1),
                     self.w_region.eq(region),
                     self.w_index.eq(walk_index),
@@ -335,8 +364,12 @@ class Link(wiring.Component):
                     m.d.sync += word.eq(buffer_r.data)
                     m.d.comb += at_next.eq(at + 1)
                 with m.Elif(is_reg):
-                    with m.If(walk_byte == 0):
-                        m.d.sync += word.eq(self.registers[walk_index[: len(Reg).bit_length()]])
+                    register = self.registers[walk_index[: len(Reg).bit_length()]]
+                    if compact:
+                        m.d.sync += word.eq(register.word_select(walk_byte[:2], 8))
+                    else:
+                        with m.If(walk_byte == 0):
+                            m.d.sync += word.eq(register)
                 with m.Else():
                     m.d.comb += self.r_en.eq(1)
                     m.next = "WAIT"

@@ -1,6 +1,6 @@
 """The multipliers of one array row, behind one interface: inferred, of look-up tables, or a vendor's cells."""
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,13 +11,15 @@ from .config import NpuConfig
 class RowMultiplier(wiring.Component):
     """`count` signed products a cycle, in the style `config.multiplier`.
 
-    Members (w = 8, paired 9): ``i_left``, ``i_right`` ArrayLayout(signed(w), count) · ``o_product``
+    Members (w = 8, paired 9): ``i_left``, ``i_right`` ArrayLayout(signed(w), count) · ``i_swap`` In(1) · ``o_product``
     ArrayLayout(signed(2 * w), count): left * right of ``LATENCY`` cycles ago.
 
     Styles: `generic`, the synthesizer chooses; the sums of paired PEs are registered in front of it. `lut`: adders
     and no multiplier cells. `ecp5`: a `MULT18X18D` a product, its input and output registers on, and one more
     register behind it; without `cells`, carry chains that take in the partial products. `gowin`: a
-    `MULT9X9` a product, its input and output registers on. Vendor cells are used when
+    `MULT9X9` a product, its input and output registers on. `ice40`: an `SB_MAC16` for two products, its product
+    register on; it takes ``i_right`` with ``i_swap`` and holds it, which for the other styles a register of `Pe` does.
+    Vendor cells are used when
     there is a platform; without one (simulation) a twin of the same latency stands in.
     Throughput: one row a cycle. Latency: ``LATENCY``. Reset: none.
     """
@@ -27,13 +29,14 @@ class RowMultiplier(wiring.Component):
         self._style = config.multiplier
         self._width = width = 9 if config.pe == "paired" else 8
         self._count = count
-        self.LATENCY = {"generic": 2 if config.pe == "paired" else 1, "lut": 3, "ecp5": 3, "gowin": 2}[
+        self.LATENCY = {"generic": 2 if config.pe == "paired" else 1, "lut": 3, "ecp5": 3, "gowin": 2, "ice40": 1}[
             config.multiplier
         ]
         super().__init__(
             {
                 "i_left": In(data.ArrayLayout(signed(width), count)),
                 "i_right": In(data.ArrayLayout(signed(width), count)),
+                "i_swap": In(1),
                 "o_product": Out(data.ArrayLayout(signed(2 * width), count)),
             }
         )
@@ -47,8 +50,16 @@ class RowMultiplier(wiring.Component):
             product = self._ecp5 if self._cells else self._ecp5_carry
         elif self._style == "gowin" and platform is not None:
             product = self._gowin
+        if self._style == "ice40" and platform is not None:
+            self._ice40(m)
+            return m
         for k in range(self._count):
-            m.d.comb += self.o_product[k].eq(product(m, k, self.i_left[k], self.i_right[k]))
+            right = self.i_right[k]
+            if self._style == "ice40":
+                right = Signal(signed(self._width), name=f"held_{k}", reset_less=True)
+                with m.If(self.i_swap):
+                    m.d.sync += right.eq(self.i_right[k])
+            m.d.comb += self.o_product[k].eq(product(m, k, self.i_left[k], right))
         return m
 
     def _register(self, m, value, name):
@@ -128,3 +139,32 @@ class RowMultiplier(wiring.Component):
             terms[0] = (value, 0)
         terms = [(self._register(m, value, f"partial_{k}_{low}"), low) for value, low in terms]
         return self._register(m, self._sum(m, k, terms), f"product_{k}")
+
+    def _ice40(self, m):
+        for k in range(0, self._count, 2):
+            pair = range(k, min(k + 2, self._count))
+            product = Signal(32, name=f"mac_{k}")
+            m.submodules[f"multiplier_{k}"] = Instance(
+                "SB_MAC16",
+                p_A_SIGNED=1,
+                p_B_SIGNED=1,
+                p_MODE_8x8=1,
+                p_B_REG=1,
+                p_TOP_8x8_MULT_REG=1,
+                p_BOT_8x8_MULT_REG=1,
+                p_TOPOUTPUT_SELECT=2,
+                p_BOTOUTPUT_SELECT=2,
+                i_A=Cat(self.i_left[c] for c in pair),
+                i_B=Cat(self.i_right[c] for c in pair),
+                i_C=Const(0, 16),
+                i_D=Const(0, 16),
+                i_CLK=ClockSignal("sync"),
+                i_CE=Const(1),
+                i_BHOLD=~self.i_swap,
+                **{f"i_{name}HOLD": Const(0) for name in "ACD"},
+                **{f"i_{name}": Const(0) for name in ("IRSTTOP", "IRSTBOT", "ORSTTOP", "ORSTBOT", "CI")},
+                **{f"i_{name}": Const(0) for name in ("OLOADTOP", "OLOADBOT", "ADDSUBTOP", "ADDSUBBOT")},
+                **{f"i_{name}": Const(0) for name in ("OHOLDTOP", "OHOLDBOT", "ACCUMCI", "SIGNEXTIN")},
+                o_O=product,
+            )
+            m.d.comb += [self.o_product[c].eq(product[16 * n : 16 * n + 16].as_signed()) for n, c in enumerate(pair)]

@@ -2,6 +2,7 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from . import isa
@@ -24,6 +25,24 @@ def _chain(m, value, n, name, reset_less=True):
         out.append(Signal.like(out[-1], name=f"{name}_{k + 1}", reset_less=reset_less))
         m.d.sync += out[-1].eq(out[-2])
     return out
+
+
+def _delay(m, value, n, name, in_memory):
+    """`value` n cycles later; `in_memory`: by a memory instead of n registers."""
+    if not in_memory:
+        return _chain(m, value, n, name)[-1]
+    depth = 1 << n.bit_length()
+    m.submodules[name] = memory = Memory(shape=len(value), depth=depth, init=[], attrs={"ram_style": "block"})
+    write, read = memory.write_port(), memory.read_port()
+    now = Signal(range(depth), name=f"{name}_now")
+    m.d.sync += now.eq(now + 1)
+    m.d.comb += [
+        write.en.eq(1),
+        write.addr.eq(now),
+        write.data.eq(value),
+        read.addr.eq(now - (n - 1)),
+    ]
+    return read.data
 
 
 def _latency(module, name, attribute, config):
@@ -81,10 +100,17 @@ class MultiplyEngine(wiring.Component):
             return _latency(*where, config) if given is None else given
 
         self._config = config
-        self._act = pick(act_latency, "act_memory", "ActMemory", "LATENCY")
-        self._weight = pick(weight_latency, "weight_store", "WeightStore", "LATENCY")
+        if config.compact:
+            self._act = pick(act_latency, "spram", "SpramActMemory", "LATENCY")
+            self._weight = 1
+        else:
+            self._act = pick(act_latency, "act_memory", "ActMemory", "LATENCY")
+            self._weight = pick(weight_latency, "weight_store", "WeightStore", "LATENCY")
         self._array = pick(array_latency, "array", "Array", "LATENCY")
-        self._acc = pick(acc_latency, "accumulators", "Accumulators", "A_LATENCY")
+        accumulators = "SerialAccumulators" if config.compact else "Accumulators"
+        self._acc = pick(
+            acc_latency, "serial_accumulators" if config.compact else "accumulators", accumulators, "A_LATENCY"
+        )
         # Load after start, at the array: load_delay + weight = 1 + act_delay + act (one less than the swap).
         self.load_delay = max(0, 1 + self._act - self._weight)
         """Cycles from a pass's start to its ``load``."""
@@ -96,15 +122,21 @@ class MultiplyEngine(wiring.Component):
         self.sum_latency = self.act_latency + self._array
         """Cycles from a vector's issue to its ``a_en``."""
         lanes = data.ArrayLayout(signed(8), max(config.rows, config.cols))
+        loads = {
+            "i_load": In(stream.Signature(128)),
+            "load": Out(1),
+            "tile": Out(20),
+            "d_en": Out(1),
+            "d_tile": Out(20),
+            "descriptor": In(DESCRIPTOR_LAYOUT.size),
+            "ring_count": In(20),
+            "ring_free": Out(1),
+        }
         super().__init__(
             {
-                "i_load": In(stream.Signature(128)),
-                "i_mul": In(stream.Signature(256)),
-                "load": Out(1),
-                "tile": Out(20),
-                "d_en": Out(1),
-                "d_tile": Out(20),
-                "descriptor": In(DESCRIPTOR_LAYOUT.size),
+                **({"i_tile": In(stream.Signature(DESCRIPTOR_LAYOUT.size))} if config.compact else loads),
+                "i_mul": In(stream.Signature(64 if config.compact else 256)),
+                **({"i_index": In(2)} if config.compact else {}),
                 "r_en": Out(1),
                 "r_addr": Out(20),
                 "i_data": In(lanes),
@@ -119,8 +151,6 @@ class MultiplyEngine(wiring.Component):
                 "token_in": In(1),
                 "bank_free": In(1),
                 "bank_ready": Out(1),
-                "ring_count": In(20),
-                "ring_free": Out(1),
                 "idle": Out(1),
                 "cause": Out(3, init=Cause.FETCH),
                 "bad_address": Out(1),
@@ -132,24 +162,37 @@ class MultiplyEngine(wiring.Component):
         m = Module()
         config = self._config
         mul = layout_of(isa.MUL.fields)
-        new = data.View(mul, self.i_mul.payload[: mul.size])
+        if config.compact:
+            raw = Signal(256, name="t", reset_less=True)
+            new = data.View(mul, Cat(raw[:192], self.i_mul.payload)[: mul.size])
+        else:
+            new = data.View(mul, self.i_mul.payload[: mul.size])
 
-        m.submodules.loader = loader = Loader(config)
-        wiring.connect(m, wiring.flipped(self.i_load), loader.i)
-        m.d.comb += [
-            self.d_en.eq(loader.d_en),
-            self.d_tile.eq(loader.d_tile),
-            loader.descriptor.eq(self.descriptor),
-            loader.ring_count.eq(self.ring_count),
-            loader.ring_free.eq(self.ring_free),
-        ]
-        head = loader.o.payload
-        desc = head.descriptor
+        compact = config.compact
+        # Addresses wrap, so bits beyond the memory's matter only to the checks, which compact configurations lack.
+        address_bits = config.act_bytes.bit_length() - 1 if compact else 20
+        entry_bits = (config.acc_depth - 1).bit_length() if compact else 10
+        if compact:
+            tiles = self.i_tile
+            desc = data.View(DESCRIPTOR_LAYOUT, tiles.payload)
+        else:
+            m.submodules.loader = loader = Loader(config)
+            wiring.connect(m, wiring.flipped(self.i_load), loader.i)
+            m.d.comb += [
+                self.d_en.eq(loader.d_en),
+                self.d_tile.eq(loader.d_tile),
+                loader.descriptor.eq(self.descriptor),
+                loader.ring_count.eq(self.ring_count),
+                loader.ring_free.eq(self.ring_free),
+            ]
+            tiles = loader.o
+            head = tiles.payload
+            desc = head.descriptor
 
         # --- Tile stage: the instruction whose tiles start next ------------------------------------------------------
         held = Signal()
-        t = Signal(mul, reset_less=True)
-        t_address = Signal(20, reset_less=True)  # of the next tile's group
+        t = data.View(mul, raw[: mul.size]) if compact else Signal(mul, reset_less=True)
+        t_address = Signal(address_bits, reset_less=True)  # of the next tile's group
         t_x = Signal(_POSITION, reset_less=True)
         groups_left = Signal(12, reset_less=True)
         last_group = Signal(reset_less=True)
@@ -165,6 +208,7 @@ class MultiplyEngine(wiring.Component):
         start = Signal()
         group_end, take_end = Signal(), Signal()
         accept = Signal()
+        drained = Signal()  # compact: nothing in flight needs `t`
 
         tokens = Signal(range(config.program_words // isa.TAIL.words + 1))  # a program posts no more
         take_token = Signal()
@@ -176,12 +220,12 @@ class MultiplyEngine(wiring.Component):
         m.d.comb += [
             token_ok.eq(~need_token | (tokens != 0)),
             bank_ok.eq(have_bank | (banks_free != 0)),
-            start.eq(held & (~running | final) & loader.o.valid & token_ok & bank_ok),
-            loader.o.ready.eq(start),
+            start.eq(held & (~running | final) & tiles.valid & token_ok & bank_ok),
+            tiles.ready.eq(start),
             group_end.eq(desc.last),
             take_end.eq(start & group_end & last_group),
-            self.i_mul.ready.eq(~held | take_end),
-            accept.eq(self.i_mul.valid & self.i_mul.ready),
+            self.i_mul.ready.eq(~held & drained if compact else ~held | take_end),
+            accept.eq(self.i_mul.valid & self.i_mul.ready & (self.i_index == 3 if compact else 1)),
             take_token.eq(start & need_token),
             acquire.eq(start & ~have_bank),
             release.eq(start & group_end & t.release & (~t.stack | last_group)),
@@ -207,14 +251,23 @@ class MultiplyEngine(wiring.Component):
                 ]
         with m.If(take_end):
             m.d.sync += held.eq(0)
+        if compact:
+            with m.If(self.i_mul.valid & self.i_mul.ready), m.Switch(self.i_index):
+                for k in range(4):
+                    with m.Case(k):
+                        m.d.sync += raw[64 * k : 64 * k + 64].eq(self.i_mul.payload)
+                        for target, name in ((t_address, "address"), (t_x, "x"), (groups_left, "groups")):
+                            at, field = isa.MUL.offset(name)
+                            for bit in range(len(target)):
+                                source = at + min(bit, field.bits - 1)
+                                if source // 64 == k:
+                                    m.d.sync += target[bit].eq(self.i_mul.payload[source % 64])
         with m.If(accept):
+            if not compact:
+                m.d.sync += [t.eq(new), t_address.eq(new.address), t_x.eq(new.x), groups_left.eq(new.groups)]
             m.d.sync += [
                 held.eq(1),
-                t.eq(new),
-                t_address.eq(new.address),
-                t_x.eq(new.x),
-                groups_left.eq(new.groups),
-                last_group.eq(new.groups == 1),
+                last_group.eq((groups_left if compact else new.groups) == 1),
                 first_tile.eq(1),
                 first_group.eq(1),
                 need_token.eq(new.wait),
@@ -235,18 +288,21 @@ class MultiplyEngine(wiring.Component):
             m.d.sync += self.cause.eq(Cause.WEIGHTS)
 
         # --- Vector stage: the vector issued in this cycle -----------------------------------------------------------
-        v = {name: Signal(mul[name].shape, name=f"v_{name}", reset_less=True) for name in _COPIED}
+        if compact:
+            v = {name: t[name] for name in _COPIED}
+        else:
+            v = {name: Signal(mul[name].shape, name=f"v_{name}", reset_less=True) for name in _COPIED}
         v_narrow = Signal(reset_less=True)
         v_narrow_out = Signal(reset_less=True)
         swap = Signal()
-        address, row_address = Signal(20, reset_less=True), Signal(20, reset_less=True)
+        address, row_address = (Signal(address_bits, name=n, reset_less=True) for n in ("address", "row_address"))
         x, row_x = Signal(_POSITION, reset_less=True), Signal(_POSITION, reset_less=True)
         y = Signal(_POSITION, reset_less=True)
         x_left = Signal(12, reset_less=True)  # vectors left in the row
         x_end = Signal(reset_less=True)  # x_left == 1
         y_left = Signal(12, reset_less=True)  # rows left (depthwise: output rows)
         y_end = Signal(reset_less=True)
-        next_row = Signal(20)
+        next_row = Signal(address_bits)
         m.d.comb += next_row.eq(row_address + v["row_step"])
 
         # Depthwise: the output position follows the stream by taps - 1 positions and `skip` rows.
@@ -264,7 +320,10 @@ class MultiplyEngine(wiring.Component):
             final.eq(row_done & y_end),
         ]
 
-        entry, base = Signal(10, reset_less=True), Signal(10, reset_less=True)  # of this vector; of the group's first
+        entry, base = (
+            Signal(entry_bits, name="entry", reset_less=True),
+            Signal(entry_bits, name="base", reset_less=True),
+        )  # of this vector; of the group's first
         init, init_once = Signal(reset_less=True), Signal(reset_less=True)
         v_bank = Signal(reset_less=True)
         v_release = Signal(reset_less=True)
@@ -322,7 +381,7 @@ class MultiplyEngine(wiring.Component):
             with m.If(init_once):
                 m.d.sync += init.eq(0)
 
-        first_entry = Signal(10)
+        first_entry = Signal(entry_bits)
         with m.If(~first_tile):
             m.d.comb += first_entry.eq(base)
         with m.Elif(t.stack & ~first_group):
@@ -330,7 +389,8 @@ class MultiplyEngine(wiring.Component):
         with m.Else():
             m.d.comb += first_entry.eq(t.acc_base)
         with m.If(start):
-            m.d.sync += [v[name].eq(t[name]) for name in _COPIED]
+            if not compact:
+                m.d.sync += [v[name].eq(t[name]) for name in _COPIED]
             m.d.sync += [
                 v_narrow.eq(narrow),
                 v_narrow_out.eq(narrow_out),
@@ -361,10 +421,11 @@ class MultiplyEngine(wiring.Component):
             ]
 
         # --- Weights: the load meets row 0 one cycle before the swap ------------------------------------------------
-        loads = _chain(m, start, self.load_delay, "load", reset_less=False)
-        tiles = _chain(m, head.tile, self.load_delay, "tile")
-        rings = _chain(m, head.ring, self.load_delay, "ring")
-        m.d.comb += [self.load.eq(loads[-1]), self.tile.eq(tiles[-1]), self.ring_free.eq(loads[-1] & rings[-1])]
+        if not compact:
+            loads = _chain(m, start, self.load_delay, "load", reset_less=False)
+            tiles = _chain(m, head.tile, self.load_delay, "tile")
+            rings = _chain(m, head.ring, self.load_delay, "ring")
+            m.d.comb += [self.load.eq(loads[-1]), self.tile.eq(tiles[-1]), self.ring_free.eq(loads[-1] & rings[-1])]
 
         # --- Activations: read, mask ----------------------------------------------------------------------------------
         m.d.comb += [
@@ -380,10 +441,22 @@ class MultiplyEngine(wiring.Component):
         at_room = _chain(m, room, first, "mask_room")[-1]
         at_inside = _chain(m, inside_y, first, "mask_y")[-1]
         mask = Signal(len(self.o_act))
-        m.d.comb += mask.eq(Cat((at_x >= -j) & (at_room > j) & at_inside for j in range(len(self.o_act))))
+        # Lane j is inside when -j <= x and j < room; only the lower bits of these depend on j.
+        low_bits = (len(self.o_act) - 1).bit_length()
+        some_room = ~at_room[-1] & at_room[low_bits:].any()
+        nearly = at_x[low_bits:].all()
+        for j in range(len(self.o_act)):
+            right_of = ~at_x[-1] | (nearly & (at_x[:low_bits] >= (1 << low_bits) - j))
+            left_of = some_room | (~at_room[-1] & (at_room[:low_bits] > j))
+            m.d.comb += mask[j].eq(right_of & left_of & at_inside)
         masks = _chain(m, mask, path - 1 - first, "mask")
         mask = masks[-1]
-        zero = _chain(m, v["zero_point"], path - 1, "zero_point")[-1]
+
+        def still(name, cycles):
+            """A field of the instruction of the vector issued `cycles` ago; compact: it has not changed since."""
+            return v[name] if compact else _chain(m, v[name], cycles, name)[-1]
+
+        zero = still("zero_point", path - 1)
         for j in range(len(self.o_act)):
             lane = Signal(signed(8), name=f"lane{j}", reset_less=True)
             m.d.sync += lane.eq(Mux(mask[j], self.i_data[j], zero))
@@ -392,7 +465,7 @@ class MultiplyEngine(wiring.Component):
         # (just below 0) and the lower ones overflow.
         bits, lanes = config.act_bytes.bit_length() - 1, len(self.o_act)
         outside_read = Signal()
-        if bits < len(address):
+        if bits < len(address) and not compact:
             k = (lanes - 1).bit_length()
             checked = min(1, len(masks) - 1)  # with the mask registered if it is
 
@@ -406,18 +479,19 @@ class MultiplyEngine(wiring.Component):
             issued = _chain(m, running, first + checked, "read_issued", reset_less=False)[-1]
             wrong = [masks[checked][j] & ~Mux(low >= (1 << k) - j, carried, plain) for j in range(lanes)]
             m.d.comb += outside_read.eq(issued & Cat(wrong).any())
-        outside = Signal()
-        m.d.comb += outside.eq(running & output & (entry >= config.acc_depth))
-        bad_vector = Signal()
-        m.d.sync += bad_vector.eq(outside | outside_read)
-        m.d.comb += self.bad_address.eq(bad_vector | loader.bad_address)
-        m.d.sync += self.bad_outputs.eq(
-            running & v["depthwise"] & (lag == 0) & (skip == 0) & (row_phase == 0) & lag_x_end & q_open & ~row_done
-        )
+        if not compact:
+            outside = Signal()
+            m.d.comb += outside.eq(running & output & (entry >= config.acc_depth))
+            bad_vector = Signal()
+            m.d.sync += bad_vector.eq(outside | outside_read)
+            m.d.comb += self.bad_address.eq(bad_vector | loader.bad_address)
+            m.d.sync += self.bad_outputs.eq(
+                running & v["depthwise"] & (lag == 0) & (skip == 0) & (row_phase == 0) & lag_x_end & q_open & ~row_done
+            )
         m.d.comb += [
             self.o_swap.eq(_chain(m, swap, path, "swap", reset_less=False)[-1]),
-            self.o_depthwise.eq(_chain(m, v["depthwise"], path, "depthwise")[-1]),
-            self.o_line_delay.eq(_chain(m, v["line_delay"], path, "line_delay")[-1]),
+            self.o_depthwise.eq(still("depthwise", path)),
+            self.o_line_delay.eq(still("line_delay", path)),
         ]
 
         # --- Sums ----------------------------------------------------------------------------------------------------
@@ -428,10 +502,11 @@ class MultiplyEngine(wiring.Component):
         dones = _chain(m, done, self.sum_latency + self._acc, "ready", reset_less=False)
         m.d.comb += [
             self.a_en.eq(enables[-1]),
-            self.a_bank.eq(_chain(m, v_bank, self.sum_latency, "a_bank")[-1]),
-            self.a_entry.eq(_chain(m, entry, self.sum_latency, "a_entry")[-1]),
-            self.a_init.eq(_chain(m, init, self.sum_latency, "a_init")[-1]),
+            Cat(self.a_bank, self.a_init, self.a_entry[:entry_bits]).eq(
+                _delay(m, Cat(v_bank, init, entry), self.sum_latency, "where", in_memory=compact)
+            ),
             self.bank_ready.eq(dones[-1]),
-            self.idle.eq(~(held | running | loader.busy | Cat(enables, dones).any())),
+            drained.eq(~(running | Cat(enables).any())),
+            self.idle.eq(~(held | running | Cat(enables, dones).any() | (0 if compact else loader.busy))),
         ]
         return m

@@ -15,6 +15,10 @@ from .isa import Cause, Reg, Region, Status
 from .link import Link, identity_registers
 from .multiply import MultiplyEngine
 from .prefetch import BURST, Prefetch
+from .serial_accumulators import SerialAccumulators
+from .serial_loader import SerialLoader
+from .serial_tail import SerialTail
+from .spram import Spram, SpramActMemory
 from .tail import TailEngine
 from .weight_store import WeightStore
 
@@ -61,10 +65,17 @@ class Npu(wiring.Component):
 
         clear = Signal()  # engines forget everything
         reset = ResetInserter(clear)
-        link = Link(config, act_latency=ActMemory.LATENCY, timeout=self._link_timeout)
-        fetch, multiply = Fetch(config), MultiplyEngine(config)
-        tail = TailEngine(config, read_latency=Accumulators.T_LATENCY)
-        act, weights, array, acc = ActMemory(config), WeightStore(config), Array(config), Accumulators(config)
+        compact = config.compact
+        fetch, multiply, array = Fetch(config), MultiplyEngine(config), Array(config)
+        if compact:
+            tail, act, acc = SerialTail(config), SpramActMemory(config), SerialAccumulators(config)
+            weights, params, loader = Spram(), Spram(), SerialLoader(config)
+            m.submodules.params = params
+            m.submodules.loader = reset(loader)
+        else:
+            tail = TailEngine(config, read_latency=Accumulators.T_LATENCY)
+            act, acc, weights = ActMemory(config), Accumulators(config), WeightStore(config)
+        link = Link(config, act_latency=act.LATENCY, timeout=self._link_timeout)
         m.submodules.link = link
         m.submodules.fetch = reset(fetch)
         m.submodules.multiply = reset(multiply)
@@ -90,10 +101,11 @@ class Npu(wiring.Component):
         ]
         with m.If(fetch.error):
             m.d.comb += [failed.eq(1), failure.eq(Status.BAD_OPCODE)]
-        with m.Elif(fetch.bad | multiply.bad_outputs | tail.bad_bank):
-            m.d.comb += [failed.eq(1), failure.eq(Status.BAD_INSTRUCTION)]
-        with m.Elif(multiply.bad_address | tail.bad_address):
-            m.d.comb += [failed.eq(1), failure.eq(Status.BAD_ADDRESS)]
+        if not compact:
+            with m.Elif(fetch.bad | multiply.bad_outputs | tail.bad_bank):
+                m.d.comb += [failed.eq(1), failure.eq(Status.BAD_INSTRUCTION)]
+            with m.Elif(multiply.bad_address | tail.bad_address):
+                m.d.comb += [failed.eq(1), failure.eq(Status.BAD_ADDRESS)]
         with m.Else():
             m.d.comb += [failed.eq(stalled), failure.eq(Status.STALLED)]
         m.d.comb += [
@@ -115,7 +127,7 @@ class Npu(wiring.Component):
 
         # --- Counters ---------------------------------------------------------------------------------------------
         cycles = Signal(32)
-        counters = {cause: Signal(32, name=f"count_{cause.name.lower()}") for cause in Cause}
+        counters = {} if compact else {cause: Signal(32, name=f"count_{cause.name.lower()}") for cause in Cause}
         no_more = Signal()  # in the cycle before, no MUL was left
         cause = Signal(Cause)
         m.d.sync += no_more.eq(fetch.done_fetching & ~fetch.o_mul.valid & ~link.start)
@@ -150,16 +162,11 @@ class Npu(wiring.Component):
             return unit.read_port()
 
         program = memory("program", Region.PROGRAM, 8 * isa.word_bytes(Region.PROGRAM, config))
-        params = memory("params", Region.PARAM, 8 * isa.word_bytes(Region.PARAM, config))
         m.d.comb += [
             program.en.eq(fetch.p_en),
             program.addr.eq(fetch.p_addr),
             fetch.p_data.eq(program.data),
-            params.en.eq(tail.p_en),
-            params.addr.eq(tail.p_addr),
-            tail.p_data.eq(params.data),
         ]
-
         w_act = Signal()
         m.d.comb += w_act.eq(link.w_en & (link.w_region == Region.ACT))
         with m.If(running):
@@ -180,9 +187,88 @@ class Npu(wiring.Component):
                 act.w_count.eq(1),
                 act.w_data[0].eq(link.w_data),
             ]
-        m.d.comb += [multiply.i_data.eq(act.r_data), link.r_data.eq(act.r_data[0])]
+        m.d.comb += multiply.i_data.eq(act.r_data)
 
+        if compact:
+            # One memory of 16-bit words each: the link's while no run is in progress.
+            half, odd = link.w_byte >> 1, link.w_byte[0]
+            index = link.w_index[:14]
+            for unit, region, address, mine in (
+                (weights, Region.WEIGHT, (index << 3) + (index << 1) + index, loader.s_addr),
+                (params, Region.PARAM, index << 3, tail.p_addr),
+            ):
+                m.d.comb += [
+                    unit.addr.eq(Mux(running, mine, address + half)),
+                    unit.w_on.eq(Mux(link.w_en & (link.w_region == region), 1 << odd, 0)),
+                    unit.w_data.eq(link.w_data.replicate(2)),
+                ]
+            wiring.connect(m, fetch.o_load, loader.i)
+            wiring.connect(m, loader.o, multiply.i_tile)
+            m.d.comb += [unit.i_index.eq(fetch.o_index) for unit in (loader, multiply, tail)]
+            m.d.comb += [
+                link.r_data.eq(Mux(link.r_addr[0], act.r_data[1], act.r_data[0])),
+                loader.s_data.eq(weights.r_data),
+                tail.p_data.eq(params.r_data),
+                array.i_load.eq(loader.o_load),
+                array.i_weights.eq(loader.o_weights),
+                acc.t_r_column.eq(tail.t_r_column),
+            ]
+            others_idle, external_byte = ~loader.busy, 0
+        else:
+            others_idle, external_byte = self._tiles(m, config, link, fetch, multiply, weights, array, running, clear)
+            params = memory("params", Region.PARAM, 8 * isa.word_bytes(Region.PARAM, config))
+            m.d.comb += [
+                params.en.eq(tail.p_en),
+                params.addr.eq(tail.p_addr),
+                tail.p_data.eq(params.data),
+                link.r_data.eq(act.r_data[0]),
+                acc.t_w_en.eq(tail.t_w_en),
+                acc.t_w_entry.eq(tail.t_w_entry),
+                acc.t_w_sub.eq(tail.t_w_sub),
+                acc.t_w_data.eq(tail.t_w_data),
+            ]
+
+        # --- Engines ----------------------------------------------------------------------------------------------
+        wiring.connect(m, fetch.o_mul, multiply.i_mul)
+        wiring.connect(m, fetch.o_tail, tail.i)
         m.d.comb += [
+            array.i_act.eq(multiply.o_act),
+            array.i_depthwise.eq(multiply.o_depthwise),
+            array.i_swap.eq(multiply.o_swap),
+            array.i_line_delay.eq(multiply.o_line_delay),
+            acc.a_en.eq(multiply.a_en),
+            acc.a_bank.eq(multiply.a_bank),
+            acc.a_entry.eq(multiply.a_entry),
+            acc.a_init.eq(multiply.a_init),
+            acc.a_psum.eq(array.o_psum),
+            acc.t_bank.eq(tail.t_bank),
+            acc.t_r_en.eq(tail.t_r_en),
+            acc.t_r_entry.eq(tail.t_r_entry),
+            tail.t_r_data.eq(acc.t_r_data),
+            multiply.token_in.eq(tail.post),
+            multiply.bank_free.eq(tail.bank_free),
+            tail.bank_ready.eq(multiply.bank_ready),
+            progress.eq(fetch.moved | (multiply.cause == Cause.MULTIPLY) | tail.t_r_en | external_byte),
+            finished.eq(
+                fetch.done_fetching
+                & ~(fetch.o_load.valid | fetch.o_mul.valid | fetch.o_tail.valid)
+                & multiply.idle
+                & tail.idle
+                & others_idle
+            ),
+        ]
+        return m
+
+    def _tiles(self, m, config, link, fetch, multiply, weights, array, running, clear):
+        """The weight store, and the ring's prefetch; returns what tells that it is idle, and that a byte came."""
+        m.d.comb += [
+            weights.load.eq(multiply.load),
+            weights.tile.eq(multiply.tile),
+            weights.d_en.eq(multiply.d_en),
+            weights.d_tile.eq(multiply.d_tile),
+            multiply.descriptor.eq(weights.descriptor),
+            array.i_load.eq(weights.o_load),
+            array.i_weights.eq(weights.o_weights),
             weights.w_en.eq(link.w_en & (link.w_region == Region.WEIGHT)),
             weights.w_tile.eq(link.w_index),
             weights.w_byte.eq(link.w_byte),
@@ -194,7 +280,7 @@ class Npu(wiring.Component):
                 self.x_w_addr.eq(link.w_index),
                 self.x_w_data.eq(link.w_data),
             ]
-        prefetch_idle, external_byte = 1, 0
+        idle, external_byte = 1, 0
         if config.ring_tiles:
             m.submodules.prefetch = prefetch = Prefetch(config)
             wiring.connect(m, fetch.o_load, prefetch.i)
@@ -213,48 +299,7 @@ class Npu(wiring.Component):
                 prefetch.ring_free.eq(multiply.ring_free),
                 multiply.ring_count.eq(prefetch.ring_count),
             ]
-            prefetch_idle, external_byte = prefetch.idle, self.x_data.valid
+            idle, external_byte = prefetch.idle, self.x_data.valid
         else:
             wiring.connect(m, fetch.o_load, multiply.i_load)
-
-        # --- Engines ----------------------------------------------------------------------------------------------
-        wiring.connect(m, fetch.o_mul, multiply.i_mul)
-        wiring.connect(m, fetch.o_tail, tail.i)
-        m.d.comb += [
-            weights.load.eq(multiply.load),
-            weights.tile.eq(multiply.tile),
-            weights.d_en.eq(multiply.d_en),
-            weights.d_tile.eq(multiply.d_tile),
-            multiply.descriptor.eq(weights.descriptor),
-            array.i_act.eq(multiply.o_act),
-            array.i_depthwise.eq(multiply.o_depthwise),
-            array.i_swap.eq(multiply.o_swap),
-            array.i_line_delay.eq(multiply.o_line_delay),
-            array.i_load.eq(weights.o_load),
-            array.i_weights.eq(weights.o_weights),
-            acc.a_en.eq(multiply.a_en),
-            acc.a_bank.eq(multiply.a_bank),
-            acc.a_entry.eq(multiply.a_entry),
-            acc.a_init.eq(multiply.a_init),
-            acc.a_psum.eq(array.o_psum),
-            acc.t_bank.eq(tail.t_bank),
-            acc.t_r_en.eq(tail.t_r_en),
-            acc.t_r_entry.eq(tail.t_r_entry),
-            tail.t_r_data.eq(acc.t_r_data),
-            acc.t_w_en.eq(tail.t_w_en),
-            acc.t_w_entry.eq(tail.t_w_entry),
-            acc.t_w_sub.eq(tail.t_w_sub),
-            acc.t_w_data.eq(tail.t_w_data),
-            multiply.token_in.eq(tail.post),
-            multiply.bank_free.eq(tail.bank_free),
-            tail.bank_ready.eq(multiply.bank_ready),
-            progress.eq(fetch.moved | (multiply.cause == Cause.MULTIPLY) | tail.t_r_en | external_byte),
-            finished.eq(
-                fetch.done_fetching
-                & ~(fetch.o_load.valid | fetch.o_mul.valid | fetch.o_tail.valid)
-                & multiply.idle
-                & tail.idle
-                & prefetch_idle
-            ),
-        ]
-        return m
+        return idle, external_byte

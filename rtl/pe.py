@@ -32,6 +32,7 @@ class Pe(wiring.Component):
     def __init__(self, config: NpuConfig, row: int = 0):
         self._paired = config.pe == "paired"
         self._bits = psum_bits(config, row)
+        self._held_outside = config.multiplier == "ice40"
         n = 2 if self._paired else 1
         width = 9 if self._paired else 8
         above = signed(psum_bits(config, row - 1) if row else 1)
@@ -61,8 +62,11 @@ class Pe(wiring.Component):
             active = Signal(signed(8), name=f"weight{k}", reset_less=True)
             with m.If(self.i_load[k]):
                 m.d.sync += shadow.eq(self.i_weight[k])
-            with m.If(self.i_swap):
-                m.d.sync += active.eq(shadow)
+            if self._held_outside:
+                m.d.comb += active.eq(shadow)
+            else:
+                with m.If(self.i_swap):
+                    m.d.sync += active.eq(shadow)
             weight.append(active)
 
         act = Signal(signed(8), reset_less=True)

@@ -94,7 +94,7 @@ def predicted_layers(program: Program) -> list[Count]:
 
     def run(pc, end):
         words = program.words if end is None else [*program.words[:end], *isa.encode(isa.END)]
-        timing = predict(program.config, words, program.tiles, pc, program.external)
+        timing = predict(program.config, words, program.tiles, pc, program.external, params=program.params)
         return Count(timing.cycles, timing.causes)
 
     return per_layer(program, run)

@@ -86,6 +86,8 @@ def config_from_registers(registers: dict[Reg, int]) -> NpuConfig:
             cols=shape >> 8 & 0xFF,
             lanes=shape >> 16 & 0xFF,
             pe="paired" if shape >> 24 & 1 else "single",
+            compact=bool(shape >> 25 & 1),
+            act_align=2 if shape >> 25 & 1 else 1,
             act_bytes=1 << (sizes & 0xFF),
             acc_depth=sizes >> 8 & 0xFFF,
             line_depth=sizes >> 20,

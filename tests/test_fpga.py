@@ -21,6 +21,8 @@ ON_CHIP = {
 
 def small(board, **changes):
     """The board with an accelerator of its style that is quick to build."""
+    if board.config.compact:
+        return board
     config = replace(board.config, name="small", line_depth=16, cell_rows=1, **SMALL | changes)
     return replace(board, config=config)
 

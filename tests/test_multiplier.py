@@ -7,11 +7,19 @@ from amaranth.sim import Simulator
 from lepton.rtl.config import MULTIPLIERS, NpuConfig
 from lepton.rtl.multiplier import RowMultiplier
 
-LATENCY = {("generic", "single"): 1, ("generic", "paired"): 2, ("gowin", "single"): 2, ("gowin", "paired"): 2}
+LATENCY = {
+    ("generic", "single"): 1,
+    ("generic", "paired"): 2,
+    ("gowin", "single"): 2,
+    ("gowin", "paired"): 2,
+    ("ice40", "single"): 1,
+}
 
 
-@pytest.mark.parametrize("pe", ["single", "paired"])
-@pytest.mark.parametrize("style", MULTIPLIERS)
+STYLES = [(s, pe) for s in MULTIPLIERS for pe in ("single", "paired") if (s, pe) != ("ice40", "paired")]
+
+
+@pytest.mark.parametrize("style,pe", STYLES)
 def test_products(style, pe):
     count = 5
     dut = RowMultiplier(NpuConfig(multiplier=style, pe=pe), count)
@@ -24,11 +32,17 @@ def test_products(style, pe):
     rows = [pairs[k : k + count] for k in range(0, len(pairs), count)]
     seen = []
 
+    early = 1 if style == "ice40" else 0  # it registers the right operand
+
     async def bench(ctx):
+        ctx.set(dut.i_swap, 1)
+        if early:
+            ctx.set(dut.i_right, [b for _, b in rows[0]])
+            await ctx.tick()
         for t in range(len(rows) + dut.LATENCY):
             row = rows[min(t, len(rows) - 1)]
             ctx.set(dut.i_left, [a for a, _ in row])
-            ctx.set(dut.i_right, [b for _, b in row])
+            ctx.set(dut.i_right, [b for _, b in rows[min(t + early, len(rows) - 1)]])
             if t >= dut.LATENCY:
                 seen.append(list(ctx.get(dut.o_product)))
             await ctx.tick()

@@ -22,7 +22,9 @@ def predicted(session):
     cycles, causes = 0, dict.fromkeys((c.name.lower() for c in Cause), 0)
     for step in program.steps:
         if isinstance(step, NpuStep):
-            timing = predict(session.config, program.words, program.tiles, step.pc, program.external)
+            timing = predict(
+                session.config, program.words, program.tiles, step.pc, program.external, params=program.params
+            )
             cycles += timing.cycles
             for name, count in timing.causes.items():
                 causes[name] += count

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lepton.rtl import isa
+from lepton.rtl import isa, serial_tail
 from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.act_memory import ActMemory
 from lepton.rtl.array import Array
@@ -19,6 +19,8 @@ from lepton.rtl.fetch import Fetch
 from lepton.rtl.isa import Cause, Opcode
 from lepton.rtl.loader import Loader
 from lepton.rtl.multiply import MultiplyEngine
+from lepton.rtl.serial_accumulators import SerialAccumulators
+from lepton.rtl.serial_loader import SerialLoader
 from lepton.rtl.tail import TailEngine
 from lepton.verif.iss import decode_descriptors
 
@@ -48,19 +50,24 @@ class Latencies:
 
     @classmethod
     def of(cls, config: NpuConfig) -> "Latencies":
-        units = [ActMemory(config), Array(config), TailEngine(config)]
         multiply = MultiplyEngine(config)
+        if config.compact:
+            multiply._MustUse__silence = True
+            return cls(multiply.sum_latency, multiply.sum_latency + SerialAccumulators.A_LATENCY, 0)
+        units = [ActMemory(config), Array(config), TailEngine(config)]
         for unit in [*units, multiply]:
             unit._MustUse__silence = True
         return cls(multiply.sum_latency, multiply.sum_latency + Accumulators.A_LATENCY, units[2].DRAIN)
 
 
 class _Run:
-    def __init__(self, config, words, descriptors, pc, external_descriptors, tile_cycles):
+    def __init__(self, config, words, descriptors, pc, external_descriptors, tile_cycles, shifts):
         self.config = config
         self.program = self._decode(words, pc)
         self.descriptors, self.external = descriptors, external_descriptors
         self.tile_cycles = tile_cycles
+        self.shifts = shifts
+        self.engine_free = {q: [0] for q in ("load", "mul", "tail")}  # compact: instruction i is taken from this cycle
         self.lat = Latencies.of(config)
         self.valid = {q: [] for q in ("load", "mul", "tail")}  # instruction at the queue's head from this cycle on
         self.accept = {q: [] for q in ("load", "mul", "tail")}
@@ -94,6 +101,13 @@ class _Run:
             if op is isa.END:
                 break
             q = target[op.opcode]
+            if self.config.compact:
+                while len(self.engine_free[q]) <= len(self.valid[q]):
+                    yield
+                first = max(taken - op.words + 1, self.engine_free[q][len(self.valid[q])])
+                taken = first + op.words - 1
+                self.valid[q].append(first if op is isa.LOAD else taken)
+                continue
             k = len(self.valid[q]) - Fetch.DEPTH
             if k >= 0:
                 while len(self.accept[q]) <= k:
@@ -102,7 +116,24 @@ class _Run:
             self.valid[q].append(taken + 1)
         self.done_fetching = taken + 1
 
+    def serial_loader(self):
+        begin = 0
+        for i, (_, v) in enumerate(self.of(Opcode.LOAD)):
+            while len(self.valid["load"]) <= i:
+                yield
+            self.accept["load"].append(self.valid["load"][i])
+            for tile in range(v["tile"], v["tile"] + v["count"]):
+                while len(self.popped) < len(self.tiles):
+                    yield
+                begin = max([self.valid["load"][i], *self.popped[-1:]]) + 1
+                skip, last = int(self.descriptors["skip"][tile]), int(self.descriptors["last"][tile])
+                self.tiles.append((begin + SerialLoader.WORDS, skip, last))
+            self.engine_free["load"].append(begin + SerialLoader.WORDS)
+
     def loader(self):
+        if self.config.compact:
+            yield from self.serial_loader()
+            return
         d_en = -1
         ring = 0  # when the external stream delivers its next tile
         for i, (_, v) in enumerate(self.of(Opcode.LOAD)):
@@ -197,10 +228,46 @@ class _Run:
                     held = False
                     self.ready.append(end + self.lat.ready)
             self.timing.spans[pc] = (first_issue, end + self.lat.sum)
+            self.engine_free["mul"].append(end + self.lat.sum + 1)
         self.multiply_end = end
         self.multiply_idle = (self.ready[-1] if self.ready else end) + 1
 
+    def serial_tail(self):
+        cfg = self.config
+        taken = 0
+        for i, (pc, v) in enumerate(self.of(Opcode.TAIL)):
+            while len(self.valid["tail"]) <= i:
+                yield
+            accept = self.valid["tail"][i]
+            self.accept["tail"].append(accept)
+            reads = v["width"] * v["height"] * v["window_x"] * v["window_y"]
+            at = accept + 2 + serial_tail.PARAM_CYCLES
+            first = None
+            for c in range(v["channels"]):
+                if c:
+                    at += 0 if v["shared"] else serial_tail.PARAM_CYCLES
+                if v["take"] and c % cfg.cols == 0 and (c == 0 or not v["stack"]):
+                    while len(self.ready) <= taken:
+                        yield
+                    at = max(at + (1 if c and v["shared"] else 0), self.ready[taken] + 1)
+                    taken += 1
+                if first is None:
+                    first = at
+                each = serial_tail.value_cycles(v["pre_shift"], self.shifts[v["param"] + (0 if v["shared"] else c)])
+                last = c == v["channels"] - 1
+                if v["release"] and (last or (not v["stack"] and c % cfg.cols == cfg.cols - 1)):
+                    self.free.append(at + (reads - 1) * each + 1)
+                at += reads * each
+            if v["post"]:
+                self.posts.append(at - 1)
+            self.timing.spans[pc] = (first, at - 1)
+            self.engine_free["tail"].append(at)
+            self.tail_idle = at
+
     def tail(self):
+        if self.config.compact:
+            yield from self.serial_tail()
+            return
         cfg, drain = self.config, self.lat.drain
         done = -1  # last write of the TAIL before
         next_accept = 0
@@ -259,6 +326,7 @@ class _Run:
                 except StopIteration:
                     del processes[name]
             seen = (len(self.tiles), *(len(x) for x in (*self.valid.values(), *self.accept.values())))
+            seen += tuple(len(x) for x in self.engine_free.values())
             seen += (len(self.popped), len(self.ready), len(self.free), len(self.posts), len(processes))
             if seen == state:
                 raise ValueError(f"program waits for ever: {', '.join(processes)} cannot go on")
@@ -274,11 +342,13 @@ def predict(
     external: bytes = b"",
     latency: int = 8,
     interval: int = 1,
+    params: bytes = b"",
 ) -> Timing:
     """Cycles of the program from word `pc` on.
 
     `tiles` and `external` are the images of the weight store and the external memory; only the descriptors
     are looked at.
+    `params` is the image of the parameter memory; only compact configurations look at it, for the shifts.
     External memory answers a burst after `latency` cycles with a byte each `interval`; the result is then a bound.
     """
     size = isa.word_bytes(isa.Region.WEIGHT, config)
@@ -286,7 +356,8 @@ def predict(
     def table(raw):
         return decode_descriptors(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])
 
-    run = _Run(config, words, table(tiles), pc, table(external), latency + 2 + size * interval)
+    shifts = np.frombuffer(params, np.int8)[isa.PARAM_BYTES - 1 :: isa.PARAM_BYTES].tolist()
+    run = _Run(config, words, table(tiles), pc, table(external), latency + 2 + size * interval, shifts)
     timing = run.run()
     end = max(run.done_fetching, run.multiply_idle, run.tail_idle) + 1  # the counter runs in cycle 0 too
     timing.cycles = end

@@ -681,7 +681,9 @@ def _check_cycles(session: Session, where):
     """The cycle model and the RTL's counters agree."""
     program = session.program
     steps = [step for step in program.steps if isinstance(step, NpuStep)]
-    want = sum(predict(program.config, program.words, program.tiles, step.pc).cycles for step in steps)
+    want = sum(
+        predict(program.config, program.words, program.tiles, step.pc, params=program.params).cycles for step in steps
+    )
     got = (session.report or {}).get("cycles") or 0
     if got != want:
         raise Mismatch(f"{where}: {got} cycles differ from the cycle model's {want}")

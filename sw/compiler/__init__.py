@@ -37,4 +37,14 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
         compiler = Compiler(model, config, frozenset(chosen))
         program = compiler.compile()
     compiler.check_fit()
+    if config.act_align > 1:
+        odd = compiler.odd_sources()
+        if odd:
+            compiler = Compiler(model, config, odd=odd)
+            program = compiler.compile()
+            if compiler.odd_sources():
+                raise CompileError(
+                    f"{model.name}: a tensor is read from even and odd addresses, configuration {config.name!r} reads "
+                    f"only even ones (act_align=2): use a configuration without compact"
+                )
     return program

@@ -30,8 +30,16 @@ KERNELS = {
 class Compiler(Emitter):
     """Compiles one model for one configuration."""
 
-    def __init__(self, model: Model, config: NpuConfig, external: frozenset[int] = frozenset()):
+    def __init__(
+        self,
+        model: Model,
+        config: NpuConfig,
+        external: frozenset[int] = frozenset(),
+        odd: frozenset[int] = frozenset(),
+    ):
+        """`odd`: tensors placed at odd addresses, when the configuration's reads are aligned."""
         super().__init__(model, config, external)
+        self.odd = odd
         self.why_host = {op.index: self.supports(op) for op in model.operators}
         self.consumers: dict[int, list[int]] = {}
         """Operators that read a tensor; -1 for the host, which reads the outputs."""
@@ -56,6 +64,8 @@ class Compiler(Emitter):
             reason = self.limit_of_map(op)
             if reason is not None:
                 return reason
+        if self.config.compact and op.op in (*BINARY, *TABLES):
+            return "a compact configuration has neither a second operand nor a table"
         if op.op in convolution.OPERATORS:
             return None
         if op.op in BINARY:
@@ -142,7 +152,8 @@ class Compiler(Emitter):
             result = group[-1].outputs[0]
             if op.op not in TABLES and self.single_use(result):
                 following = ops[self.consumers[result][0]]
-                if following.op in golden.UNARY and following.index not in done:
+                supported = self.why_host[following.index] is None
+                if following.op in golden.UNARY and supported and following.index not in done:
                     done.add(following.index)
                     group.append(following)
             layers.append(("npu", group))
@@ -183,6 +194,7 @@ class Compiler(Emitter):
                 t = alias[t]
             return t
 
+        self.root = root
         end = len(layers)
         for t in self.model.inputs:
             born[t], sizes[t] = -1, self.tensor(t).size
@@ -205,7 +217,9 @@ class Compiler(Emitter):
         for t in self.model.outputs:
             dies[root(t)] = end
         lives = {t: (born[t], dies.get(t, born[t])) for t in born}
-        addresses = place_tensors(sizes, lives, self.config.act_bytes)
+        align = self.config.act_align
+        room = {t: -(-(size + (t in self.odd)) // align) * align for t, size in sizes.items()}
+        addresses = {t: a + (t in self.odd) for t, a in place_tensors(room, lives, self.config.act_bytes).items()}
         for t, address in addresses.items():
             self.program.places[t] = Place(address, sizes[t], stacks.get(t))
         for t in alias:
@@ -305,6 +319,45 @@ class Compiler(Emitter):
             at += kind.words
         bit, _ = op.offset(name)
         self.program.words[found + bit // 64] |= 1 << bit % 64
+
+    def odd_sources(self) -> frozenset[int]:
+        """Tensors that are read from odd addresses, in steps that are even.
+
+        Raises CompileError where a layer's reads cannot all be even, wherever its input lies.
+        """
+        program, size = self.program, isa.word_bytes(isa.Region.WEIGHT, self.config)
+        tiles, found = [], set()
+        descriptors = [int.from_bytes(raw[: isa.DESCRIPTOR_BYTES], "little") for raw in self.tile_words]
+        last_bit = isa.DESCRIPTOR_BYTES * 8 - 1
+        assert all(len(raw) == size for raw in self.tile_words)
+        for layer in program.layers:
+            at = layer.first_word
+            parities = set()
+            while at < layer.end_word:
+                op, v = isa.decode(program.words, at)
+                at += op.words
+                if op is isa.LOAD:
+                    tiles += descriptors[v["tile"] : v["tile"] + v["count"]]
+                if op is not isa.MUL:
+                    continue
+                steps = [v["x_step"]] * (v["width"] > 1) + [v["row_step"]] * (v["height"] > 1 or v["depthwise"])
+                if any(step & 1 for step in steps):
+                    parities |= {0, 1}
+                for group in range(v["groups"]):
+                    while True:
+                        tile = tiles.pop(0)
+                        parities.add((v["address"] + group * v["group_step"] + tile) & 1)
+                        if tile >> last_bit:
+                            break
+            if len(parities) > 1:
+                raise CompileError(
+                    f"{self.model.name}: layer {layer.name} reads activations at odd addresses, configuration "
+                    f"{self.config.name!r} reads only even ones (act_align=2): use channels in even numbers, or a "
+                    f"configuration without compact"
+                )
+            if parities == {1}:
+                found.add(self.root(self.model.operators[layer.operators[0]].inputs[0]))
+        return frozenset(found)
 
     def check_fit(self):
         cfg = self.config

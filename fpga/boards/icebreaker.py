@@ -1,0 +1,21 @@
+"""iCEBreaker with the iCE40UP5K: 5,280 cells, 8 multipliers, 30 block RAMs, 4 SPRAMs."""
+
+from dataclasses import replace
+
+from amaranth_boards.icebreaker import ICEBreakerPlatform
+
+from lepton.fpga.board import Board
+from lepton.fpga.pll import Ice40Pll
+from lepton.rtl.config import UP5K
+
+BOARD = Board(
+    name="icebreaker",
+    title="1BitSquared iCEBreaker, iCE40UP5K",
+    family="ice40",
+    config=replace(UP5K, name="icebreaker"),
+    mhz=18,
+    platform=ICEBreakerPlatform,
+    pll=Ice40Pll,
+    bounds={"lut": (3300, 4000), "ff": (1900, 2500), "multiplier": (8, 8), "bram": (24, 30), "spram": (4, 4)},
+    loader="ice40_generic",
+)
