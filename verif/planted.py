@@ -87,8 +87,8 @@ BUGS = [
         block="controller",
         what="the first byte behind a row's end is not replaced by the zero point",
         file="rtl/multiply.py",
-        before="(at_room > j)",
-        after="(at_room >= j)",
+        before="(at_room[:low_bits] > j)",
+        after="(at_room[:low_bits] >= j)",
         tests="test_multiply.py",
     ),
     Bug(
