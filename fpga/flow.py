@@ -107,8 +107,9 @@ FAMILIES = {
             "spram": ("ICESTORM_SPRAM",),
         },
         bitstream="top.bin",
-        # What the attribute `no_rw_check` says of all memories, and memory_libmap does not read.
-        before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2\n",
+        # What the attribute `no_rw_check` says of all memories, and memory_libmap does not read; a memory read at the
+        # falling edge has no collisions, and yosys dies on the parameter.
+        before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_POLARITY=1 %i\n",
     ),
 }
 
