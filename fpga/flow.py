@@ -29,6 +29,8 @@ class Family:
     """Yosys command."""
     place: str
     """Place and route."""
+    options: tuple[str, ...]
+    """Its options for all boards."""
     pack: tuple[str, ...]
     """Bitstream packers."""
     cells: dict[str, dict[str, int]]
@@ -50,6 +52,7 @@ FAMILIES = {
     "ecp5": Family(
         synth="synth_ecp5",
         place="nextpnr-ecp5",
+        options=("--router", "router2"),  # the other one takes hours where it is full
         pack=("ecppack",),
         cells={
             "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
@@ -68,6 +71,7 @@ FAMILIES = {
     "gowin": Family(
         synth="synth_gowin -family gw2a",
         place="nextpnr-himbaechel-gowin",
+        options=(),
         pack=("gowin-pack",),
         cells={
             "lut": {**{f"LUT{n}": 1 for n in range(1, 5)}, "ALU": 1, "RAM16SDP4": 8},
@@ -92,6 +96,7 @@ FAMILIES = {
     "ice40": Family(
         synth="synth_ice40 -device u -noabc9",  # ABC9 takes more cells here
         place="nextpnr-ice40",
+        options=(),
         pack=("icepack",),
         cells={
             "lut": {"SB_LUT4": 1},
@@ -143,7 +148,7 @@ def make_plan(board: Board) -> Plan:
 
     os.environ.setdefault("OPENFPGALOADER", "openFPGALoader")  # a platform asks for it though nothing is loaded
     family = FAMILIES[board.family]
-    plan = board.platform().prepare(Shell(board), "top", nextpnr_opts=" ".join(board.place))
+    plan = board.platform().prepare(Shell(board), "top", nextpnr_opts=" ".join((*family.options, *board.place)))
     files = {n: d.encode() if isinstance(d, str) else d for n, d in plan.files.items()}
     # One name a wire: ABC9 dies more often on more. The pass that gives cells names, a third of the time, is left out.
     script = (
