@@ -9,7 +9,7 @@ from .config import NpuConfig
 from .loader import layout_of
 
 TAIL_LAYOUT = layout_of(isa.TAIL.fields)
-DIGIT = 4
+DIGIT = 2
 """Bits of the multiplier used in a cycle."""
 PARAM_WORDS = 5
 """16-bit words of a parameter entry."""
