@@ -116,6 +116,26 @@ FAMILIES = {
         # falling edge has no collisions, and yosys dies on the parameter.
         before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_POLARITY=1 %i\n",
     ),
+    "nexus": Family(
+        synth="synth_nexus",
+        place="nextpnr-nexus",
+        options=(),
+        pack=("prjoxide",),
+        cells={
+            "lut": {"LUT4": 1, "WIDEFN9": 2, "CCU2": 2, "DPR16X4": 6},
+            "ff": {f"FD1P3{kind}": 1 for kind in ("BX", "DX", "IX", "JX")},
+            "multiplier": {"MULT9X9": 1, "MULT18X18": 2, "MULT18X36": 4, "MULT36X36": 8},
+            "bram": {"DP16K": 1, "PDP16K": 1, "PDPSC16K": 1},
+        },
+        used={
+            "lut": ("OXIDE_COMB",),
+            "ff": ("OXIDE_FF",),
+            "multiplier": ("MULT9_CORE",),
+            "bram": ("OXIDE_EBR",),
+        },
+        bitstream="top.bit",
+        before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2\n",
+    ),
 }
 
 

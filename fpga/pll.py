@@ -182,3 +182,31 @@ class Ice40Pll(wiring.Component):
             o_LOCK=self.locked,
         )
         return m
+
+
+class NexusOscillator(wiring.Component):
+    """OSCA, the oscillator in the part: a whole fraction of 450 MHz (`reference`), within 15 %.
+
+    Members: ``o`` Out(1): clock of ``frequency`` Hz, the nearest to `hz` that there is · ``locked`` Out(1): constant 1.
+    Raises PllError when the frequency is more than 1 % away.
+    """
+
+    FROM_PIN = False
+
+    o: Out(1)
+    locked: Out(1)
+
+    def __init__(self, reference: float, hz: float):
+        self._div = max(1, min(256, round(reference / hz)))
+        self.frequency = reference / self._div
+        if abs(self.frequency - hz) > 0.01 * hz:
+            raise PllError(f"no divisor makes {hz / 1e6:g} MHz of {reference / 1e6:g} MHz")
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.oscillator = Instance(
+            "OSCA", p_HF_CLK_DIV=str(self._div - 1), i_HFOUTEN=Const(1), i_HFSDSCEN=Const(0), o_HFCLKOUT=self.o
+        )
+        m.d.comb += self.locked.eq(1)
+        return m

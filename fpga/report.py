@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lepton.rtl.config import NpuConfig
 
+from .board import Board, board_names, get_board
 from .flow import FlowError
 
 RESULTS = Path("docs/fpga.json")  # rows of all boards, kept in the repository
@@ -12,10 +13,10 @@ PAGE = Path("docs/fpga.md")
 BUILDS = Path("build/fpga")
 ORDER = ("IC", "KWS", "VWW", "AD")
 PEERS = (  # system, MHz, milliseconds an inference: IC, KWS, VWW, AD
-    ("GAP9 (NE16), chip", 240, (0.949, 0.73, 1.73, 0.27)),
-    ("Syntiant NDP120, chip", 98.7, (5.12, 1.48, 4.10, None)),
-    ("fpgaConvNet, ZC706", 187, (0.147, None, 0.72, None)),
-    ("fpgaConvNet, ZedBoard", 143, (0.411, 0.324, 9.49, None)),
+    ("GAP9 (NE16), chip", "240", (0.949, 0.73, 1.73, 0.27)),
+    ("Syntiant NDP120, chip", "98.7", (5.12, 1.48, 4.10, None)),
+    ("fpgaConvNet, ZC706", "187 to 200", (0.147, None, 0.72, None)),
+    ("fpgaConvNet, ZedBoard", "111 to 143", (0.411, 0.324, 9.49, None)),
 )
 
 HEAD = """\
@@ -24,52 +25,87 @@ HEAD = """\
 Written by `make fpga-report` from the builds in `build/fpga` and the rows of earlier builds in `docs/fpga.json`.
 How to build and add a board: [boards.md](boards.md).
 
-MHz reached is what place and route reports after routing for the slowest path of the accelerator's clock, at the
-seed named; asked is the clock the PLL makes. The open tools' timing models are not the vendors': a caveat stands
-where that matters. Nobody has measured these on a board yet. Time is from sources to bitstream.
+MHz is what place and route reports after routing for the slowest path of the accelerator's clock, at the seed named;
+asked is the clock the board gets. The open tools' timing models are not the vendors': a caveat stands where that
+matters. Nobody has measured these on a board yet. Time is from sources to bitstream, on one core. A multiplier is the
+family's: 18x18 bits (ECP5), 16x16 (iCE40), 9x9 (Gowin, Nexus). Where place and route has not met the clock yet, the
+row has what synthesis counted.
 """
 SPEED = """
 ## Inferences per second
 
-The clock asked over the cycles of an inference, without the transfer of input and output. The cycles are the cycle
-model's, which the tests assert equal to the RTL's counters. The others are MLPerf Tiny's results: 1 / time.
+The clock asked over the cycles of an inference, without the transfer of input and output. `make fpga-report` measures
+the cycles on the RTL of the board's configuration (Verilator, counter CYCLES, one inference, output compared with the
+golden model) when they are not yet in `docs/fpga.json`. In brackets: a board whose clock is not proven. The others are
+MLPerf Tiny's official results (closed division), 1 / time; fpgaConvNet quotes throughput of a stream of inputs.
 """
 
 
 def cycles_of(config: NpuConfig, path: Path) -> int | str:
-    """Cycles of one inference on the accelerator by the cycle model, or why the model does not run.
+    """Cycles of one inference on the accelerator, measured on the RTL, or why the model does not run.
 
-    The model is exact with weights on the chip; with external weights it is a bound.
+    Raises FlowError when the RTL's output is not the golden model's.
     """
-    from lepton.sw.compiler import CompileError, NpuStep, compile_model
-    from lepton.sw.model import load_model
-    from lepton.verif.cycles import predict
+    import numpy as np
 
+    from lepton.sw.bench import example_input
+    from lepton.sw.compiler import CompileError
+    from lepton.sw.session import Session
+    from lepton.verif import golden
+
+    session = Session(path, config, "rtl")
     try:
-        program = compile_model(load_model(path), config)
+        external = len(session.program.external)
     except CompileError as error:
         return str(error).partition(": ")[2]
-    if len(program.external) > config.external_bytes:
-        return f"{len(program.external):,} bytes of weights do not fit"
-    return sum(
-        predict(config, program.words, program.tiles, step.pc, program.external).cycles
-        for step in program.steps
-        if isinstance(step, NpuStep)
-    )
+    if external > config.external_bytes:
+        return f"{external:,} bytes of weights do not fit"
+    x = example_input(session, path)
+    if not np.array_equal(session.run(x)[0], golden.run(session.model, x)[0]):
+        raise FlowError(f"{path.stem} on {config.name}: the RTL's output differs from the golden model's")
+    return session.report["cycles"]
 
 
-def collect(builds: Path = BUILDS, results: Path = RESULTS) -> dict:
-    """Rows by board: the kept ones, and in their place those of builds that are here, with the models' cycles."""
+def synthesized(board: Board, builds: Path) -> dict:
+    """The row of a board that place and route has not finished: `area` None if it was not synthesized either."""
+    path = builds / board.name / "area.json"
+    return {
+        "board": board.name,
+        "title": board.title,
+        "config": board.config.to_dict(),
+        "asked": board.mhz,
+        "caveat": board.caveat,
+        "area": json.loads(path.read_text()) if path.exists() else None,
+    }
+
+
+def collect(boards: list[Board], builds: Path = BUILDS, results: Path = RESULTS, measure=cycles_of) -> dict:
+    """Rows by board. In this order: the build that is here; the kept row, if it is of the board's configuration and
+    clock; what synthesis counted. Cycles are kept while the configuration is the same."""
     from lepton.sw.bench import MODELS, shared_models
 
-    rows = json.loads(results.read_text()) if results.exists() else {}
-    for path in sorted(builds.glob("*/result.json")):
-        row = json.loads(path.read_text())
-        config = NpuConfig.from_dict(row["config"])
-        row["cycles"] = {MODELS[p.stem]: cycles_of(config, p) for p in shared_models()}
-        row.pop("bitstream", None)
-        rows[row["board"]] = row
-    return dict(sorted(rows.items()))
+    kept = json.loads(results.read_text()) if results.exists() else {}
+    rows = {}
+    for board in boards:
+        old = kept.get(board.name, {})
+        if (old.get("config"), old.get("asked")) != (board.config.to_dict(), board.mhz):
+            old = {}
+        path = builds / board.name / "result.json"
+        if path.exists():
+            row = json.loads(path.read_text())
+            row.pop("bitstream", None)
+        elif "used" in old:
+            row = old
+        else:
+            row = synthesized(board, builds)
+            row["area"] = row["area"] or old.get("area")
+        config = row["config"]
+        before = kept.get(board.name, {})
+        row["cycles"] = before.get("cycles") if before.get("config") == config else None
+        if row["cycles"] is None:
+            row["cycles"] = {MODELS[p.stem]: measure(NpuConfig.from_dict(config), p) for p in shared_models()}
+        rows[board.name] = row
+    return rows
 
 
 def page(rows: dict) -> str:
@@ -81,6 +117,8 @@ def page(rows: dict) -> str:
     ]
 
     def of(row, kind):
+        if "used" not in row:
+            return f"{row['area'][kind]:,}" if row["area"] and kind in row["area"] else "-"
         if kind not in row["used"]:
             return "-"
         used, there = row["used"][kind]
@@ -91,8 +129,11 @@ def page(rows: dict) -> str:
         array = f"{config.rows}x{config.cols}{' paired' if config.pe == 'paired' else ''}"
         cells = [name, row["title"], array, str(config.macs_per_cycle)]
         cells += [of(row, kind) for kind in ("lut", "ff", "multiplier", "bram")]
-        minutes = f"{row['seconds'] // 60}:{row['seconds'] % 60:02} min"
-        cells += [f"{row['mhz']:.1f} ({row['asked']:g})", str(row["seed"]), minutes]
+        if "used" in row:
+            minutes = f"{row['seconds'] // 60}:{row['seconds'] % 60:02} min"
+            cells += [f"{row['mhz']:.1f} ({row['asked']:g})", str(row["seed"]), minutes]
+        else:
+            cells += [f"{'synthesized only' if row['area'] else 'not built'} ({row['asked']:g})", "-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {name}: {row['caveat']}" for name, row in rows.items() if row["caveat"])]
     lines += [
@@ -106,23 +147,22 @@ def page(rows: dict) -> str:
         for model in ORDER:
             cycles = row["cycles"][model]
             if isinstance(cycles, int):
-                cells.append(f"{row['asked'] * 1e6 / cycles:,.0f} ({cycles:,} cycles)")
+                rate = f"{row['asked'] * 1e6 / cycles:,.0f} ({cycles:,} cycles)"
+                cells.append(rate if "used" in row else f"[{rate}]")
             else:
                 cells.append("-")
                 notes.append(f"- {model} on {name}: {cycles}.")
         lines.append(f"| **{name}** | {row['asked']:g} | {' | '.join(cells)} |")
     for system, mhz, times in PEERS:
         cells = ["-" if ms is None else f"{1000 / ms:,.0f}" for ms in times]
-        lines.append(f"| {system} | {mhz:g} | {' | '.join(cells)} |")
+        lines.append(f"| {system} | {mhz} | {' | '.join(cells)} |")
     if notes:
         lines += ["", "What does not run:", "", *notes]
     return "\n".join(lines) + "\n"
 
 
 def command_report(args) -> int:
-    rows = collect()
-    if not rows:
-        raise FlowError("no results: build a board first (make fpga BOARD=...)")
+    rows = collect([get_board(name) for name in board_names()])
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
     PAGE.write_text(page(rows))
     print(f"{PAGE}: {', '.join(rows)}")

@@ -19,10 +19,12 @@ class Shell(Elaboratable):
         m = Module()
         board = self._board
 
-        clock_pin = platform.request(platform.default_clk, dir="-")
         m.submodules.pll = pll = board.pll(platform.default_clk_frequency, board.mhz * 1e6)
         m.domains.sync = ClockDomain()
-        if pll.FROM_PIN:
+        clock_pin = platform.request(platform.default_clk, dir="-") if hasattr(pll, "i") else None
+        if clock_pin is None:
+            pass  # an oscillator in the part
+        elif pll.FROM_PIN:
             pll.i = clock_pin.io
         else:
             m.submodules.clock_pin = clock_buffer = io.Buffer("i", clock_pin)

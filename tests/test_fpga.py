@@ -1,12 +1,14 @@
 """Boards and the flow, short of place and route."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from lepton.fpga import flow
+from lepton.fpga import flow, report
 from lepton.fpga.board import BoardError, board_names, get_board
 from lepton.fpga.pll import Ecp5Pll, GowinPll, PllError
+from lepton.rtl.config import UP5K
 from lepton.sw.cli import main
 from lepton.sw.compiler import compile_model
 from lepton.sw.model import load_model
@@ -108,3 +110,64 @@ def test_tool_fails(tmp_path):
     (tmp_path / "bad.ys").write_text("no_such_command\n")
     with pytest.raises(flow.FlowError, match="yosys: ERROR: No such command: no_such_command"):
         flow.synthesize("bad.ys", tmp_path)
+
+
+def test_report(tmp_path, shared):
+    """A board that is built, one that is synthesized, one that is neither: each has its row. What was measured is kept
+    while the configuration is the same, a result while the clock is, too."""
+    boards = [get_board(name) for name in ("icebreaker", "ulx3s-25f", "ulx3s-85f")]
+    measured = []
+
+    def measure(config, path):
+        measured.append((config.name, path.stem))
+        return "it is too big" if path.stem == "ad01_int8" else 1_000_000
+
+    def collect():
+        rows = report.collect(boards, tmp_path / "build", tmp_path / "fpga.json", measure)
+        (tmp_path / "fpga.json").write_text(json.dumps(rows))
+        return rows
+
+    for board, name, data in (
+        (boards[1], "area.json", {"lut": 20_123, "ff": 1, "multiplier": 2, "bram": 3}),
+        (
+            boards[2],
+            "result.json",
+            {
+                "board": "ulx3s-85f",
+                "title": "its title",
+                "config": boards[2].config.to_dict(),
+                "asked": 70,
+                "mhz": 81.25,
+            }
+            | {"used": {"lut": [60_456, 83_640]}, "seed": 4, "seconds": 125, "bitstream": "x", "caveat": "be careful"},
+        ),
+    ):
+        (tmp_path / "build" / board.name).mkdir(parents=True)
+        (tmp_path / "build" / board.name / name).write_text(json.dumps(data))
+    page = report.page(collect())
+    assert "| 16 | - | - | - | - | not built (18) | - | - |" in page
+    assert "| 64 | 20,123 | 1 | 2 | 3 | synthesized only (50) | - | - |" in page
+    assert (
+        "| ulx3s-85f | its title | 18x16 paired | 288 | 60,456 / 83,640 | - | - | - | 81.2 (70) | 4 | 2:05 min |"
+        in page
+    )
+    assert "- ulx3s-85f: be careful" in page and "- AD on icebreaker: it is too big." in page
+    assert page.count(" 70 (1,000,000 cycles) |") == 3 and page.count(" [50 (1,000,000 cycles)] |") == 3
+    assert "| GAP9 (NE16), chip | 240 | 1,054 | 1,370 | 578 | 3,704 |" in page
+    assert "| Syntiant NDP120, chip | 98.7 | 195 | 676 | 244 | - |" in page and "fpgaConvNet, ZC706" in page
+    assert len(measured) == 12
+
+    (tmp_path / "build" / "ulx3s-85f" / "result.json").unlink()
+    assert report.page(collect()) == page and len(measured) == 12
+    boards[2] = replace(boards[2], mhz=100)  # the build that was kept is not of this board
+    rows = collect()
+    assert rows["ulx3s-85f"]["area"] is None and len(measured) == 12
+    boards[0] = replace(boards[0], config=replace(boards[0].config, acc_depth=64))
+    collect()
+    assert len(measured) == 16
+
+
+def test_cycles_are_measured(shared):
+    """On the RTL; a model that does not run has its reason."""
+    assert report.cycles_of(UP5K, shared / "models" / "ad01_int8.tflite").startswith("weights need")
+    assert report.cycles_of(UP5K, shared / "zoo" / "fc_100_37.tflite") > 300

@@ -22,7 +22,7 @@ def expected_timing(reference, instructions, accepted, banks):
     for (_, f), accept in zip(instructions, accepted):
         assert accept > done
         count = f["width"] * f["height"] * f["window_x"] * f["window_y"]
-        at = accept + PARAM_CYCLES + 2
+        at, each = accept + PARAM_CYCLES + 2, 0
         for k in range(f["channels"]):
             first, last = k % CONFIG.cols == 0, k == f["channels"] - 1
             takes = f["take"] and (k == 0 or first and not f["stack"])
