@@ -7,7 +7,7 @@ import pytest
 
 from lepton.fpga import flow, report
 from lepton.fpga.board import BoardError, board_names, get_board
-from lepton.fpga.pll import Ecp5Pll, GowinPll, PllError
+from lepton.fpga.pll import Ecp5Pll, GowinPll, NexusOscillator, PllError
 from lepton.rtl.config import UP5K
 from lepton.sw.cli import main
 from lepton.sw.compiler import compile_model
@@ -69,6 +69,12 @@ def test_gowin_pll():
     assert abs(GowinPll(27e6, 50e6).frequency - 50e6) < 0.5e6
     with pytest.raises(PllError, match="no PLL setting makes 2 MHz of 27 MHz"):
         GowinPll(27e6, 2e6)
+
+
+def test_nexus_oscillator():
+    assert NexusOscillator(450e6, 50e6).frequency == 50e6
+    with pytest.raises(PllError, match="no divisor makes 130 MHz of 450 MHz"):
+        NexusOscillator(450e6, 130e6)
 
 
 def test_ecp5_pll_out_of_range():
