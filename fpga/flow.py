@@ -47,6 +47,8 @@ class Family:
     """Yosys commands on the design as it is read."""
 
 
+_NO_COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2"
+"""What the attribute `no_rw_check` says of all memories, and memory_libmap does not read."""
 _ICE40_RESETS = ("SR", "R", "SS", "S", "ESR", "ER", "ESS", "ES")
 FAMILIES = {
     "ecp5": Family(
@@ -67,6 +69,7 @@ FAMILIES = {
             "bram": ("DP16KD",),
         },
         bitstream="top.bit",
+        before=_NO_COLLISIONS + "\n",
     ),
     "gowin": Family(
         synth="synth_gowin -family gw2a",
@@ -90,8 +93,7 @@ FAMILIES = {
         until="map_cells",
         rest="techmap -map +/gowin/cells_map.v\nopt_lut_ins -tech gowin\n"
         "hilomap -singleton -hicell VCC V -locell GND G\nclean\n",
-        # What the attribute `no_rw_check` says of all memories, and memory_libmap does not read.
-        before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2\n",
+        before=_NO_COLLISIONS + "\n",
     ),
     "ice40": Family(
         synth="synth_ice40 -device u -noabc9",  # ABC9 takes more cells here
@@ -112,9 +114,8 @@ FAMILIES = {
             "spram": ("ICESTORM_SPRAM",),
         },
         bitstream="top.bin",
-        # What the attribute `no_rw_check` says of all memories, and memory_libmap does not read; a memory read at the
-        # falling edge has no collisions, and yosys dies on the parameter.
-        before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_POLARITY=1 %i\n",
+        # A memory read at the falling edge has no collisions, and yosys dies on the parameter.
+        before=_NO_COLLISIONS + " r:CLK_POLARITY=1 %i\n",
     ),
     "nexus": Family(
         synth="synth_nexus",

@@ -6,12 +6,14 @@ from lepton.fpga.board import Board
 from lepton.fpga.pll import Ecp5Pll
 from lepton.rtl.config import NpuConfig
 
-# The requantizers take 16 of the 28 multipliers, the array's first row 8; its other rows are made of look-up tables.
+# The requantizers take 8 of the 28 multipliers, two of the array's four rows of paired PEs 16; the other two are made
+# of look-up tables. Four lanes fit too, but do not reach the clock.
 CONFIG = NpuConfig(
     "ulx3s-25f",
     rows=8,
     cols=8,
-    lanes=4,
+    lanes=2,
+    pe="paired",
     act_bytes=16384,
     weight_tiles=512,
     params=1024,
@@ -19,7 +21,7 @@ CONFIG = NpuConfig(
     acc_depth=256,
     line_depth=64,
     multiplier="ecp5",
-    cell_rows=1,
+    cell_rows=2,
     lutram="line",
 )
 
@@ -31,7 +33,7 @@ BOARD = Board(
     mhz=50,
     platform=ULX3S_25F_Platform,
     pll=Ecp5Pll,
-    bounds={"lut": (18_500, 22_500), "ff": (15_500, 19_500), "multiplier": (24, 24), "bram": (48, 54)},
+    bounds={"lut": (12_600, 14_600), "ff": (10_400, 12_000), "multiplier": (26, 26), "bram": (50, 50)},
     leds=8,
     loader="ulx3s",
     reset=("button_fire", 0),
