@@ -11,7 +11,9 @@ from functools import partial
 import numpy as np
 import pytest
 import serial
+from test_link import DeviceModel
 
+from lepton.rtl import isa
 from lepton.rtl.config import NpuConfig
 from lepton.sw import cli, serial_port
 from lepton.sw.link import Device, LinkError
@@ -212,6 +214,41 @@ def test_a_wrong_bitstream(answer, tmp_path, capsys):
     assert "lepton fpga program BOARD" in error and error.count("\n") == 1
     assert time.monotonic() - begin < 15 and not (tmp_path / "y.npy").exists()
     board.close()
+
+
+def test_the_bitstream_of_another_version(tmp_path, capsys):
+    model = DeviceModel(CONFIG)
+    model.registers[isa.Reg.VERSION] = isa.VERSION + 1
+    board = PtyBoard(Other(model.feed))
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 8, 1), np.int8))
+    arguments = ["run", str(DIGITS), "--input", str(tmp_path / "x.npy"), "--output", str(tmp_path / "y.npy")]
+    assert cli.main([*arguments, "--backend", f"serial:{board.port}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{board.port}: device has interface version {isa.VERSION + 1}, this software speaks {isa.VERSION}" in error
+    assert error.count("\n") == 1 and not (tmp_path / "y.npy").exists()
+    board.close()
+
+
+def test_another_board_at_the_port(board, port):
+    """A session runs on the board it was opened for, before and after another one answered in its place."""
+    model = small_model()
+    x = np.random.default_rng(3).integers(-128, 128, (1, 6, 6, 3), np.int8)
+    session = Session(model, backend=f"serial:{port}")
+    assert np.array_equal(session.run(x), golden.run(model, x))
+    other = PtyBoard(Other(DeviceModel(replace(CONFIG, cols=8)).feed))
+    os.remove(port)
+    board.unplug()
+    os.symlink(other.port, port)
+    with pytest.raises(LinkError, match="link lost during .*; reconnect and load again"):
+        session.run(x)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="the board has cols=8, not the configuration"):
+            session.run(x)
+    os.remove(port)
+    os.symlink(board.plug(), port)
+    assert np.array_equal(session.run(x), golden.run(model, x))
+    session.close()
+    other.close()
 
 
 def test_ports_that_cannot_be_opened(board, tmp_path, monkeypatch):
