@@ -185,7 +185,7 @@ class Ice40Pll(wiring.Component):
 
 
 class NexusOscillator(wiring.Component):
-    """OSCA, the oscillator in the part: a whole fraction of 450 MHz (`reference`), within 15 %.
+    """OSCA, the oscillator in the part: a whole fraction of 450 MHz (`reference`), several percent off.
 
     Members: ``o`` Out(1): clock of ``frequency`` Hz, the nearest to `hz` that there is · ``locked`` Out(1): constant 1.
     Raises PllError when the frequency is more than 1 % away.
