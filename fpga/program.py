@@ -32,8 +32,6 @@ def program(name: str, loader: str, folder: Path, flash: bool = False) -> Path:
         result = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:
         raise ProgramError(f"{name}: no bitstream in {folder}: make fpga BOARD={name}") from None
-    if not result["bitstream"]:
-        raise ProgramError(f"{name}: this board is for place and route only, it has no bitstream")
     bitstream = folder / Path(result["bitstream"]).name
     if not bitstream.exists():
         raise ProgramError(f"{name}: {bitstream} is gone: make fpga BOARD={name}")
@@ -66,6 +64,8 @@ def command_program(args) -> int:
     from .board import get_board
 
     board = get_board(args.board)
+    if not board.bitstream:
+        raise ProgramError(f"{board.name}: this board is for place and route only, it has no bitstream")
     if not board.loader:
         raise ProgramError(f"{board.name}: openFPGALoader does not know this board")
     print(f"{program(board.name, board.loader, Path('build/fpga') / board.name, args.flash)}: in {board.title}")

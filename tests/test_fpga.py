@@ -15,6 +15,8 @@ from lepton.sw.model import load_model
 
 SMALL = dict(rows=4, cols=2, lanes=1, act_bytes=256, weight_tiles=16, params=16, program_words=64, acc_depth=16)
 ON_CHIP = {
+    "icebreaker": ["kws_ref_model"],
+    "lifcl-evn": ["kws_ref_model"],
     "tang-nano-20k": ["kws_ref_model"],
     "ulx3s-25f": ["kws_ref_model"],
     "ulx3s-85f": ["ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8"],

@@ -7,6 +7,7 @@ import pytest
 
 from lepton.fpga import program as module
 from lepton.fpga.program import ProgramError, program
+from lepton.sw.cli import main
 
 SAID = {
     "error while loading shared libraries: libusb-1.0.so.0: cannot open shared object file": "apt install libusb-1.0-0",
@@ -60,12 +61,15 @@ def test_without_a_bitstream(loader, built):
     (built / "top.bit").unlink()
     with pytest.raises(ProgramError, match="top.bit is gone: make fpga BOARD=some-board"):
         program("some-board", "known", built)
-    (built / "result.json").write_text('{"bitstream": null}')
-    with pytest.raises(ProgramError, match="place and route only"):
-        program("some-board", "known", built)
     with pytest.raises(ProgramError, match="no bitstream in .*: make fpga BOARD=some-board"):
         program("some-board", "known", built / "elsewhere")
     assert not (loader / "arguments").exists()
+
+
+def test_a_board_without_bitstreams(capsys):
+    assert main(["fpga", "program", "lifcl-evn"]) == 2
+    error = "lepton: error: lifcl-evn: this board is for place and route only, it has no bitstream\n"
+    assert capsys.readouterr().err == error
 
 
 def test_without_the_package(monkeypatch, built):
