@@ -24,6 +24,8 @@ def test_products(style, pe):
     count = 5
     dut = RowMultiplier(NpuConfig(multiplier=style, pe=pe), count)
     assert dut.LATENCY == LATENCY.get((style, pe), 3)
+    width = 9 if pe == "paired" else 8
+    assert [len(p) for p in (dut.i_left[0], dut.i_right[0], dut.o_product[0])] == [width, width, 2 * width]
     low, high = (-256, 254) if pe == "paired" else (-128, 127)
     rng = np.random.default_rng(7)
     corners = [low, low + 1, -1, 0, 1, high - 1, high]

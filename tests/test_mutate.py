@@ -101,6 +101,25 @@ def test_score_counts_what_is_not_equivalent():
     assert group["survivors"] == [{"id": todo[5].id, "verdict": "open", "reason": ""}]
 
 
+def test_tests_that_must_notice_exist():
+    for name in {name for unit in mutate.UNITS.values() for name in unit.tests} | set(mutate.WHOLE):
+        file, _, test = name.partition("::")
+        assert f"def {test}(" * bool(test) in (mutate.ROOT / f"tests/test_{file}.py").read_text()
+
+
+def test_a_survivor_meets_whole_programs():
+    """A mutant that the tests of its unit (here another's) do not see gets a second run, with other tests."""
+    (mutant,) = (m for m in mutate.mutants("requantizer") if m.after == "(scaled - half.as_unsigned())")
+    change = (
+        "from lepton.verif import mutate; mutate.UNITS['requantizer'] = mutate.Unit('quantizer', 'Requantizer', "
+        "('fetch::test_queue',)); mutate.WHOLE = ('requantizer::test_exact_and_one_a_cycle',); "
+        f"mutate.main(['--id', '{mutant.id}'])"
+    )
+    done = subprocess.run([sys.executable, "-c", change], capture_output=True, text=True)
+    first, second, _, row, *_ = done.stdout.splitlines() + [done.stderr] * 4
+    assert first.startswith("survived") and second.startswith("killed") and row.endswith("100.0%"), done.stdout
+
+
 def test_wrong_arguments(capsys):
     for argv in (["nothing"], ["--id", "pe:x"], ["--id", "a:b"]):
         with pytest.raises(SystemExit) as stopped:

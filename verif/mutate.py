@@ -5,8 +5,8 @@
 A UNIT is a group (`array`, `quantizer`, `controller`, `memory`) or one of its modules (`pe`, ...). A mutant changes one
 expression or drops one assignment. It is *killed* when a test fails or runs out of time; *equivalent* when it gives
 the same netlist as the original for all of `PROBES`, or survives and `verif/survivors.yaml` says why; *invalid* (not
-counted) when it cannot be built. Score: killed of those that are not equivalent. Survivors are listed; exit code 1 when
-a group is below `GOAL`.
+counted) when it cannot be built. One that survives without a verdict meets whole programs, too (`WHOLE`). Score:
+killed of those that are not equivalent. Survivors are listed; exit code 1 when a group is below `GOAL`.
 
 Every mutant runs in a fork of a process that holds Amaranth and pytest but none of our modules, so that it costs little
 more than its tests. The working tree is never written: an import hook hands the changed source to the child.
@@ -37,8 +37,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SURVIVORS = Path(__file__).with_name("survivors.yaml")
 GOAL = 95.0
 """Least score of a group, in percent."""
-TEST_SECONDS = 15.0
-"""CPU time after which a test counts as failed; the slowest takes 2 seconds unchanged."""
+BUILD_SECONDS, TEST_SECONDS, WHOLE_SECONDS = 10.0, 15.0, 90.0
+"""CPU time after which a build or a test (of a unit, of whole programs) counts as failed: several times what they need
+unchanged."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,12 @@ UNITS = {
     "act_memory": Unit("memory", "ActMemory", ("act_memory",)),
     "accumulators": Unit("memory", "Accumulators", ("accumulators",)),
 }
-LEFT_OUT = {"multiplier:RowMultiplier._ecp5", "multiplier:RowMultiplier._ecp5_carry"}
-"""Functions that are not mutated: vendor cells, for which simulation has no model but their twin."""
+LEFT_OUT = {f"multiplier:RowMultiplier.{name}" for name in ("_ecp5", "_ecp5_carry", "_gowin", "_ice40")}
+"""Functions that are not mutated, nor are statements that ask for the platform: vendor cells, for which simulation has
+no model but their twin."""
+
+WHOLE = ("programs::test_fifty_programs", "npu::test_layers_in_sequence", "compact::test_zoo")
+"""Tests of whole programs on Verilator, for mutants that the tests of their unit let live and nobody has judged."""
 
 GROUPS = list(dict.fromkeys(unit.group for unit in UNITS.values()))
 
@@ -78,6 +83,7 @@ PROBES = (
     dict(rows=9, cols=4, lanes=2, act_bytes=256, weight_tiles=32, ring_tiles=5, acc_depth=20, line_depth=24),
     dict(rows=18, cols=5, lanes=5, pe="paired", act_bytes=1024, weight_tiles=17, ring_tiles=4, params=99),
     dict(rows=4, cols=4, lanes=1, act_bytes=512, weight_tiles=64, ring_tiles=8, acc_depth=64, multiplier="lut"),
+    dict(rows=4, cols=4, lanes=1, act_bytes=512, weight_tiles=40, multiplier="ice40", compact=True, act_align=2),
 )
 """Configurations whose netlists are compared; the first also tells whether a mutant can be built."""
 
@@ -226,6 +232,8 @@ def mutants(module: str, source: bytes | None = None) -> list[Mutant]:
             continue
         for top in body:
             for node, parent, statement in _expressions(top):
+                if "platform" in statement:
+                    continue
                 for kind, new in _changes(node, parent):
                     new = ast.fix_missing_locations(new) if isinstance(new, ast.AST) else new
                     text = ast.unparse(new)
@@ -276,11 +284,12 @@ class _Overlay(importlib.abc.MetaPathFinder):
 class _First:
     """pytest plugin: the first test that fails, and a limit of CPU time for each."""
 
-    failed = ""
+    def __init__(self, seconds: float):
+        self.failed, self._seconds = "", seconds
 
     def pytest_runtest_logstart(self, nodeid, location):
         _say(nodeid)
-        signal.setitimer(signal.ITIMER_PROF, TEST_SECONDS)  # its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, self._seconds)  # its signal ends the process
 
     def pytest_runtest_logreport(self, report):
         if report.failed and not self.failed:
@@ -315,11 +324,11 @@ def _netlist(module: str, probe: dict) -> str:
 
 
 def _run_tests(names) -> str:
-    """Run test files until one fails; its name, or nothing."""
+    """Run tests (`FILE` or `FILE::TEST`) until one fails; its name, or nothing."""
     import pytest
 
-    first = _First()
-    files = [str(ROOT / "tests" / f"test_{name}.py") for name in names]
+    first = _First(WHOLE_SECONDS if names == WHOLE else TEST_SECONDS)
+    files = [re.sub(r"^(\w+)", rf"{ROOT}/tests/test_\1.py", name) for name in names]
     code = pytest.main(["-x", "-q", "--rootdir", str(ROOT), "-p", "no:cacheprovider", *files], plugins=[first])
     signal.setitimer(signal.ITIMER_PROF, 0)
     return first.failed or ("" if code == 0 else f"pytest exit code {code}")
@@ -335,7 +344,7 @@ def _child(module: str, mutant: Mutant | None, netlists: list[str], tests: tuple
         return " ".join(["survived", *(_netlist(module, p) for p in PROBES)])
     path = source_of(module)
     sys.meta_path.insert(0, _Overlay(f"lepton.rtl.{module}", path, mutant.apply(path.read_bytes())))
-    signal.setitimer(signal.ITIMER_PROF, TEST_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, BUILD_SECONDS)
     try:
         same = _netlist(module, PROBES[0]) == netlists[0]
     except BaseException as error:
@@ -365,6 +374,8 @@ def _fork(module: str, mutant: Mutant | None, netlists: list[str], tests: tuple[
         out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        if mutant is not None:
+            os.environ["LEPTON_CACHE"] = f"{log}.cache"  # models are kept by the text of the sources
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         warnings.simplefilter("ignore")
         with open(f"{log}.report", "w") as _report_file:
@@ -385,8 +396,13 @@ def _outcome(status: int, log: str, seconds: float) -> Outcome:
     return Outcome(verdict, by, seconds)
 
 
-def run(todo: list[Mutant], jobs: int = 1, tell=lambda mutant, outcome: None) -> dict[str, Outcome]:
-    """Outcome of each mutant by its id. Raises RuntimeError when the tests fail on the unchanged source."""
+def run(
+    todo: list[Mutant], jobs: int = 1, tell=lambda mutant, outcome: None, whole: bool = False
+) -> dict[str, Outcome]:
+    """Outcome of each mutant by its id, with the tests of its unit, or with those of `WHOLE`.
+
+    Raises RuntimeError when the tests fail on the unchanged source.
+    """
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in ("numpy", "pytest", "amaranth.sim", "amaranth.sim.pysim", "amaranth.back.rtlil", "amaranth.lib.memory"):
@@ -403,7 +419,7 @@ def run(todo: list[Mutant], jobs: int = 1, tell=lambda mutant, outcome: None) ->
                 while queue and len(running) < jobs and (queue[0][1] is None or queue[0][0] in netlists):
                     module, mutant = queue.pop(0)
                     log = str(Path(folder) / f"{len(queue)}")
-                    tests = UNITS[module].tests
+                    tests = WHOLE if whole else UNITS[module].tests
                     if mutant is None:
                         tests = () if tests in known_good else tests
                         known_good.add(tests)
@@ -506,13 +522,14 @@ def main(argv: list[str] | None = None) -> int:
                 f"{outcome.verdict:10} {mutant.id} line {mutant.line}: {mutant.before} -> {mutant.after} {outcome.by}"
             )
 
-    begin = time.monotonic()
+    begin, judged = time.monotonic(), verdicts()
     try:
         results = run(todo, args.jobs, tell)
+        alive = [m for m in todo if results[m.id].verdict == "survived"]
+        results |= run([m for m in alive if judged.get(m.id, {}).get("verdict") != "equivalent"], 1, tell, whole=True)
     except RuntimeError as error:
         print(f"mutate: {error}", file=sys.stderr)
         return 2
-    judged = verdicts()
     groups = summary(todo, results, judged)
     print(f"{'unit':12}{'mutants':>9}{'invalid':>9}{'equivalent':>12}{'killed':>9}{'survived':>10}{'score':>9}")
     for name, g in groups.items():
@@ -524,7 +541,8 @@ def main(argv: list[str] | None = None) -> int:
     known = {m.id for module in UNITS for m in mutants(module)}
     for old in sorted(set(judged) - known):
         print(f"{SURVIVORS.name}: no mutant {old}: its line was changed")
-    cpu = sum(o.seconds for o in results.values())
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime
     print(f"seed {args.seed}: {len(todo)} mutants, {cpu:.0f} s of CPU, {time.monotonic() - begin:.0f} s")
     if args.json:
         detail = [{**asdict(m), **asdict(results[m.id])} for m in todo]
