@@ -47,7 +47,7 @@ fpga: $(FPGA_STAMP) ## bitstream of BOARD= with reports in build/fpga/BOARD (doc
 	$(VENV)/bin/lepton fpga build $(BOARD)
 
 fpga-synth: ## synthesize all boards, two at a time: area outside a board's bounds fails
-	@$(MAKE) --no-print-directory -j2 -O $(addprefix fpga-synth-,$(BOARDS))
+	@$(MAKE) --no-print-directory -k -j2 -O $(addprefix fpga-synth-,$(BOARDS))
 
 fpga-synth-%: $(FPGA_STAMP)
 	$(VENV)/bin/lepton fpga build $* --synth-only
