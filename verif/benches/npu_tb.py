@@ -430,6 +430,14 @@ def directed_script(rng, config, memory):
     yield from run(["END"], [], config.program_words - 1)
     for job in directed_jobs(rng, config):
         yield from run(["LOAD", "MUL", "TAIL", "END"], [job])
+    if config.ring_tiles:
+        # Two external LOADs wait for each other; then a run that is stopped while bytes are on their way, and another.
+        order = "LOAD LOAD MUL MUL TAIL TAIL END".split()
+        jobs = [Job(rng, config, 30 * k, channels=3 * config.cols, tiles=5, external=5000 * k) for k in range(2)]
+        yield from run(order, jobs)
+        yield from request(Command.START, bytes(6))
+        yield from request(Command.RESET)
+        yield from run(order, jobs)
     got = yield from read(config, Region.ACT, 0, config.act_bytes)
     assert got == iss.read(Region.ACT, 0, config.act_bytes), "a byte beside the outputs"
 
@@ -496,6 +504,7 @@ def protocol_script(rng, config):
     yield from request(Command.RESET, b"1", Result.BAD_RANGE)
     yield from request(Command.START, b"1234567", Result.BAD_RANGE)
     assert (yield 77, b"", False)[0] == Result.BAD_COMMAND
+    yield from request(Command.WRITE, address(Region.ACT, 0, 0))  # no bytes
     yield from request(Command.READ, address(Region.ACT, config.act_bytes - 1, 2), Result.BAD_RANGE)
     yield from request(Command.WRITE, address(Region.PROGRAM, config.program_words, 0) + b"\1", Result.BAD_RANGE)
     bad = np.array([0], "<u8").tobytes()
