@@ -39,7 +39,7 @@ def run(wanted: list[Check], bugs: bool) -> list[Result]:
         if bugs:
             result.bug_found = not solve(check, bug=True).passed
             text += ", planted bug " + ("found" if result.bug_found else "NOT FOUND")
-        print(f"{text}, {result.seconds} s", flush=True)
+        print(f"{text}, {result.seconds} s{' when it was run' * result.kept}", flush=True)
         if not result.passed:
             print(f"    {result.failed or 'no assertion'} fails; trace: {result.trace}")
         results.append(result)

