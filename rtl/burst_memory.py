@@ -1,6 +1,6 @@
 """External weight memory in block RAM: read in bursts by the accelerator, written by the host."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -21,7 +21,7 @@ class BurstMemory(wiring.Component):
     cycle c while none is under way has its first byte at ``x_data`` in c + ``LATENCY``. A read sees the writes of all
     cycles before ``x_req`` was taken; of a byte written during its burst it sees any value (the accelerator writes
     only between runs, when the bytes of a burst that is still under way are discarded, so one port is enough).
-    Bytes from external_bytes on are undefined. Reset: bursts are forgotten, memory stays.
+    Bytes from external_bytes on read as zero. Reset: bursts are forgotten, memory stays.
     """
 
     LATENCY = 2
@@ -44,7 +44,10 @@ class BurstMemory(wiring.Component):
             shape=8, depth=self._config.external_bytes, init=[], attrs={"no_rw_check": 1}
         )
         write, read = memory.write_port(), memory.read_port()
-        address, left = Signal(20, reset_less=True), Signal(16)
+        # A bit more than the memory's addresses, and a burst is shorter than that, so it does not come round to byte 0.
+        address, left = Signal(21, reset_less=True), Signal(16)
+        far = Signal(reset_less=True)  # the burst began beyond those addresses
+        there = Signal(reset_less=True)  # the byte read is one of the memory
         step = Signal()  # the read port moves on
         m.d.comb += [
             write.en.eq(self.x_w_en),
@@ -53,15 +56,17 @@ class BurstMemory(wiring.Component):
             step.eq(~self.x_data.valid | self.x_data.ready),
             read.en.eq(step & (left != 0)),
             read.addr.eq(address),
-            self.x_data.payload.eq(read.data),
+            self.x_data.payload.eq(Mux(there, read.data, 0)),
             self.x_req.ready.eq((left == 0) | (step & (left == 1))),
         ]
         with m.If(step):
             m.d.sync += self.x_data.valid.eq(left != 0)
             with m.If(left != 0):
                 m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
+                m.d.sync += there.eq(~far & (address < self._config.external_bytes))
         with m.If(self.x_req.valid & self.x_req.ready):
             m.d.sync += [address.eq(self.x_req.payload.address), left.eq(self.x_req.payload.length)]
+            m.d.sync += far.eq(self.x_req.payload.address[20:].any())
         return m
 
 

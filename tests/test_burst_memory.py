@@ -18,6 +18,7 @@ from lepton.sw.link import LinkError
 from lepton.sw.model import load_model
 from lepton.sw.rtl_backend import open_device
 from lepton.sw.session import Session
+from lepton.verif.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, encode_descriptors
 
 CONFIG = NpuConfig("external4x4", rows=4, cols=4, lanes=1, act_bytes=4096, weight_tiles=64, ring_tiles=8,
                    external_bytes=12000, params=256, program_words=256, acc_depth=64, line_depth=32)  # fmt: skip
@@ -29,7 +30,7 @@ def simulate(size, bursts, stall_request, stall_data, seed=0):
     rng = random.Random(seed)
     dut = BurstMemory(replace(CONFIG, external_bytes=size))
     content = rng.randbytes(size)
-    expected = b"".join(content[a : a + n] for a, n in bursts)
+    expected = b"".join(content[a : a + n].ljust(n, b"\0") for a, n in bursts)
     got, start, at = bytearray(), [], []
 
     async def bench(ctx):
@@ -78,6 +79,40 @@ def test_stalls(seed):
     rng = random.Random(seed)
     bursts = [(a, rng.randint(1, min(12, 257 - a))) for a in (rng.randrange(257) for _ in range(60))]
     simulate(257, bursts, (0, 0.5, 0.9, 0.3)[seed], (0.5, 0, 0.2, 0.8)[seed], seed)
+
+
+def test_beyond_the_memory_bytes_are_zero():
+    bursts = [(250, 10), (256, 2), (257, 3), (1 << 20, 2), (1 << 31, 2), ((1 << 20) - 2, 300), (0, 4), (3, 600)]
+    simulate(257, bursts, 0.3, 0.3)
+
+
+def test_tiles_beyond_the_memory_are_zero():
+    """A tile far beyond the memory, then one of which five weights are still in it: the same bytes on RTL and ISS."""
+    size = isa.word_bytes(Region.WEIGHT, CONFIG)
+    first = CONFIG.external_bytes - isa.DESCRIPTOR_BYTES - 5
+    last = encode_descriptors(np.array([(0, 0, 0, 0, 1)], DESCRIPTOR_DTYPE)).tobytes()
+    vector = dict(width=1, height=1)
+    program = [
+        *isa.encode(isa.LOAD, external=1, count=1, address=(1 << 32) - size),
+        *isa.encode(isa.LOAD, external=1, count=1, address=first),
+        *isa.encode(isa.MUL, groups=1, init=1, release=1, x_limit=4, y_limit=1, **vector),
+        *isa.encode(isa.TAIL, take=1, release=1, clamp=1, low=-128, high=127, shared=1, channels=4, window_x=1,
+                    window_y=1, address=100, **vector),
+        *isa.encode(isa.END),
+    ]  # fmt: skip
+    param = np.zeros(1, PARAM_DTYPE)
+    param["multiplier"] = (1 << 31) - 1
+    device, iss = open_device(CONFIG), Iss(CONFIG)
+    for machine in (device, iss):
+        machine.write(Region.ACT, 0, bytes([1, 2, 3, 4]))
+        machine.write(Region.EXTERNAL, first, last + bytes([1, 2, 3, 4, 5]))
+        machine.write(Region.PARAM, 0, param.tobytes())
+        machine.write(Region.PROGRAM, 0, np.array(program, np.uint64).tobytes())
+    device.start(0)
+    device.wait()
+    iss.run(0)
+    got = np.frombuffer(device.read(Region.ACT, 100, 4), np.int8)
+    assert got.tolist() == iss.act[100:104].tolist() == [1 + 2 * 5, 2, 3, 4]
 
 
 def test_configuration():

@@ -93,7 +93,7 @@ class Iss:
     program : uint64[program_words]
     acc : int32[2, acc_depth, cols]
     undefined : bool[2, acc_depth, cols], with `hazards`: accumulators of the lanes without a channel of a TAIL to_acc
-    external : bytes that LOAD reads with `external` set
+    external : bytes that LOAD reads with `external` set; behind the configuration's `external_bytes` they are zero
 
     Parameters
     ----------
@@ -338,9 +338,10 @@ class Iss:
             descriptors = self.descriptors[step.tile : step.tile + there]
         else:
             size = isa.word_bytes(isa.Region.WEIGHT, c)
-            if step.address + n * size > len(self.external):
+            if step.address + n * size > len(self.external) and not c.external_bytes:
                 step.fail(f"bytes {step.address}..{step.address + n * size - 1} of {len(self.external)} external bytes")
-            raw = np.frombuffer(self.external, np.uint8, n * size, step.address).reshape(n, size)
+            data = self.external[step.address : step.address + n * size].ljust(n * size, b"\0")
+            raw = np.frombuffer(data, np.uint8).reshape(n, size)
             body = np.ascontiguousarray(raw[:, isa.DESCRIPTOR_BYTES :]).view(np.int8)
             weights = body.reshape(n, c.rows, c.cols)
             descriptors = decode_descriptors(raw[:, : isa.DESCRIPTOR_BYTES])
