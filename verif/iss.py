@@ -92,6 +92,8 @@ class Iss:
     params : PARAM_DTYPE[params]
     program : uint64[program_words]
     acc : int32[2, acc_depth, cols]
+    writes : with `log`, of the last run: (addresses, bytes) of each write to `act`, in the machine's order
+    doubtful : addresses that the TAIL in error may have written before its error; empty without one
     undefined : bool[2, acc_depth, cols], with `hazards`: accumulators of the lanes without a channel of a TAIL to_acc
     external : bytes that LOAD reads with `external` set; behind the configuration's `external_bytes` they are zero
 
@@ -104,11 +106,13 @@ class Iss:
     ahead, first : the schedule: fetch runs ahead of the engines as far as the queues let it; the engine (`mul`, `tail`)
         that goes first. Of a program without errors the result is the same; of one with more than one error, which is
         found first
+    log : note the writes
     """
 
-    def __init__(self, config, hazards: bool = False, ahead: bool = False, first: str = "tail"):
+    def __init__(self, config, hazards: bool = False, ahead: bool = False, first: str = "tail", log: bool = False):
         self.config = c = config
         self.hazards = hazards
+        self._log = log
         self._ahead = ahead
         self._order = ("tail", "mul") if first == "tail" else ("mul", "tail")
         self._mem = np.zeros(c.act_bytes + 32, np.int8)  # the first bytes again behind the end, so that reads wrap
@@ -206,6 +210,8 @@ class Iss:
         self._next = {"mul": 0, "tail": 0}
         self._held = {"mul": None, "tail": None}
         self._synced = -1
+        self.writes: list[tuple[np.ndarray, np.ndarray]] = []
+        self.doubtful = np.zeros(0, int)
         if self.hazards:
             self._writer = np.full(self.config.act_bytes, -1, np.int32)  # word of the TAIL
             self._reader = np.zeros(self.config.act_bytes, np.int32)  # number of the filling
@@ -564,6 +570,9 @@ class Iss:
                 yield from self._take(step)
             bank = self._held["tail"]
             n = min(c.cols, step.channels - g * c.cols)
+            if not step.to_acc:
+                at = (a0[:, None] + g * step.group_step + np.arange(n)).ravel() & ADDRESSES - 1
+                self.doubtful = at[at < c.act_bytes]
             e = e0 + (g * outputs if step.stack else 0)
             v = self._scale(step, g, bank, e, n)
             for k in range(1, windows):
@@ -587,6 +596,7 @@ class Iss:
                 self._store(
                     step, bank, a0 + g * step.group_step, self.table[v.astype(np.int16) + 128] if step.table else v
                 )
+                self.doubtful = np.zeros(0, int)
             if step.release and not (step.stack and g < groups - 1):
                 self._banks[bank], self._held["tail"] = "free", None
                 yield ""
@@ -645,6 +655,9 @@ class Iss:
                     step.fail(f"writes byte {at[late][0]}, which a MUL ahead of this bank may still have to read")
                 self._writer[at] = step.word
             self.act[at] = v[:, s:end]
+            for k in range(s, end, lanes) if self._log else ():
+                part = slice(k - s, min(k + lanes, end) - s)
+                self.writes += zip(at[:, part], v[:, s:end][:, part])
 
 
 def _position(a, b):
