@@ -1,5 +1,7 @@
 """Random programs: the generator, and fifty programs on the RTL against the simulator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,14 @@ def test_an_undefined_result_is_no_failure():
     with pytest.raises(IssError) as error:
         case.iss().run(START)
     assert error.value.status is None and expected(case)[0] is None
+
+
+def test_a_changed_opcode_moves_the_instructions(monkeypatch, tmp_path):
+    """LOAD becomes MUL, which takes the words behind it, too: chunks are no longer instructions."""
+    monkeypatch.setattr(programs, "BUILD", tmp_path)
+    case = make(CONFIGS["ring5x3"], 1)
+    load, mul = isa.encode(isa.LOAD, count=1), isa.encode(isa.MUL, width=3)
+    words = [load[0] & ~15 | int(isa.Opcode.MUL), *load[1:], *mul, *isa.encode(isa.END)]
+    assert [op.opcode.name for op, _ in programs.executed(words)][0] == "MUL"
+    assert [op.opcode.name for op, _ in programs.executed(load + mul)] == ["LOAD", "MUL"]
+    assert report(replace(case, chunks=[words[:2], words[2:]]), "a reason", 1).read_text()

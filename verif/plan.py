@@ -23,6 +23,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = ROOT / "verif" / "testplan.yaml"
+NOT_SHOWN = ROOT / "verif" / "not_shown.yaml"
 BENCHES = ROOT / "verif" / "benches"
 RESULTS = ROOT / "build" / "verify"
 PAGE = ROOT / "docs" / "verification.md"
@@ -50,20 +51,6 @@ CAMPAIGNS = {
         ("pytest", "-q", "-n", "2", "--dist", "loadfile", f"--junitxml={RESULTS / 'tests.xml'}"),
         whole=True,
     ),
-    "fuzz": Campaign(
-        "random graphs, golden model and simulator against TFLM", ("lepton.verif.fuzz", "--count", "2000")
-    ),
-    "fuzz_rtl": Campaign(
-        "random graphs on the RTL against TFLM", ("lepton.verif.fuzz", "--count", "100", "--backend", "rtl")
-    ),
-    "programs": Campaign(
-        "random programs, legal and not, on the RTL against the simulator", ("lepton.verif.programs", "--count", "1200")
-    ),
-    "faults": Campaign("faults on the host link, RTL and driver", ("lepton.verif.faults", "--count", "100000")),
-    "coverage": Campaign(
-        "functional and code coverage of the cocotb benches",
-        ("lepton.verif.coverage", "--json", f"{RESULTS / 'coverage_detail.json'}"),
-    ),
     "formal": Campaign(
         "proofs, and that each finds its planted bug", ("lepton.verif.formal", "--json", f"{RESULTS / 'proofs.json'}")
     ),
@@ -75,8 +62,22 @@ CAMPAIGNS = {
         "bugs planted by hand, against the tests of their unit",
         ("lepton.verif.planted", "--quick", "--json", f"{RESULTS / 'planted_detail.json'}"),
     ),
+    "coverage": Campaign(
+        "functional and code coverage of the cocotb benches",
+        ("lepton.verif.coverage", "--json", f"{RESULTS / 'coverage_detail.json'}"),
+    ),
+    "programs": Campaign(
+        "random programs, legal and not, on the RTL against the simulator", ("lepton.verif.programs", "--count", "1200")
+    ),
+    "fuzz_rtl": Campaign(
+        "random graphs on the RTL against TFLM", ("lepton.verif.fuzz", "--count", "100", "--backend", "rtl")
+    ),
+    "fuzz": Campaign(
+        "random graphs, golden model and simulator against TFLM", ("lepton.verif.fuzz", "--count", "2000")
+    ),
+    "faults": Campaign("faults on the host link, RTL and driver", ("lepton.verif.faults", "--count", "100000")),
 }
-"""What `make verify` runs, in this order, two at a time."""
+"""What `make verify` runs, in this order, two at a time; the longest first."""
 
 SEEDED = ("fuzz", "fuzz_rtl", "programs", "faults", "coverage", "mutate")
 """Campaigns that take `--seed`."""
@@ -281,6 +282,13 @@ def _table(head: str, rows) -> list[str]:
     ]
 
 
+def _left() -> list[str]:
+    import yaml
+
+    left = yaml.safe_load(NOT_SHOWN.read_text())
+    return ["## What is not shown, and why", "", *_table("what | why", ((e["what"], e["why"]) for e in left))]
+
+
 def _ran(results: Results):
     for name, campaign in CAMPAIGNS.items():
         r = results.campaigns[name]
@@ -300,7 +308,15 @@ def _proven(results: Results) -> list[str]:
          "proven" if p["passed"] else "FAILED", text[p["bug_found"]])
         for p in proofs
     ]  # fmt: skip
-    return ["## What is proven", "", *_table("proof | sentence | by | result | planted bug", rows)]
+    return [
+        "## What is proven",
+        "",
+        "By induction: in every run from reset, of any length, whatever comes in at the unit's ports (but for what the "
+        "proof's file in `verif/formal/` says it assumes). *All runs of n cycles* is as long as the unit's pipeline, "
+        "so it is every case, too. Each proof must also fail when a bug is planted for it.",
+        "",
+        *_table("proof | sentence | by | result | planted bug", rows),
+    ]
 
 
 def _covered(results: Results) -> list[str]:
@@ -343,7 +359,12 @@ def _survived(results: Results) -> list[str]:
         rows = [(f"`{s['id']}`", s["verdict"], s["reason"]) for _, g in groups for s in g["survivors"]]
         out += [*_table("survivor | verdict | why", rows)] if rows else []
     if planted := results.details["planted_detail"]:
-        out += ["## Planted bugs", ""]
+        out += [
+            "## Planted bugs",
+            "",
+            "Put into the RTL by hand, one at a time; each must be found by its unit's tests.",
+            "",
+        ]
         rows = [
             (p["block"], p["what"], "; ".join([*(f"`{t}`" for t in [*p["unit"], *p["machine"]][:3]), *p["proofs"]]))
             for p in planted
@@ -359,7 +380,8 @@ def page(rows: list[Row], results: Results) -> str:
     out = [
         "# Verification",
         "",
-        "Written by `make verify` from the results of its last run; the plan is `verif/testplan.yaml`.",
+        "Written by `make verify` from the results of its last run. The plan is `verif/testplan.yaml`: each requirement of "
+        "the machine and what shows it. A row holds if everything it names ran and passed.",
         "",
         f"**{green} of {len(rows)} rows of the plan hold.**",
         "",
@@ -369,7 +391,10 @@ def page(rows: list[Row], results: Results) -> str:
         *_proven(results),
         *_covered(results),
         *_survived(results),
+        *_left(),
         "## The plan",
+        "",
+        "V1 it works, V2 corners, stalls and waits, V3 closed: proofs, coverage, campaigns.",
         "",
     ]
     plan = []

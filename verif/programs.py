@@ -485,6 +485,20 @@ def _instructions(chunks):
     return decoded or [(0, isa.END, {"opcode": 1})]
 
 
+def executed(words):
+    """(instruction, fields) of the words in their order, to END or to what is none, wherever chunks begin."""
+    k = 0
+    while k < len(words):
+        try:
+            op, fields = isa.decode(words, k)
+        except (ValueError, IndexError):
+            return
+        if op is isa.END:
+            return
+        yield op, fields
+        k += op.words
+
+
 def _some(rng, items):
     return items[int(rng.integers(len(items)))]
 
@@ -714,7 +728,7 @@ class Bench:
         if wanted != {Status.DONE}:
             return status
         self._compare(iss, "after the program")
-        external = any(op is isa.LOAD and f["external"] for _, op, f in _instructions(case.chunks))
+        external = any(op is isa.LOAD and f["external"] for op, f in executed(case.words))
         if clean and not external and not late_bursts:
             self._cycles(case, registers)
         self._finish(clear)
@@ -794,7 +808,7 @@ def report(case: Case, reason: str, seed: int) -> Path:
         f"stalls {case.stalls}, memory {case.memory}, reset after {case.reset_after}{' by the input' * case.hard}",
         "", *disassemble(case.words), "", "tiles that LOADs name:",
     ]  # fmt: skip
-    for _, op, f in _instructions(case.chunks):
+    for op, f in executed(case.words):
         if op is isa.LOAD and not f["external"]:
             for t in range(f["tile"], min(f["tile"] + f["count"], case.config.weight_tiles, f["tile"] + 16)):
                 lines.append(f"{t}: {case.descriptors[t]} {case.tiles[t].tolist()}")
