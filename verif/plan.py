@@ -380,8 +380,8 @@ def page(rows: list[Row], results: Results) -> str:
     out = [
         "# Verification",
         "",
-        "Written by `make verify` from the results of its last run. The plan is `verif/testplan.yaml`: each requirement of "
-        "the machine and what shows it. A row holds if everything it names ran and passed.",
+        "Written by `make verify` from the results of its last run. The plan is `verif/testplan.yaml`: "
+        "each requirement of the machine and what shows it. A row holds if everything it names ran and passed.",
         "",
         f"**{green} of {len(rows)} rows of the plan hold.**",
         "",
