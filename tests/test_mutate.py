@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from lepton.verif import mutate, planted
+from lepton.verif.formal.__main__ import choose
 
 SOURCE = b'''"""Doc: 1 + 2."""
 class Unit:
@@ -134,6 +135,7 @@ def test_planted_bug_fits_the_source(bug):
     assert text.count(bug.before) == 1 and bug.before != bug.after
     ast.parse(text.replace(bug.before, bug.after))
     assert (mutate.ROOT / "tests" / bug.tests).exists()
+    assert [check.name for check in choose(list(bug.proofs))] == list(bug.proofs) or not bug.proofs
 
 
 def test_a_planted_bug_is_found(capsys, tmp_path):
