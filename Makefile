@@ -33,7 +33,7 @@ test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some
 verify: setup ## the whole verification plan, its table, docs/verification.md; SEED= of the random campaigns
 	$(VENV)/bin/python -m lepton.verif.plan --seed $(SEED)
 
-formal: setup ## prove properties of the RTL, and that each proof finds a planted bug; PROOFS= chooses some
+formal: setup ## prove properties of the RTL, and that each proof finds a planted bug (answers are kept in build/formal); PROOFS= chooses some
 	$(VENV)/bin/python -m lepton.verif.formal --json build/formal/results.json $(PROOFS)
 
 bench: setup ## measure the reference models at all presets on the RTL, write docs/performance.md

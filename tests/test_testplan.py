@@ -143,3 +143,8 @@ def test_the_page_names_everything(results):
     text = plan.page(ROWS, results)
     assert all(f"| {row.name} |" in text for row in ROWS)
     assert "no result" in text and "| `skid.run` | a sentence | induction 2 cycles | proven | NOT FOUND |" in text
+
+
+def test_uncovered_bits_are_ranges():
+    names = ["b[3]:0->1", "b[3]:1->0", "b[4]:0->1", "b[7]:1->0", "a.c[0]:0->1", "if (x) #1"]
+    assert plan._points(names) == "`a.c[0]`, `b[3-4,7]`, `if (x) #1`"

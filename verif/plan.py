@@ -13,6 +13,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -319,6 +320,21 @@ def _proven(results: Results) -> list[str]:
     ]
 
 
+def _points(names: list[str]) -> str:
+    """Names of uncovered points: the bits of a signal as ranges, whichever way they do not toggle."""
+    bits: dict[str, set[int]] = {}
+    for name in names:
+        toggle = re.fullmatch(r"(.*)\[(\d+)\]:(0->1|1->0)", name)
+        bits.setdefault(toggle[1] if toggle else name, set()).update([int(toggle[2])] if toggle else [])
+    out = []
+    for name, numbers in sorted(bits.items()):
+        first = [n for n in sorted(numbers) if n - 1 not in numbers]
+        last = [n for n in sorted(numbers) if n + 1 not in numbers]
+        ranges = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last))
+        out.append(f"`{name}[{ranges}]`" if numbers else f"`{name}`")
+    return ", ".join(out)
+
+
 def _covered(results: Results) -> list[str]:
     c = results.details["coverage_detail"]
     if c is None:
@@ -340,11 +356,11 @@ def _covered(results: Results) -> list[str]:
         key = item["component"], item["kind"], item["reason"] or "NO REASON"
         grouped.setdefault(key, []).append(item["what"])
     out += [
-        "What is left uncovered (`verif/uncovered.yaml`; every point by name: `python -m lepton.verif.coverage`):",
+        "What is left uncovered, and why (`verif/uncovered.yaml`):",
         "",
     ]
-    rows = [(unit, kind, len(what), why) for (unit, kind, why), what in sorted(grouped.items())]
-    return out + _table("component | kind | points | why", rows)
+    rows = [(unit, kind, len(what), _points(what), why) for (unit, kind, why), what in sorted(grouped.items())]
+    return out + _table("component | kind | points | which | why", rows)
 
 
 def _survived(results: Results) -> list[str]:
