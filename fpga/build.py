@@ -43,17 +43,20 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
     begin = time.monotonic()
     stages = Stages()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").unlink(missing_ok=True)
+    for name in ("result.json", "tried.json"):
+        (folder / name).unlink(missing_ok=True)
     plan = stages("elaborate", lambda tick: flow.make_plan(board))
     for name, data in plan.files.items():
         (folder / name).write_bytes(data)
     (folder / "top.ys").write_text(plan.script)
 
-    # The netlist is kept when nothing it depends on has changed.
+    # The netlist is kept when nothing it depends on has changed; what it took counts again.
     key = hashlib.sha256(plan.files["top.il"] + plan.script.encode()).hexdigest()
     stamp = folder / "top.json.of"
-    if not (stamp.exists() and stamp.read_text() == key):
+    of, _, kept = stamp.read_text().partition(" ") if stamp.exists() else ("", "", "")
+    if of != key:
         stamp.unlink(missing_ok=True)
+        kept, synthesis = "", time.monotonic()
         try:
             stages("synthesize", lambda tick: flow.synthesize("top.ys", folder, tick))
         except flow.FlowError as error:
@@ -61,7 +64,7 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
                 raise
             (folder / "top.ys").write_text(plan.script_nameless)  # ABC9 took a name that a wire had
             stages("synthesize without names", lambda tick: flow.synthesize("top.ys", folder, tick))
-        stamp.write_text(key)
+        stamp.write_text(f"{key} {time.monotonic() - synthesis:.0f}")
     area = flow.area(board, flow.load_json(folder / "synthesis.json"))
     (folder / "area.json").write_text(json.dumps(area, indent=1) + "\n")
     flow.check_area(board, area)
@@ -76,6 +79,7 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
         report = flow.load_json(folder / "report.json")
         mhz = flow.clock(report, board.mhz)
         tried.append({"seed": seed, "mhz": round(mhz, 2), "seconds": round(seconds)})
+        (folder / "tried.json").write_text(json.dumps(tried, indent=1) + "\n")
         shutil.copy(folder / "report.json", folder / f"report-{seed}.json")
         if mhz >= board.mhz:
             break
@@ -97,7 +101,7 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
         "asked": board.mhz,
         "seed": seed,
         "tried": tried,
-        "seconds": round(time.monotonic() - begin),
+        "seconds": round(time.monotonic() - begin + float(kept or 0)),
         "bitstream": str(folder / flow.FAMILIES[board.family].bitstream) if board.bitstream else None,
         "caveat": board.caveat,
     }

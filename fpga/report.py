@@ -67,15 +67,21 @@ def cycles_of(config: NpuConfig, path: Path) -> int | str:
 
 
 def synthesized(board: Board, builds: Path) -> dict:
-    """The row of a board that place and route has not finished: `area` None if it was not synthesized either."""
-    path = builds / board.name / "area.json"
+    """The row of a board without a result. `area`: None if it was not even synthesized; `tried`: what missed the
+    clock."""
+
+    def read(name):
+        path = builds / board.name / name
+        return json.loads(path.read_text()) if path.exists() else None
+
     return {
         "board": board.name,
         "title": board.title,
         "config": board.config.to_dict(),
         "asked": board.mhz,
         "caveat": board.caveat,
-        "area": json.loads(path.read_text()) if path.exists() else None,
+        "area": read("area.json"),
+        "tried": read("tried.json") or [],
     }
 
 
@@ -133,7 +139,10 @@ def page(rows: dict) -> str:
             minutes = f"{row['seconds'] // 60}:{row['seconds'] % 60:02} min"
             cells += [f"{row['mhz']:.1f} ({row['asked']:g})", str(row["seed"]), minutes]
         else:
-            cells += [f"{'synthesized only' if row['area'] else 'not built'} ({row['asked']:g})", "-", "-"]
+            what = "synthesized only" if row["area"] else "not built"
+            if row["tried"]:
+                what = f"{max(t['mhz'] for t in row['tried']):.1f} in {len(row['tried'])} tries: missed"
+            cells += [f"{what} ({row['asked']:g})", "-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {name}: {row['caveat']}" for name, row in rows.items() if row["caveat"])]
     lines += [

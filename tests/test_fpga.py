@@ -7,6 +7,7 @@ import pytest
 
 from lepton.fpga import flow, report
 from lepton.fpga.board import BoardError, board_names, get_board
+from lepton.fpga.build import build
 from lepton.fpga.pll import Ecp5Pll, GowinPll, NexusOscillator, PllError
 from lepton.rtl.config import UP5K
 from lepton.sw.cli import main
@@ -101,6 +102,46 @@ def test_synthesis(tmp_path):
         flow.check_area(replace(board, bounds={"multiplier": (0, 6)}), area)
 
 
+def test_build(tmp_path, monkeypatch):
+    """Seeds in their order until one meets the clock, the netlist kept, what was tried written down; tools stand in."""
+    board = replace(small(get_board("ulx3s-85f")), seeds=(7, 5, 9), bounds={})
+    speeds = {7: 69.0, 5: 71.5, 9: 80.0}
+    plan = flow.make_plan(board)
+    monkeypatch.setattr(flow, "make_plan", lambda board: plan)
+    ran = []
+
+    def synthesize(script, folder, tick):
+        ran.append("synthesize")
+        (folder / "synthesis.json").write_text('{"design": {"num_cells_by_type": {"LUT4": 9}}}')
+
+    def run(command, folder, log, tick):
+        ran.append((command[0], *(a for a in command if a in "579")))
+        cell = {"used": 3, "available": 7}
+        fmax = {"clk": {"achieved": speeds.get(int(ran[-1][-1]) if len(ran[-1]) > 1 else 0, 0), "constraint": 70}}
+        utilization = {name: cell for name in ("TRELLIS_COMB", "TRELLIS_FF", "MULT18X18D", "DP16KD")}
+        (folder / "report.json").write_text(json.dumps({"fmax": fmax, "utilization": utilization}))
+        return 10.0
+
+    monkeypatch.setattr(flow, "synthesize", synthesize)
+    monkeypatch.setattr(flow, "run", run)
+    result = build(board, tmp_path)
+    assert ran == ["synthesize", ("nextpnr-ecp5", "7"), ("nextpnr-ecp5", "5"), ("ecppack",)]
+    assert (result["seed"], result["mhz"], result["used"]["lut"]) == (5, 71.5, [3, 7])
+    assert result["bitstream"] == str(tmp_path / "top.bit")
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert json.loads((tmp_path / "tried.json").read_text()) == result["tried"]
+
+    (tmp_path / "top.json.of").write_text((tmp_path / "top.json.of").read_text().partition(" ")[0] + " 4000")
+    assert build(replace(board, bitstream=False), tmp_path)["seconds"] >= 4000
+    assert ran[4:] == [("nextpnr-ecp5", "7"), ("nextpnr-ecp5", "5")]
+    speeds.update({5: 69.5, 9: 60.0})
+    with pytest.raises(flow.FlowError, match="no seed of 7, 5, 9 reaches 70 MHz; the best, 5, 69.5 MHz"):
+        build(board, tmp_path)
+    assert not (tmp_path / "result.json").exists() and len(json.loads((tmp_path / "tried.json").read_text())) == 3
+    assert build(board, tmp_path, synth_only=True)["area"]["lut"] == 9
+    assert "synthesize" not in ran[1:]
+
+
 def test_reports():
     board = get_board("ulx3s-85f")
     cell = {"used": 3, "available": 7}
@@ -155,6 +196,9 @@ def test_report(tmp_path, shared):
     page = report.page(collect())
     assert "| 16 | - | - | - | - | not built (18) | - | - |" in page
     assert "| 64 | 20,123 | 1 | 2 | 3 | synthesized only (50) | - | - |" in page
+    (tmp_path / "build" / "ulx3s-25f" / "tried.json").write_text('[{"mhz": 47.31}, {"mhz": 49.04}]')
+    assert "| 3 | 49.0 in 2 tries: missed (50) | - | - |" in report.page(collect())
+    (tmp_path / "build" / "ulx3s-25f" / "tried.json").unlink()
     assert (
         "| ulx3s-85f | its title | 18x16 paired | 288 | 60,456 / 83,640 | - | - | - | 81.2 (70) | 4 | 2:05 min |"
         in page
