@@ -11,7 +11,7 @@ PROOFS ?=
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test formal verify bench fpga fpga-synth fpga-report lint format clean
+.PHONY: help setup sim test formal verify bench fpga fpga-synth fpga-sim fpga-report lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ fpga-synth: ## synthesize all boards, two at a time: area outside a board's boun
 
 fpga-synth-%: $(FPGA_STAMP)
 	$(VENV)/bin/lepton fpga build $* --synth-only
+
+fpga-sim: $(FPGA_STAMP) ## simulate the netlist of BOARD= (docs/boards.md); an iCE40 board's must be built
+	$(VENV)/bin/python -m lepton.verif.netlist $(BOARD)
 
 fpga-report: setup ## write docs/fpga.md from the results in build/fpga
 	$(VENV)/bin/lepton fpga report

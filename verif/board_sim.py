@@ -18,7 +18,7 @@ from lepton.rtl.verilog import to_verilog
 from lepton.sw.rtl_backend import build_library
 
 SHIM = r"""
-// A UART on the pins of the board top. Cycles a bit: `divisor`.
+// A UART on the pins of the board top. Cycles a bit: `divisor`; pulses of `clk` in a cycle: `pulses`.
 #include "Vtop.h"
 #include "verilated.h"
 #include <cstdint>
@@ -27,24 +27,26 @@ struct Sim {
     VerilatedContext context;
     Vtop top;
     uint64_t cycles = 0;
-    uint32_t divisor;
+    uint32_t divisor, pulses;
     uint32_t out = 1, out_bits = 0, out_wait = 0;  // to rx
     uint32_t in = 0, in_bits = 0, in_wait = 0;     // from tx
     uint64_t quiet = 0;                            // cycles since tx ended a byte
-    Sim(uint32_t d) : top(&context), divisor(d) {}
+    Sim(uint32_t d, uint32_t p) : top(&context), divisor(d), pulses(p) {}
 
     void tick() {
-        top.clk = 1;
-        top.eval();
-        top.clk = 0;
-        top.eval();
+        for (uint32_t k = 0; k < pulses; k++) {
+            top.clk = 1;
+            top.eval();
+            top.clk = 0;
+            top.eval();
+        }
         cycles++;
     }
 };
 
 extern "C" {
-Sim *sim_create(uint32_t divisor) {
-    Sim *s = new Sim(divisor);
+Sim *sim_create(uint32_t divisor, uint32_t pulses) {
+    Sim *s = new Sim(divisor, pulses);
     s->top.rx = 1;
     s->top.rst = 0;
     s->top.clk = 0;
@@ -101,20 +103,21 @@ void sim_run(Sim *s, const uint8_t *data, uint64_t n, uint8_t *got, uint64_t cap
 """
 
 
-class BoardModel:
-    """A Verilator model of `BoardTop`, with bytes at the host's end of its UART."""
+class PinModel:
+    """A Verilator model with bytes at the host's end of a UART, from Verilog with a module `npu` and the ports of
+    `BoardTop`. `divisor`: cycles a bit; `pulses`: how often ``clk`` rises in a cycle.
+    """
 
-    def __init__(self, config: NpuConfig, divisor: int = 4):
-        top = BoardTop(config, clock_hz=divisor, baud=1)
-        library = ctypes.CDLL(str(build_library(to_verilog(top), f"board-{config.name}", SHIM)))
+    def __init__(self, text: str, name: str, divisor: int, pulses: int = 1):
+        library = ctypes.CDLL(str(build_library(text, name, SHIM)))
         u64, pointer = ctypes.c_uint64, ctypes.c_void_p
-        library.sim_create.argtypes, library.sim_create.restype = [ctypes.c_uint32], pointer
+        library.sim_create.argtypes, library.sim_create.restype = [ctypes.c_uint32] * 2, pointer
         library.sim_destroy.argtypes = library.sim_reset.argtypes = [pointer]
         library.sim_cycles.argtypes, library.sim_cycles.restype = [pointer], u64
         library.sim_leds.argtypes, library.sim_leds.restype = [pointer], ctypes.c_uint32
         library.sim_run.argtypes = [pointer, ctypes.c_char_p, u64, pointer, u64, u64, pointer]
-        self._library, self._divisor = library, divisor
-        self._sim = library.sim_create(divisor)
+        self._library, self._clock = library, (divisor, pulses)
+        self._sim = library.sim_create(*self._clock)
 
     def run(self, data: bytes = b"", cycles: int = 4000) -> tuple[int, bytes]:
         """Let the clock run for `cycles`, fewer when a reply has ended. Returns bytes sent, bytes received."""
@@ -129,7 +132,7 @@ class BoardModel:
     def power_cycle(self) -> None:
         """Take the power away and give it back: all memories are as the bitstream leaves them."""
         self._library.sim_destroy(self._sim)
-        self._sim = self._library.sim_create(self._divisor)
+        self._sim = self._library.sim_create(*self._clock)
 
     @property
     def cycles(self) -> int:
@@ -143,6 +146,13 @@ class BoardModel:
         if getattr(self, "_sim", None):
             self._library.sim_destroy(self._sim)
             self._sim = None
+
+
+class BoardModel(PinModel):
+    """`PinModel` of the RTL of `BoardTop`."""
+
+    def __init__(self, config: NpuConfig, divisor: int = 4):
+        super().__init__(to_verilog(BoardTop(config, clock_hz=divisor, baud=1)), f"board-{config.name}", divisor)
 
 
 class PtyBoard:

