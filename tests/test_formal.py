@@ -21,6 +21,15 @@ def test_proof_holds_and_finds_its_planted_bug(name, tmp_path):
     assert not found.passed and found.trace.endswith(".vcd")
 
 
+def test_an_answer_is_kept_with_its_problem(tmp_path):
+    check = ALL["skid.load"]
+    first, again = (core.solve(check, build=tmp_path) for _ in range(2))
+    assert first.passed and not first.kept and again.passed and again.kept
+    with core.planted(check.bug):  # another problem
+        other = core.solve(check, build=tmp_path)
+    assert not other.kept and not other.passed
+
+
 def test_names_differ_and_every_check_says_what_it_proves():
     assert len(ALL) == len(checks())
     assert all(len(check.proves.split()) > 4 and check.mode in ("prove", "bmc") for check in ALL.values())

@@ -116,3 +116,23 @@ def test_a_changed_opcode_moves_the_instructions(monkeypatch, tmp_path):
     assert [op.opcode.name for op, _ in programs.executed(words)][0] == "MUL"
     assert [op.opcode.name for op, _ in programs.executed(load + mul)] == ["LOAD", "MUL"]
     assert report(replace(case, chunks=[words[:2], words[2:]]), "a reason", 1).read_text()
+
+
+def test_memory_after_an_error():
+    """Any number of the program's first writes is right; a byte that none of them writes, or one too early, is not."""
+    for seed in range(100):
+        case = make(CONFIGS["ring5x3"], seed)
+        wanted, iss, _ = expected(case)
+        if wanted and Status.DONE not in wanted and len(iss.writes) > 10:
+            break
+    act = case.act.copy()
+    for at, value in iss.writes[:10]:
+        assert programs.a_beginning(case.act, iss, act)
+        act[at] = value
+    untouched = np.setdiff1d(np.arange(len(act)), np.append(np.concatenate([at for at, _ in iss.writes]), iss.doubtful))
+    act[untouched[0]] ^= 1
+    assert not programs.a_beginning(case.act, iss, act)
+    at, value = next((at, value) for at, value in iss.writes[1:] if (case.act[at] != value).any())
+    act = case.act.copy()
+    act[at] = value ^ 1
+    assert not programs.a_beginning(case.act, iss, act)
