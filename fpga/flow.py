@@ -98,7 +98,7 @@ FAMILIES = {
     "ice40": Family(
         synth="synth_ice40 -device u -noabc9",  # ABC9 takes more cells here
         place="nextpnr-ice40",
-        options=("--write", "routed.json"),  # for verif/netlist.py
+        options=("--write", "routed.json", "--sdf", "routed.sdf"),  # for verif/netlist.py and half_cycle.py
         pack=("icepack",),
         cells={
             "lut": {"SB_LUT4": 1},

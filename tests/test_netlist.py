@@ -1,4 +1,7 @@
-"""Netlists of vendor cells under Verilator: products of all kinds of multipliers."""
+"""Netlists of vendor cells under Verilator: products of all kinds of multipliers, and SPRAM behind a board's pins."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -6,9 +9,15 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.fpga import flow, shell
+from lepton.fpga.board import get_board
+from lepton.fpga.uart import UartReceiver, UartTransmitter
 from lepton.rtl.config import NpuConfig
 from lepton.rtl.multiplier import RowMultiplier
+from lepton.rtl.spram import SpramActMemory
 from lepton.sw.rtl_backend import Model, build_library
+from lepton.verif.board_sim import PinModel
+from lepton.verif.cells_ice40 import PULSES, board_verilog
 from lepton.verif.netlist import synthesize
 
 STYLES = {"ecp5": [("single", True), ("single", False), ("paired", True), ("paired", False)],
@@ -79,3 +88,55 @@ def test_products(family):
         for k, style in enumerate(styles):
             if style[0] == pe:
                 assert np.array_equal(got[:, k], pairs[:, 0] * pairs[:, 1]), style
+
+
+class Sums(wiring.Component):
+    """In the place of `BoardTop`: each byte is written to activation memory while those before it are read, four of
+    them from an even address on; their sum is sent."""
+
+    def __init__(self, config, clock_hz, baud):
+        self._config, self._divisor = config, round(clock_hz / baud)
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(4)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.receiver = receiver = UartReceiver(self._divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(self._divisor)
+        m.submodules.memory = memory = SpramActMemory(self._config)
+        at, read = Signal(20), Signal()
+        m.d.comb += [
+            receiver.rx.eq(self.rx),
+            self.tx.eq(transmitter.tx),
+            receiver.o.ready.eq(1),
+            memory.r_addr.eq(at - 4),
+            memory.w_en.eq(receiver.o.valid),
+            memory.w_addr.eq(at),
+            memory.w_count.eq(1),
+            memory.w_data[0].eq(receiver.o.payload),
+            transmitter.i.payload.eq(sum(memory.r_data)),
+            transmitter.i.valid.eq(read),
+        ]
+        m.d.sync += [at.eq(at + receiver.o.valid), read.eq(receiver.o.valid)]
+        return m
+
+
+def test_spram_behind_pins(monkeypatch, tmp_path):
+    """Both clocks of the PLL, reset and pads, in the netlist that synthesis gives a board."""
+    board = get_board("icebreaker")
+    monkeypatch.setattr(shell, "BoardTop", Sums)
+    plan = flow.make_plan(board)
+    with TemporaryDirectory(dir=".", prefix="netlist-") as name:  # yosys does not see the system's folder
+        folder = Path(name)
+        (folder / "top.il").write_bytes(plan.files["top.il"])
+        (folder / "top.ys").write_text(plan.script)
+        flow.synthesize("top.ys", folder)
+        text = board_verilog(folder / "top.json", board)
+    model = PinModel(text, "sums", 18, PULSES)
+    data = np.random.default_rng(3).integers(0, 256, 300).astype(np.uint8)
+    _, noise = model.run(cycles=1000)
+    reply = b""
+    for byte in data:
+        reply += model.run(bytes([byte]), 600)[1]
+    assert not noise and len(reply) == len(data)
+    want = [int(data[(n - 4) & ~1 :][:4].sum()) & 255 for n in range(4, len(data))]
+    assert list(reply[4:]) == want
