@@ -108,12 +108,16 @@ def board_verilog(path: Path, board: Board) -> str:
                 raise flow.FlowError(f"{path}: PLL outputs {', '.join(kinds)} have no model")
             clocks |= {port: links[port] for port in ("RESETB", "LOCK")}
             clocks |= {p: links[f"PLLOUTGLOBAL{p}"] for p in "AB" if kind == "SB_PLL40_2F_PAD"}
-        elif kind == "SB_GB" and name.startswith("$gbuf_pll_pllout_"):  # an output's own way to its global net
-            clocks[name[-1].upper()] = links["GLOBAL_BUFFER_OUTPUT"]
+        elif found := re.search("_pllout_([ab])$", name):  # the PLL's own way to a global net
+            clocks[found[1].upper()] = links["GLOBAL_BUFFER_OUTPUT"]
         elif kind in ("SB_SPRAM256KA", "ICESTORM_SPRAM"):
             netlist.cell("SPRAM", name, {}, links)
         else:
             netlist.cell("SB_MAC16" if kind == "ICESTORM_DSP" else kind, name, parameters, links)
+    if len(clocks) != 4:
+        raise flow.FlowError(
+            f"{path}: PLL without reset, lock or one of two outputs, but {', '.join(clocks) or 'none'}"
+        )
     clock = next(bit for bit, pad in pads.items() if pad not in pins)
     netlist.cell("PLL", "pll", {}, {"PIN": [clock], **clocks})
     return f"{LINT}{TOP}{netlist.verilog()}{OWN}{cells()}"
