@@ -6,18 +6,19 @@ from lepton.fpga.pll import GowinPll
 from lepton.rtl.config import NpuConfig
 
 # A table that holds 64 bits of memory takes the place of eight others and six flip-flops, so few memories can be made
-# of them: the accumulators. Block RAM: 18 for the weights, 16 activations, 5 parameters, 4 program.
+# of them: the accumulators. A flip-flop that takes no table's output still takes the table beside it, so wide registers
+# cost twice. Block RAM: 18 for the weights, 8 activations, 5 parameters, 8 program.
 CONFIG = NpuConfig(
     "tang-nano-20k",
-    rows=16,
-    cols=4,
-    lanes=2,
+    rows=8,
+    cols=8,
+    lanes=1,
     pe="paired",
-    act_bytes=32768,
+    act_bytes=16384,
     weight_tiles=512,
     params=1024,
-    program_words=1024,
-    acc_depth=32,
+    program_words=2048,
+    acc_depth=16,
     line_depth=64,
     multiplier="gowin",
     lutram="acc",
@@ -31,7 +32,7 @@ BOARD = Board(
     mhz=54,
     platform=TangNano20kPlatform,
     pll=GowinPll,
-    bounds={"lut": (12_800, 15_000), "ff": (10_300, 12_200), "multiplier": (56, 56), "bram": (44, 46)},
+    bounds={"lut": (11_000, 12_800), "ff": (9_200, 10_600), "multiplier": (44, 44), "bram": (40, 40)},
     leds=6,
     loader="tangnano20k",
     reset=("button", 0),
