@@ -6,9 +6,9 @@ from lepton.fpga.board import Board
 from lepton.fpga.pll import Ecp5Pll
 from lepton.rtl.config import NpuConfig
 
-# Of the multipliers the requantizers take 32 and seven of the array's nine rows 119; sixteen lanes would leave five rows
-# and take 63 k look-up tables. Block RAM holds the weights of each
-# of the reference models (AD: 1008 tiles), so accumulators and line buffers are made of look-up tables.
+# Of the multipliers the requantizers take 32 and seven of the array's nine rows 119; sixteen lanes would leave five
+# rows and take 63 k look-up tables. Block RAM holds the weights of each of the reference models (AD: 1008 tiles), so
+# accumulators and line buffers are made of look-up tables.
 CONFIG = NpuConfig(
     "ulx3s-85f",
     rows=18,
