@@ -264,8 +264,9 @@ def utilization(board: Board, report: dict) -> dict[str, list[int]]:
 
 
 def clock(report: dict, mhz: float) -> float:
-    """MHz reached by the accelerator's clock: of those constrained to `mhz`, the slowest."""
-    found = [c["achieved"] for c in report["fmax"].values() if abs(c["constraint"] - mhz) < 0.02 * mhz]
+    """MHz reached by the accelerator's clock: of those constrained to `mhz`, the slowest. nextpnr asks 7 % more of an
+    oscillator."""
+    found = [c["achieved"] for c in report["fmax"].values() if abs(c["constraint"] - mhz) < 0.08 * mhz]
     if not found:
         raise FlowError(f"place and route reports no clock of {mhz:g} MHz: {report['fmax']}")
     return min(found)

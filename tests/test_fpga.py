@@ -151,6 +151,7 @@ def test_reports():
     }
     assert flow.clock(report, 70) == 81.5
     assert flow.utilization(board, report) == {k: [3, 7] for k in ("lut", "ff", "multiplier", "bram")}
+    assert flow.clock(report, 65.5) == 81.5
     with pytest.raises(flow.FlowError, match="no clock of 60 MHz"):
         flow.clock(report, 60)
 

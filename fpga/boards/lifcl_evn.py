@@ -31,5 +31,5 @@ BOARD = Board(
     leds=8,
     reset=("button", 0),
     bitstream=False,
-    caveat="place and route only: the clock is the chip's oscillator, which is not exact enough for a UART",
+    caveat="placed, but nextpnr does not route its clock; no bitstream: the oscillator is too inexact for a UART",
 )
