@@ -369,6 +369,18 @@ def test_waits_and_causes():
     assert bench.causes == want + [c.FETCH] * (60 - len(want))
 
 
+def test_tokens_come_while_others_are_taken():
+    """A token a cycle, a pass every two: none is lost in the cycles in which one comes and one goes."""
+    store = {k: dict(offset=k, x=0, y=0, skip=0, last=1) for k in range(8)}
+    muls = [BLANK | dict(width=2, wait=1, init=k == 0, release=k == 7) for k in range(8)]
+    bench = Bench(
+        CONFIG, LATENCIES[0], store, memory(CONFIG, 7), [raw(isa.LOAD, count=8)], [raw(isa.MUL, **i) for i in muls],
+        lambda cycle, b: (10 <= cycle < 18, 0),
+    )  # fmt: skip
+    bench.run(60).check(muls, range(8))
+    assert bench.issued == list(range(12, 28))
+
+
 def test_a_bank_kept_over_instructions():
     store = {k: dict(offset=k, x=0, y=0, skip=0, last=1) for k in range(6)}
     muls = [BLANK | dict(release=k % 3 == 2, init=k % 3 == 0, width=2) for k in range(6)]
