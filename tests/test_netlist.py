@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,8 +27,7 @@ STYLES = {"ecp5": [("single", True), ("single", False), ("paired", True), ("pair
 
 
 class Products(wiring.Component):
-    """Multipliers behind byte streams: each left, right (2 bytes each) gives a product of each style (3 bytes, signed).
-    The right operand is held from the first cycle after its last byte."""
+    """Multipliers behind byte streams: left, right (2 bytes each) give a product of each style (3 bytes, signed)."""
 
     i: In(stream.Signature(8))
     o: Out(stream.Signature(8))
@@ -47,10 +46,12 @@ class Products(wiring.Component):
             unit = RowMultiplier(NpuConfig(pe=pe, multiplier=self._family), 1, cells)
             m.submodules[f"multiplier_{pe}_{cells}"] = unit
             width = len(unit.i_left[0])
+            swap = count == 4
+            gone = ~swap if self._family == "ice40" else 0  # it holds the operand itself
             m.d.comb += [
                 unit.i_left[0].eq(operands[:width]),
-                unit.i_right[0].eq(operands[16 : 16 + width]),
-                unit.i_swap.eq(count == 4),
+                unit.i_right[0].eq(Mux(gone, ~operands[16 : 16 + width], operands[16 : 16 + width])),
+                unit.i_swap.eq(swap),
             ]
             product = Signal(range(-(1 << 23), 1 << 23), name=f"product_{pe}_{cells}")
             m.d.comb += product.eq(unit.o_product[0])
