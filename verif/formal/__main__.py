@@ -73,6 +73,8 @@ def main(argv=None) -> int:
         return 0
     results = run(wanted, not arguments.no_bugs)
     show(results)
+    proven, found = sum(r.passed for r in results), sum(r.bug_found is True for r in results)
+    print(f"{proven} of {len(results)} proven" + ("" if arguments.no_bugs else f", {found} planted bugs found"))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
