@@ -135,7 +135,7 @@ FAMILIES = {
             "bram": ("OXIDE_EBR",),
         },
         bitstream="top.bit",
-        before="setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2\n",
+        before=_NO_COLLISIONS + "\n",
     ),
 }
 

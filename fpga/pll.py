@@ -1,5 +1,7 @@
 """Clock generation, one class a vendor, all with the same members."""
 
+from collections.abc import Iterable
+
 from amaranth.hdl import Const, Instance, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -7,6 +9,17 @@ from amaranth.lib.wiring import In, Out
 
 class PllError(ValueError):
     """A frequency that the PLL cannot make; the message is one line."""
+
+
+def _nearest(settings: Iterable[tuple], reference: float, hz: float) -> tuple:
+    """Of settings, each with the Hz it makes as its last element, the one nearest to `hz`; of equals the least.
+
+    Raises PllError when that is more than 1 % away.
+    """
+    off, *best = min(((abs(s[-1] - hz), *s) for s in settings), default=(hz,))
+    if off > 0.01 * hz:
+        raise PllError(f"no PLL setting makes {hz / 1e6:g} MHz of {reference / 1e6:g} MHz")
+    return tuple(best)
 
 
 class Ecp5Pll(wiring.Component):
@@ -24,17 +37,15 @@ class Ecp5Pll(wiring.Component):
     locked: Out(1)
 
     def __init__(self, reference: float, hz: float):
-        best = None
+        settings = []
         for ref_div in range(1, 6):
             for feedback in range(1, 81):
                 out = reference / ref_div * feedback
                 out_div = round(600e6 / out)
                 if 1 <= out_div <= 128 and 400e6 <= out * out_div <= 800e6 and reference / ref_div >= 3.125e6:
-                    found = (abs(out - hz), ref_div, feedback, out_div, out)
-                    best = min(best or found, found)
-        if best is None or best[0] > 0.01 * hz:
-            raise PllError(f"no PLL setting makes {hz / 1e6:g} MHz of {reference / 1e6:g} MHz")
-        _, self._ref_div, self._feedback, self._out_div, self.frequency = best
+                    settings.append((ref_div, feedback, out_div, out))
+        found = _nearest(settings, reference, hz)
+        self._ref_div, self._feedback, self._out_div, self.frequency = found
         super().__init__()
 
     def elaborate(self, platform):
@@ -86,17 +97,15 @@ class GowinPll(wiring.Component):
 
     def __init__(self, reference: float, hz: float):
         self._reference = reference
-        best = None
+        settings = []
         for ref_div in range(1, 65):
             for feedback in range(1, 65):
                 out = reference * feedback / ref_div
                 for out_div in (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128):
                     if reference / ref_div >= 3e6 and 500e6 <= out * out_div <= 1250e6:
-                        found = (abs(out - hz), ref_div, feedback, out_div, out)
-                        best = min(best or found, found)
-        if best is None or best[0] > 0.01 * hz:
-            raise PllError(f"no PLL setting makes {hz / 1e6:g} MHz of {reference / 1e6:g} MHz")
-        _, self._ref_div, self._feedback, self._out_div, self.frequency = best
+                        settings.append((ref_div, feedback, out_div, out))
+        found = _nearest(settings, reference, hz)
+        self._ref_div, self._feedback, self._out_div, self.frequency = found
         super().__init__()
 
     def elaborate(self, platform):
@@ -145,7 +154,7 @@ class Ice40Pll(wiring.Component):
     locked: Out(1)
 
     def __init__(self, reference: float, hz: float):
-        best = None
+        settings = []
         for ref_div in range(1, 17):
             if not 10e6 <= reference / ref_div <= 133e6:
                 continue
@@ -154,11 +163,9 @@ class Ice40Pll(wiring.Component):
                 for out_shift in range(1, 7):
                     if 533e6 <= vco <= 1066e6:
                         out = vco / 2**out_shift / 2
-                        found = (abs(out - hz), ref_div, feedback, out_shift, out)
-                        best = min(best or found, found)
-        if best is None or best[0] > 0.01 * hz:
-            raise PllError(f"no PLL setting makes {hz / 1e6:g} MHz of {reference / 1e6:g} MHz")
-        _, self._ref_div, self._feedback, self._out_shift, self.frequency = best
+                        settings.append((ref_div, feedback, out_shift, out))
+        found = _nearest(settings, reference, hz)
+        self._ref_div, self._feedback, self._out_shift, self.frequency = found
         compare = reference / self._ref_div / 1e6
         self._filter = 1 + sum(compare >= limit for limit in (17, 26, 44, 66, 101))
         super().__init__()

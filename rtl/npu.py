@@ -16,7 +16,7 @@ from .link import Link, identity_registers
 from .multiply import MultiplyEngine
 from .prefetch import BURST, Prefetch
 from .serial_accumulators import SerialAccumulators
-from .serial_loader import SerialLoader
+from .serial_loader import SerialLoader, first_word
 from .serial_tail import SerialTail
 from .spram import Spram, SpramActMemory
 from .tail import TailEngine
@@ -194,7 +194,7 @@ class Npu(wiring.Component):
             half, odd = link.w_byte >> 1, link.w_byte[0]
             index = link.w_index[:14]
             for unit, region, address, mine in (
-                (weights, Region.WEIGHT, (index << 3) + (index << 1) + index, loader.s_addr),
+                (weights, Region.WEIGHT, first_word(index), loader.s_addr),
                 (params, Region.PARAM, index << 3, tail.p_addr),
             ):
                 m.d.comb += [

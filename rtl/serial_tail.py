@@ -4,11 +4,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from . import isa
 from .config import NpuConfig
-from .loader import layout_of
+from .tail import TAIL_LAYOUT
 
-TAIL_LAYOUT = layout_of(isa.TAIL.fields)
 DIGIT = 2
 """Bits of the multiplier used in a cycle."""
 PARAM_WORDS = 5

@@ -1,6 +1,6 @@
 """The tail: from accumulators to activations."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -8,16 +8,12 @@ from amaranth.lib.wiring import In, Out
 from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.config import NpuConfig
+from lepton.rtl.loader import layout_of
 from lepton.rtl.requantizer import Requantizer
 
-
-def _struct(fields):
-    return data.StructLayout({f.name: signed(f.bits) if f.signed else unsigned(f.bits) for f in fields})
-
-
-TAIL_LAYOUT = _struct(isa.TAIL.fields)
-TABLE_LAYOUT = _struct(isa.TABLE.fields)
-PARAM_LAYOUT = _struct(isa.PARAM)
+TAIL_LAYOUT = layout_of(isa.TAIL.fields)
+TABLE_LAYOUT = layout_of(isa.TABLE.fields)
+PARAM_LAYOUT = layout_of(isa.PARAM)
 
 
 class TailEngine(wiring.Component):

@@ -112,10 +112,8 @@ def trace(program: Program, counts: list[Count]) -> dict:
             continue
         assert isinstance(step, NpuStep)
         stretch = runs[step.pc]
-        timing, start = (
-            predict(program.config, program.words, program.tiles, step.pc, program.external, params=program.params),
-            0,
-        )
+        timing = predict(program.config, program.words, program.tiles, step.pc, program.external, params=program.params)
+        start = 0
         for i in stretch.layers:
             end = start + counts[i].cycles
             layer = program.layers[i]
