@@ -1,6 +1,6 @@
 """Activation memory: byte-wide banks, read and written at any byte address."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -8,12 +8,12 @@ from amaranth.lib.wiring import In, Out
 from .config import NpuConfig
 
 
-def _rotate_right(m, value, by, name):
-    """`value`, bytes, rotated down by `by` bytes (a power of two of them)."""
+def _rotate_right(m, value, by, name, begin=0):
+    """`value`, bytes, rotated down by the bits of `by` from bit `begin` on, in bytes (a power of two of them)."""
     size = len(value)
-    for k in range(len(by)):
+    for k, bit in enumerate(by, begin):
         stage = Signal(size, name=f"{name}_{k}")
-        m.d.comb += stage.eq(Mux(by[k], Cat(value[8 << k :], value[: 8 << k]), value))
+        m.d.comb += stage.eq(Mux(bit, Cat(value[8 << k :], value[: 8 << k]), value))
         value = stage
     return value
 
@@ -26,11 +26,13 @@ class ActMemory(wiring.Component):
     in the cycle ``LATENCY`` after ``r_en`` · ``w_en``, ``w_addr`` unsigned(20), ``w_count`` range(lanes + 1),
     ``w_data`` ArrayLayout(signed(8), lanes): the first w_count bytes are written from w_addr on.
 
-    Throughput: one read and one write a cycle. A read sees the writes of all earlier cycles; of a byte written
-    in the same cycle it sees either value. Reset: memory stays, a write of the cycle before may be lost.
+    Throughput: one read and one write a cycle. A read sees the writes of ``W_LATENCY`` and more cycles before; of a
+    byte written later, or in the same cycle, it sees either value. Reset: memory stays, the writes of the last
+    ``W_LATENCY`` cycles may be lost.
     """
 
-    LATENCY = 3
+    LATENCY = 4
+    W_LATENCY = 2
 
     def __init__(self, config: NpuConfig):
         self._config = config
@@ -61,18 +63,25 @@ class ActMemory(wiring.Component):
             m.d.comb += [low.eq(address), here.eq(address >> low_bits), after.eq(here + 1)]
             return low, here, after
 
+        # The writes' sources, tail and link, are far from one another and from the banks.
+        w_en = Signal(name="late_en")
+        w_addr, w_count, w_data = (
+            Signal(len(Value.cast(value)), name=f"late_{name}", reset_less=True)
+            for name, value in (("addr", self.w_addr), ("count", self.w_count), ("data", self.w_data))
+        )
+        m.d.sync += [w_en.eq(self.w_en), w_addr.eq(self.w_addr), w_count.eq(self.w_count), w_data.eq(self.w_data)]
+
         r_low, r_word, r_next = split(self.r_addr, "r")
-        w_low, w_word, w_next = split(self.w_addr, "w")
+        w_low, w_word, w_next = split(w_addr, "w")
         en_1 = Signal()
-        low_1, low_2 = (Signal(low_bits, name=f"r_low_{k}", reset_less=True) for k in (1, 2))
-        m.d.sync += [en_1.eq(self.r_en), low_1.eq(r_low), low_2.eq(low_1)]
+        low_1, low_2, low_3 = (Signal(low_bits, name=f"r_low_{k}", reset_less=True) for k in (1, 2, 3))
+        m.d.sync += [en_1.eq(self.r_en), low_1.eq(r_low), low_2.eq(low_1), low_3.eq(low_2)]
 
         # Bank b takes byte (b - w_low) mod banks: rotate up, that is down by -w_low.
         up = Signal(low_bits)
         m.d.comb += up.eq(-w_low)
-        padded = Cat(*(self.w_data[j] for j in range(cfg.lanes)))
         w_bytes = Signal(8 * banks)
-        m.d.comb += w_bytes.eq(padded)
+        m.d.comb += w_bytes.eq(w_data)
         w_rotated = Signal(8 * banks, reset_less=True)
         m.d.sync += w_rotated.eq(_rotate_right(m, w_bytes, up, "w_rotate"))
 
@@ -88,7 +97,7 @@ class ActMemory(wiring.Component):
             m.d.sync += [
                 r_at.eq(Mux(b < r_low, r_next, r_word)),
                 w_at.eq(Mux(b < w_low, w_next, w_word)),
-                w_on.eq(self.w_en & (index < self.w_count)),
+                w_on.eq(w_en & (index < w_count)),
             ]
             m.d.comb += [
                 read.en.eq(en_1),
@@ -99,10 +108,12 @@ class ActMemory(wiring.Component):
             ]
             outs.append(read.data)
 
-        raw = Signal(8 * banks)
+        # A block RAM's output is late and the far steps cross the chip, so there is a register between them.
+        near = low_bits // 2
+        raw, half = Signal(8 * banks), Signal(8 * banks, reset_less=True)
         m.d.comb += raw.eq(Cat(outs))
-        rotated = _rotate_right(m, raw, low_2, "r_rotate")
+        m.d.sync += half.eq(_rotate_right(m, raw, low_2[:near], "r_rotate"))
         result = Signal(8 * len(self.r_data), reset_less=True)
-        m.d.sync += result.eq(rotated)
+        m.d.sync += result.eq(_rotate_right(m, half, low_3[near:], "r_rotate", near))
         m.d.comb += self.r_data.as_value().eq(result)
         return m

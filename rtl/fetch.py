@@ -1,6 +1,6 @@
 """Instruction fetch: program memory to the three engines' queues."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,18 +25,23 @@ class Fetch(wiring.Component):
         opcode, or the program ran off the memory · ``bad`` Out(1): an instruction breaks one of `isa.rules`. Each of
         the three stops the fetch and holds until the next ``start``. Queued instructions stay; one whose last word
         shows that it breaks a rule is queued too.
+    Words are read up to ``AHEAD`` before they are taken.
     Compact: TABLE is unknown, and rules are not checked; no queues: the outputs are Stream(64), each word of an
     instruction is valid at its engine's output while it is at hand, with its number ``o_index`` Out(2).
     Throughput: one word a cycle. An instruction's last word waits while its queue (``DEPTH`` instructions) is full.
-    Latency: with ``start`` in cycle s and no stall, word k (counted from the first) is taken in cycle s + 2 + k; the
-    instruction of which it is the last word is valid at its output in cycle s + 3 + k, and ``done_fetching``,
-    ``error`` or ``bad`` (by the first word with which it is certain) is up in s + 3 + k. Reset: stopped, queues empty.
+    Latency: with ``start`` in cycle s and no stall, word k (counted from the first) is taken in cycle
+    s + ``latency`` + k; the instruction of which it is the last word is valid at its output the cycle after, and
+    ``done_fetching``, ``error`` or ``bad`` (by the first word with which it is certain) is up then. Reset: stopped,
+    queues empty.
     """
 
     DEPTH = 2
+    AHEAD = 3
 
     def __init__(self, config: NpuConfig):
         self._config = config
+        self.latency = 2 if config.compact else 3
+        """Cycles from ``start`` to the first word's taking."""
         super().__init__(
             {
                 "start": In(1),
@@ -66,23 +71,48 @@ class Fetch(wiring.Component):
             queues[name] = queue.i
 
         running = Signal()
-        have = Signal()  # p_data is the word at `at`
+        have = Signal()  # a word is at hand:
+        word = self.p_data if compact else Signal(WORD_BITS)
         bits = self._config.program_words.bit_length() if compact else 17
-        at = Signal(bits)
         take = Signal()
-        addr = Signal(bits)
-        m.d.comb += [
-            addr.eq(at + take),
-            self.p_en.eq(running),
-            self.p_addr.eq(addr),
-        ]
-        m.d.sync += [at.eq(addr), have.eq(running)]
+        outside = Signal()
+        if compact:
+            at = Signal(bits)
+            addr = Signal(bits)
+            m.d.comb += addr.eq(at + take)
+            m.d.sync += at.eq(addr)
+            m.d.comb += [self.p_en.eq(running), self.p_addr.eq(addr)]
+            m.d.sync += have.eq(running)
+        else:
+            # A block RAM's word comes late, so it is decoded from a register, and reads do not wait for what it says.
+            # With it comes whether it lies beyond the memory.
+            m.submodules.words = words = ResetInserter(self.start)(SkidQueue(WORD_BITS + 1, self.AHEAD))
+            ahead = Signal(range(self.AHEAD + 1))  # words read and not yet taken
+            reading = Signal(bits)
+            asked = Signal()  # p_data is the word after those in the queue
+            beyond = Signal()
+            m.d.comb += [
+                self.p_en.eq(running & (ahead != self.AHEAD)),
+                self.p_addr.eq(reading),
+                words.i.valid.eq(asked),
+                words.i.payload.eq(Cat(self.p_data, beyond)),
+                words.o.ready.eq(take),
+                have.eq(words.o.valid),
+                word.eq(words.o.payload),
+                outside.eq(words.o.payload[-1]),
+            ]
+            m.d.sync += [
+                asked.eq(self.p_en),
+                beyond.eq(reading >= self._config.program_words),
+                reading.eq(reading + self.p_en),
+                ahead.eq(ahead + self.p_en - take),
+            ]
         m.d.comb += self.moved.eq(take)
 
         index = Signal(2)  # word within the instruction
         opcode, held = Signal(4), Signal(4)
         parts = [Signal(WORD_BITS, name=f"part{k}", reset_less=True) for k in range(3)]
-        m.d.comb += opcode.eq(Mux(index == 0, self.p_data[:4], held))
+        m.d.comb += opcode.eq(Mux(index == 0, word[:4], held))
         full = {name: ~queue.ready for name, queue in queues.items()}
         last, known, end, blocked = Signal(), Signal(), Signal(), Signal()
         with m.Switch(opcode):
@@ -93,14 +123,14 @@ class Fetch(wiring.Component):
                         m.d.comb += end.eq(1)
                     else:
                         m.d.comb += blocked.eq((1 if compact else last) & full[_TARGETS[op.opcode]])
-        outside = Signal()
-        m.d.comb += outside.eq(at >= self._config.program_words)
+        if compact:
+            m.d.comb += outside.eq(at >= self._config.program_words)
 
         # A rule is looked at with the last word it needs; `parts` and the word at hand are the instruction so far.
         broken = Signal()
         for op in () if compact else OPS.values():
             for k in range(op.words):
-                so_far = Cat(*parts[:k], self.p_data)
+                so_far = Cat(*parts[:k], word)
                 found = [self._broken(op, rule, so_far) for rule in rules(op, self._config) if last_word(op, rule) == k]
                 if found:
                     with m.If((opcode == op.opcode) & (index == k)):
@@ -119,14 +149,14 @@ class Fetch(wiring.Component):
                 with m.Switch(index):
                     for k, part in () if compact else enumerate(parts):
                         with m.Case(k):
-                            m.d.sync += part.eq(self.p_data)
+                            m.d.sync += part.eq(word)
 
         # The word at hand is the instruction's last: it goes to the queue directly, the ones before from `parts`.
-        whole = {op.words: Cat(*parts[: op.words - 1], self.p_data) for op in OPS.values()}
+        whole = {op.words: Cat(*parts[: op.words - 1], word) for op in OPS.values()}
         for op in (LOAD, MUL, TAIL) if compact else ():  # each the only one of its engine
             queue = queues[_TARGETS[op.opcode]]
             at_hand = have & running & ~outside & (opcode == op.opcode)
-            m.d.comb += [queue.valid.eq(at_hand), queue.payload.eq(self.p_data), self.o_index.eq(index)]
+            m.d.comb += [queue.valid.eq(at_hand), queue.payload.eq(word), self.o_index.eq(index)]
         for name, queue in () if compact else queues.items():
             with m.Switch(opcode):
                 for code, target in _TARGETS.items():
@@ -140,8 +170,7 @@ class Fetch(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1),
-                have.eq(0),
-                at.eq(self.pc),
+                *([have.eq(0), at.eq(self.pc)] if compact else [reading.eq(self.pc), ahead.eq(0), asked.eq(0)]),
                 index.eq(0),
                 self.done_fetching.eq(0),
                 self.error.eq(0),

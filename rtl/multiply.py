@@ -314,11 +314,42 @@ class MultiplyEngine(wiring.Component):
         q_left, q_end, q_open = Signal(12, reset_less=True), Signal(reset_less=True), Signal(reset_less=True)
         output = Signal()  # this vector completes an output
         row_done = Signal()
-        m.d.comb += [
-            output.eq(~v["depthwise"] | ((lag == 0) & (skip == 0) & (row_phase == 0) & (column_phase == 0) & q_open)),
-            row_done.eq(Mux(v["depthwise"], output & q_end, x_end)),
-            final.eq(row_done & y_end),
-        ]
+        # Whether a vector is its pass's last decides much in the cycle after, so where there is room, it is known a
+        # cycle before, from what these registers will hold.
+        now = {"x_end": x_end, "y_end": y_end, "lag": lag, "skip": skip, "q_end": q_end, "q_open": q_open}
+        now |= {"column_phase": column_phase, "row_phase": row_phase}
+        ahead = now
+        if not compact:
+            ahead = {name: Signal.like(s, name=f"{name}_next") for name, s in now.items()}
+            m.d.comb += [ahead[name].eq(s) for name, s in now.items()]
+            m.d.sync += [s.eq(ahead[name]) for name, s in now.items()]
+
+        def set_next(**values):
+            """The values of these registers from the next cycle on."""
+            domain = m.d.sync if compact else m.d.comb
+            domain += [ahead[name].eq(value) for name, value in values.items()]
+
+        def completes(depthwise, lag, skip, row_phase, column_phase, q_open):
+            return ~depthwise | ((lag == 0) & (skip == 0) & (row_phase == 0) & (column_phase == 0) & q_open)
+
+        last = Mux(v["depthwise"], output & q_end, x_end)
+        if compact:
+            open_now = lag, skip, row_phase, column_phase, q_open
+            m.d.comb += [
+                output.eq(completes(v["depthwise"], *open_now)),
+                row_done.eq(last),
+                final.eq(row_done & y_end),
+            ]
+        else:
+            m.d.comb += row_done.eq(last)
+            depthwise_next = Mux(start, t.depthwise, v["depthwise"])
+            output_next = Signal()
+            names = ("lag", "skip", "row_phase", "column_phase", "q_open")
+            m.d.comb += output_next.eq(completes(depthwise_next, *(ahead[name] for name in names)))
+            m.d.sync += [
+                output.eq(output_next),
+                final.eq(Mux(depthwise_next, output_next & ahead["q_end"], ahead["x_end"]) & ahead["y_end"]),
+            ]
 
         entry, base = (
             Signal(entry_bits, name="entry", reset_less=True),
@@ -342,40 +373,38 @@ class MultiplyEngine(wiring.Component):
                     x.eq(row_x),
                     y.eq(y + v["y_step"]),
                     x_left.eq(v["width"]),
-                    x_end.eq(v_narrow),
                 ]
+                set_next(x_end=v_narrow)
             with m.Else():
                 m.d.sync += [
                     address.eq(address + v["x_step"]),
                     x.eq(x + v["x_step"]),
                     x_left.eq(x_left - 1),
-                    x_end.eq(x_left == 2),
                 ]
+                set_next(x_end=x_left == 2)
             with m.If(row_done):
-                m.d.sync += [y_left.eq(y_left - 1), y_end.eq(y_left == 2)]
+                m.d.sync += y_left.eq(y_left - 1)
+                set_next(y_end=y_left == 2)
             with m.If(lag != 0):
-                m.d.sync += lag.eq(lag - 1)
+                set_next(lag=lag - 1)
             with m.Elif(lag_x_end):
-                m.d.sync += [
-                    lag_x_left.eq(v["width"]),
-                    lag_x_end.eq(v_narrow),
-                    column_phase.eq(0),
-                    q_left.eq(v["out_width"]),
-                    q_end.eq(v_narrow_out),
-                    q_open.eq(1),
-                ]
+                m.d.sync += [lag_x_left.eq(v["width"]), lag_x_end.eq(v_narrow)]
+                set_next(column_phase=0)
+                m.d.sync += q_left.eq(v["out_width"])
+                set_next(q_end=v_narrow_out, q_open=1)
                 with m.If(skip != 0):
-                    m.d.sync += skip.eq(skip - 1)
+                    set_next(skip=skip - 1)
                 with m.Else():
-                    m.d.sync += row_phase.eq(Mux(row_phase == 0, v["subsample"], row_phase) - 1)
+                    set_next(row_phase=Mux(row_phase == 0, v["subsample"], row_phase) - 1)
             with m.Else():
                 m.d.sync += [
                     lag_x_left.eq(lag_x_left - 1),
                     lag_x_end.eq(lag_x_left == 2),
-                    column_phase.eq(Mux(column_phase == 0, v["subsample"], column_phase) - 1),
                 ]
+                set_next(column_phase=Mux(column_phase == 0, v["subsample"], column_phase) - 1)
                 with m.If(output):
-                    m.d.sync += [q_left.eq(q_left - 1), q_end.eq(q_left == 2), q_open.eq(~q_end)]
+                    m.d.sync += q_left.eq(q_left - 1)
+                    set_next(q_end=q_left == 2, q_open=~q_end)
             with m.If(output & ~v["still"]):
                 m.d.sync += entry.eq(entry + 1)
             with m.If(init_once):
@@ -400,18 +429,10 @@ class MultiplyEngine(wiring.Component):
                 row_x.eq(t_x + desc.x),
                 y.eq(t.y + desc.y),
                 x_left.eq(t.width),
-                x_end.eq(narrow),
                 y_left.eq(t.height),
-                y_end.eq(flat),
-                lag.eq(config.taps - 1),
-                skip.eq(desc.skip),
                 lag_x_left.eq(t.width),
                 lag_x_end.eq(narrow),
-                column_phase.eq(0),
-                row_phase.eq(0),
                 q_left.eq(t.out_width),
-                q_end.eq(narrow_out),
-                q_open.eq(1),
                 entry.eq(first_entry),
                 base.eq(first_entry),
                 init.eq(t.init & first_tile),
@@ -419,6 +440,8 @@ class MultiplyEngine(wiring.Component):
                 v_bank.eq(bank),
                 v_release.eq(release),
             ]
+            set_next(x_end=narrow, y_end=flat, q_end=narrow_out, q_open=1)
+            set_next(lag=config.taps - 1, skip=desc.skip, column_phase=0, row_phase=0)
 
         # --- Weights: the load meets row 0 one cycle before the swap ------------------------------------------------
         if not compact:

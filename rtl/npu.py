@@ -75,7 +75,13 @@ class Npu(wiring.Component):
         else:
             tail = TailEngine(config, read_latency=Accumulators.T_LATENCY)
             act, acc, weights = ActMemory(config), Accumulators(config), WeightStore(config)
-        link = Link(config, act_latency=act.LATENCY, timeout=self._link_timeout)
+        # The link is far from the memory, so its reads are registered on the way.
+        link = Link(config, act_latency=act.LATENCY + (not compact), timeout=self._link_timeout)
+        r_en, r_addr = link.r_en, link.r_addr
+        if not compact:
+            r_en = Signal()
+            r_addr = Signal.like(link.r_addr, reset_less=True)
+            m.d.sync += [r_en.eq(link.r_en), r_addr.eq(link.r_addr)]
         m.submodules.link = link
         m.submodules.fetch = reset(fetch)
         m.submodules.multiply = reset(multiply)
@@ -154,10 +160,19 @@ class Npu(wiring.Component):
                 shape=bits, depth=isa.depth(region, config), init=[], attrs={"no_rw_check": 1}
             )
             write = unit.write_port(granularity=8)
+            on = link.w_en & (link.w_region == region)
+            index, byte, value = link.w_index, link.w_byte[: (size - 1).bit_length()], link.w_data
+            if not compact:  # a cycle later: the link is far
+                late = [Signal(name=f"{name}_on")]
+                late += [
+                    Signal(len(s), name=f"{name}_w{k}", reset_less=True) for k, s in enumerate((index, byte, value))
+                ]
+                m.d.sync += [late[0].eq(on), late[1].eq(index), late[2].eq(byte), late[3].eq(value)]
+                on, index, byte, value = late
             m.d.comb += [
-                write.addr.eq(link.w_index),
-                write.data.eq(link.w_data.replicate(size)),
-                write.en.eq(Mux(link.w_en & (link.w_region == region), 1 << link.w_byte[: (size - 1).bit_length()], 0)),
+                write.addr.eq(index),
+                write.data.eq(value.replicate(size)),
+                write.en.eq(Mux(on, 1 << byte, 0)),
             ]
             return unit.read_port()
 
@@ -180,8 +195,8 @@ class Npu(wiring.Component):
             ]
         with m.Else():
             m.d.comb += [
-                act.r_en.eq(link.r_en),
-                act.r_addr.eq(link.r_addr),
+                act.r_en.eq(r_en),
+                act.r_addr.eq(r_addr),
                 act.w_en.eq(w_act),
                 act.w_addr.eq(link.w_index),
                 act.w_count.eq(1),

@@ -116,5 +116,7 @@ class Requantizer(wiring.Component):
         right_6 = delay(right_5, 1, "right_6")
 
         # 7: divide
-        m.d.sync += self.result.eq(nudged >> right_6)
+        divided = Signal(signed(32), reset_less=True)
+        m.d.sync += divided.eq(nudged >> right_6)
+        m.d.comb += self.result.eq(divided)
         return m

@@ -1,6 +1,6 @@
 """The tail: from accumulators to activations."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -145,8 +145,17 @@ class TailEngine(wiring.Component):
         address, address_y, address_sub, address_group = (reg(20, f"address{n}") for n in ("", "_y", "_sub", "_group"))
 
         dual = ins.dual != 0
-        wx_last, wy_last = wx + 1 == ins.window_x, wy + 1 == ins.window_y
-        ox_last, oy_last = ox + 1 == ins.width, oy + 1 == ins.height
+        # Whether a counter stands at its last value is compared a step ahead.
+        counters = ((wx, "wx", "window_x"), (wy, "wy", "window_y"), (ox, "ox", "width"), (oy, "oy", "height"))
+        lasts = wx_last, wy_last, ox_last, oy_last = [reg(1, f"{name}_last") for _, name, _ in counters]
+        advance = []
+        for (counter, name, limit), last in zip(counters, lasts, strict=True):
+            single = reg(1, f"{name}_single")
+            with m.If(accept):
+                m.d.sync += [last.eq(new[limit] == 1), single.eq(new[limit] == 1)]
+            after = Mux(last, single, counter + 2 == ins[limit])
+            advance.append([counter.eq(Mux(last, 0, counter + 1)), last.eq(after)])
+        next_wx, next_wy, next_ox, next_oy = advance
         step = Signal()  # last read of a window position
         window_done, sub_done, group_done, all_done = Signal(), Signal(), Signal(), Signal()
         last_sub, last_of_group = Signal(), Signal()
@@ -188,20 +197,20 @@ class TailEngine(wiring.Component):
             m.d.sync += [half.eq(1), self.t_r_entry.eq(entry + ins.acc_other)]
         with m.If(step):
             m.d.sync += [half.eq(0), entry.eq(next_entry), self.t_r_entry.eq(next_entry)]
-            m.d.sync += wx.eq(Mux(wx_last, 0, wx + 1))
+            m.d.sync += next_wx
             with m.If(wx_last):
-                m.d.sync += [entry_window.eq(next_entry), wy.eq(Mux(wy_last, 0, wy + 1))]
+                m.d.sync += [entry_window.eq(next_entry), *next_wy]
         with m.If(window_done):
             m.d.sync += [
                 entry_x.eq(next_entry),
                 outputs.eq(next_outputs),
-                ox.eq(Mux(ox_last, 0, ox + 1)),
+                *next_ox,
                 address.eq(address + ins.out_x),
             ]
             with m.If(ox_last):
                 m.d.sync += [
                     entry_y.eq(next_entry),
-                    oy.eq(Mux(oy_last, 0, oy + 1)),
+                    *next_oy,
                     address.eq(address_y + ins.out_y),
                     address_y.eq(address_y + ins.out_y),
                 ]
@@ -304,17 +313,23 @@ class TailEngine(wiring.Component):
         back = Signal(TAIL_LAYOUT, name="back", reset_less=True)  # of the instruction in the pipeline
         with m.If(done):
             m.d.sync += busy.eq(0)
+        starts_now = Signal()
+        m.d.sync += starts_now.eq(go & ~begun)
         with m.If(go & ~begun):
-            m.d.sync += [busy.eq(1), back.eq(ins)]
+            m.d.sync += busy.eq(1)
+        # The second half of many lanes has a copy (other bits at the beginning, or synthesis would merge the two).
+        copy = Signal(TAIL_LAYOUT.size, name="back_copy", reset_less=True, init=-1 % (1 << TAIL_LAYOUT.size))
+        with m.If(starts_now):  # nothing needs them before
+            m.d.sync += [back.eq(ins), copy.eq(Value.cast(ins))]
         m.d.comb += self.post.eq(done & back.post)
 
         # --- TABLE ------------------------------------------------------------------------------------------------
         m.d.comb += p_read_table.eq(have_table & ~busy)
         table_word = Signal(5)
-        table_write = delays(p_read_table, 1, "table_write", reset_less=False)[1]
+        table_coming, table_write = delays(p_read_table, 2, "table_write", reset_less=False)[1:]
         with m.If(p_read_table & (p_left == 1)):
             m.d.sync += have_table.eq(0)
-        m.d.comb += self.idle.eq(~have & ~have_table & ~busy & ~table_write)
+        m.d.comb += self.idle.eq(~have & ~have_table & ~busy & ~table_coming & ~table_write)
         with m.If(table_write):
             m.d.sync += table_word.eq(table_word + 1)
 
@@ -377,16 +392,19 @@ class TailEngine(wiring.Component):
         sub_late = delays(sub, latency, "sub")[-1]
         m.d.sync += read.eq(self.t_r_data.as_value().word_select(sub_late, 32 * lanes))
 
-        p_word = delays(self.p_data, latency - 1, "p_word")[-1]
+        p_words = delays(self.p_data, max(1, latency - 1), "p_word")
+        p_word = p_words[latency - 1]
         p_valid = delays(p_run, latency, "p_valid", reset_less=False)[-1]
         p_lane = delays(lane, latency, "p_lane")[-1]
         p_shared = delays(ins.shared, latency, "p_shared")[-1]
-        product = back.dual == 2
         minus = Signal(reset_less=True)
         m.d.sync += minus.eq(second[-2] & (back.dual == 3))
-        zero_point = Mux(back.clamp, back.zero_point, 0)
 
+        first_back = back
         for n in range(lanes):
+            back = data.View(TAIL_LAYOUT, copy) if lanes >= 4 and n >= lanes // 2 else first_back
+            product = back.dual == 2
+            zero_point = Mux(back.clamp, back.zero_point, 0)
             waiting = Signal(PARAM_LAYOUT, name=f"waiting_{n}", reset_less=True)
             param = Signal(PARAM_LAYOUT, name=f"param_{n}", reset_less=True)
             with m.If(p_valid & (p_shared | (p_lane == n))):
@@ -424,7 +442,8 @@ class TailEngine(wiring.Component):
             # latency + 2 + Requantizer.LATENCY: zero point, clamp
             moved = reg(signed(33), f"moved_{n}")
             m.d.sync += moved.eq(requantizer.result + zero_point)
-            word = self.t_w_data[n]
+            word = reg(signed(32), f"word_{n}")
+            m.d.comb += self.t_w_data[n].eq(word)
             with m.If(~back.clamp):
                 m.d.sync += word.eq(moved)
             with m.Elif(moved > back.high):
@@ -448,16 +467,18 @@ class TailEngine(wiring.Component):
             m.d.comb += [
                 table_w.en.eq(table_write),
                 table_w.addr.eq(table_word),
-                table_w.data.eq(self.p_data[:64]),
+                table_w.data.eq(p_words[1][:64]),
                 index.eq(best ^ 0x80),
                 table_r.en.eq(1),
                 table_r.addr.eq(index[3:]),
             ]
             best_late = delays(best, 1, f"best_{n}")[1]
             place_in_word = delays(index[:3], 1, f"index_{n}")[1]
-            m.d.sync += self.w_data[n].eq(
-                Mux(back.table, table_r.data.word_select(place_in_word, 8), best_late.as_unsigned())
-            )
+            out = reg(signed(8), f"out_{n}")
+            m.d.sync += out.eq(Mux(back.table, table_r.data.word_select(place_in_word, 8), best_late.as_unsigned()))
+            m.d.comb += self.w_data[n].eq(out)
+
+        back = first_back
 
         # --- Write ports -----------------------------------------------------------------------------------------
         where = delays(Cat(place_r.data.address, place_r.data.count), 3, "where")[-1]

@@ -53,32 +53,35 @@ class WeightStore(wiring.Component):
         bits = (cfg.weight_tiles - 1).bit_length()
         n = 2 if cfg.pe == "paired" else 1
 
-        w_at = Signal(bits, reset_less=True)
-        w_value = Signal(8, reset_less=True)
-        w_index = Signal(range(max(cfg.cols, DESCRIPTOR_BYTES)), reset_less=True)
-        m.d.sync += [w_at.eq(self.w_tile), w_value.eq(self.w_data)]
-        strobe = Signal(max(cfg.cols, DESCRIPTOR_BYTES))
-        m.d.comb += strobe.eq(1 << w_index)
+        def stage(of, name):
+            """The write port's inputs (en, tile, byte, data) a cycle later."""
+            out = [Signal.like(value, name=f"{name}_{k}", reset_less=bool(k)) for k, value in enumerate(of)]
+            m.d.sync += [late.eq(value) for late, value in zip(out, of, strict=True)]
+            return out
 
-        def memory(name, base, count):
-            """Memory of `count` bytes a word, byte-writable as w_byte base and on; returns its read port."""
+        def memory(name, base, count, before, now):
+            """Memory of `count` bytes a word, byte-writable as w_byte base and on; returns its read port.
+
+            `now` is the write port a cycle after `before`."""
             m.submodules[name] = unit = Memory(
                 shape=8 * count, depth=cfg.weight_tiles, init=[], attrs=cfg.memory_attrs("weight")
             )
-            hit, on = Signal(name=f"{name}_hit"), Signal(name=f"{name}_write")
-            m.d.comb += hit.eq((self.w_byte >= base) & (self.w_byte < base + count))
-            m.d.sync += on.eq(self.w_en & hit)
-            with m.If(hit):
-                m.d.sync += w_index.eq(self.w_byte - base)
+            on, index = Signal(name=f"{name}_write"), Signal(range(count), name=f"{name}_byte", reset_less=True)
+            en, _, byte, _ = before
+            _, at, _, value = now
+            m.d.sync += [on.eq(en & (byte >= base) & (byte < base + count)), index.eq(byte - base)]
             write = unit.write_port(granularity=8)
             m.d.comb += [
-                write.addr.eq(w_at),
-                write.data.eq(w_value.replicate(count)),
-                write.en.eq(Mux(on, strobe[:count], 0)),
+                write.addr.eq(at),
+                write.data.eq(value.replicate(count)),
+                write.en.eq(Mux(on, 1 << index, 0)),
             ]
             return unit.read_port()
 
-        read = memory("descriptors", 0, DESCRIPTOR_BYTES)
+        # Writes go down the array as loads do, so no wire crosses the chip in one cycle.
+        before = [self.w_en, self.w_tile[:bits], self.w_byte, self.w_data]
+        now = stage(before, "w_0")
+        read = memory("descriptors", 0, DESCRIPTOR_BYTES, before, now)
         m.d.comb += [
             read.en.eq(self.d_en),
             read.addr.eq(self.d_tile),
@@ -88,13 +91,15 @@ class WeightStore(wiring.Component):
         load, tile = self.load, self.tile
         for r in range(cfg.rows):
             if r % n == 0:
+                if r:
+                    before, now = now, stage(now, f"w_{r}")
                 load_1 = Signal(name=f"load_{r}")
                 tile_1 = Signal(bits, name=f"tile_{r}", reset_less=True)
                 m.d.sync += [load_1.eq(load), tile_1.eq(tile)]
                 load, tile = load_1, tile_1
                 present = Signal(name=f"present_{r}")
                 m.d.sync += present.eq(load)
-            read = memory(f"row_{r}", DESCRIPTOR_BYTES + r * cfg.cols, cfg.cols)
+            read = memory(f"row_{r}", DESCRIPTOR_BYTES + r * cfg.cols, cfg.cols, before, now)
             m.d.comb += [
                 read.en.eq(load),
                 read.addr.eq(tile),

@@ -8,10 +8,11 @@ from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.config import NpuConfig
 
 
+@pytest.mark.parametrize("lutram", ["", "acc"])
 @pytest.mark.parametrize("cols,lanes,depth", [(4, 4, 16), (6, 2, 20), (5, 1, 16), (16, 16, 64)])
-def test_both_sides(cols, lanes, depth):
+def test_both_sides(cols, lanes, depth, lutram):
     """Array side accumulates on few entries every cycle, tail reads and writes the other bank; sides change often."""
-    cfg = NpuConfig(rows=4, cols=cols, lanes=lanes, acc_depth=depth)
+    cfg = NpuConfig(rows=4, cols=cols, lanes=lanes, acc_depth=depth, lutram=lutram)
     dut = Accumulators(cfg)
     rng = np.random.default_rng(cols * 100 + lanes)
     acc = np.zeros((2, depth, cols), np.int64)
@@ -26,7 +27,7 @@ def test_both_sides(cols, lanes, depth):
         return (x + 2**31) % 2**32 - 2**31
 
     async def bench(ctx):
-        t = 0
+        t, written = 0, None
         for phase in range(12):
             bank = phase & 1
             quiet = dut.A_LATENCY  # the bank is handed over when its last sum is visible
@@ -53,8 +54,11 @@ def test_both_sides(cols, lanes, depth):
                 other = 1 - bank
                 r_entry, w_entry = (int(rng.integers(0, 3) + (depth - 3) * rng.integers(2)) for _ in range(2))
                 sub, values = int(rng.integers(cols // lanes)), rng.integers(-(2**31), 2**31, lanes)
-                t_w = int(known[other, w_entry] and rng.integers(3) == 0)
-                t_r = int(not (t_w and w_entry == r_entry) and rng.integers(4) > 0)
+                # A write is seen two cycles later: by no read before, and not in the last cycle of a phase.
+                late = busy + quiet - dut.W_LATENCY
+                t_w = int(known[other, w_entry] and rng.integers(3) == 0 and k < late)
+                t_r = int(r_entry not in (written, w_entry if t_w else None) and rng.integers(4) > 0)
+                written = w_entry if t_w else None
                 ctx.set(dut.t_bank, other if t_r or t_w else int(rng.integers(2)))
                 ctx.set(dut.t_r_en, t_r)
                 ctx.set(dut.t_r_entry, r_entry)
@@ -74,9 +78,10 @@ def test_both_sides(cols, lanes, depth):
     assert len(checked) > 100 and len(expected) <= dut.T_LATENCY
 
 
-def test_array_changes_bank_without_a_gap():
+@pytest.mark.parametrize("lutram", ["", "acc"])
+def test_array_changes_bank_without_a_gap(lutram):
     """A few entries of both banks in turn, the bank changing from one cycle to the next; then the tail reads all."""
-    cfg = NpuConfig(rows=4, cols=4, lanes=4, acc_depth=16)
+    cfg = NpuConfig(rows=4, cols=4, lanes=4, acc_depth=16, lutram=lutram)
     dut = Accumulators(cfg)
     rng = np.random.default_rng(7)
     acc = np.zeros((2, 2, 4), np.int64)
@@ -125,6 +130,7 @@ def test_sums_wrap():
         ctx.set(dut.t_w_data, [2**31 - 1, -(2**31)])
         await ctx.tick()
         ctx.set(dut.t_w_en, 0)
+        await ctx.tick().repeat(dut.W_LATENCY - 1)
         ctx.set(dut.a_en, 1)
         ctx.set(dut.a_entry, 7)
         for psum in ([1, -1], [5, 7]):
@@ -145,4 +151,4 @@ def test_sums_wrap():
 
 
 def test_latencies():
-    assert (Accumulators.A_LATENCY, Accumulators.T_LATENCY) == (3, 2)
+    assert (Accumulators.A_LATENCY, Accumulators.T_LATENCY, Accumulators.W_LATENCY) == (4, 2, 2)

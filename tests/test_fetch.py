@@ -15,6 +15,7 @@ from lepton.rtl.skid import SkidQueue
 from lepton.verif.programs import keep_rules
 
 CONFIG = NpuConfig(program_words=64)
+FIRST = 4  # cycle in which the first word, an instruction, is valid at its queue, or an error is up
 TARGET = {isa.LOAD: "load", isa.MUL: "mul", isa.TAIL: "tail", isa.TABLE: "tail"}
 
 
@@ -78,15 +79,15 @@ def test_program_order(stall):
     assert {k: [v for _, v in s] for k, s in got.items()} == expected
     assert ended[1:] == (1, 0, 0)
     if not stall:
-        assert ended[0] == len(words) - 1 + 3
+        assert ended[0] == len(words) - 1 + FIRST
         for name in got:
-            assert [c for c, _ in got[name]] == [k + 3 for n, k in last if n == name]
+            assert [c for c, _ in got[name]] == [k + FIRST for n, k in last if n == name]
 
 
 def test_start_word():
     words = [0] * 5 + isa.encode(isa.TABLE, param=9) + isa.encode(isa.END)
     got, ended = run_fetch(words, pc=5)
-    assert [v for _, v in got["tail"]] == [words[5]] and ended == (4, 1, 0, 0)
+    assert [v for _, v in got["tail"]] == [words[5]] and ended == (FIRST + 1, 1, 0, 0)
 
 
 def test_a_full_queue_stops_the_fetch():
@@ -98,7 +99,7 @@ def test_a_full_queue_stops_the_fetch():
 @pytest.mark.parametrize("code", [0, 6, 15])
 def test_unknown_opcode(code):
     got, ended = run_fetch(isa.encode(isa.TABLE) + [code] + isa.encode(isa.END))
-    assert len(got["tail"]) == 1 and ended == (4, 0, 1, 0)
+    assert len(got["tail"]) == 1 and ended == (FIRST + 1, 0, 1, 0)
 
 
 RULES = [
@@ -129,23 +130,23 @@ def test_a_broken_rule_stops_the_program(config, op, rule):
             words = isa.encode(isa.LOAD, count=1) + isa.encode(op, **fields)
             ended = run_fetch(words + isa.encode(isa.END), cycles=12, config=config)[1]
             if broken:
-                assert ended == (len(words) - op.words + isa.last_word(op, broken) + 3, 0, 0, 1)
+                assert ended == (len(words) - op.words + isa.last_word(op, broken) + FIRST, 0, 0, 1)
             else:
-                assert ended == (len(words) + 3, 1, 0, 0)
+                assert ended == (len(words) + FIRST, 1, 0, 0)
             found.add(bool(broken))
     assert found == {True} if high < 0 else {True, False}
 
 
 def test_the_first_word_with_an_error_decides():
     words = isa.encode(isa.TABLE) + isa.encode(isa.LOAD, count=0) + [15]
-    assert run_fetch(words)[1] == (4, 0, 0, 1)
+    assert run_fetch(words)[1] == (FIRST + 1, 0, 0, 1)
     bad = isa.encode(isa.TABLE) * 63 + isa.encode(isa.MUL, width=0)  # its other words are beyond the memory
-    assert run_fetch(bad)[1] == (63 + 3, 0, 0, 1)
+    assert run_fetch(bad)[1] == (63 + FIRST, 0, 0, 1)
 
 
 def test_no_end():
     _, ended = run_fetch(isa.encode(isa.TABLE) * 80)
-    assert ended == (64 + 3, 0, 1, 0)
+    assert ended == (64 + FIRST, 0, 1, 0)
 
 
 def test_no_end_of_the_largest_memory():
@@ -153,7 +154,7 @@ def test_no_end_of_the_largest_memory():
     largest = NpuConfig(program_words=65536)
     words = isa.encode(isa.TABLE) + [0] * 65532 + isa.encode(isa.TABLE) * 3
     got, ended = run_fetch(words, pc=65533, config=largest)
-    assert ended == (3 + 3, 0, 1, 0) and len(got["tail"]) == 3
+    assert ended == (3 + FIRST, 0, 1, 0) and len(got["tail"]) == 3
 
 
 def test_ports():

@@ -12,8 +12,6 @@ import numpy as np
 
 from lepton.rtl import isa, serial_tail
 from lepton.rtl.accumulators import Accumulators
-from lepton.rtl.act_memory import ActMemory
-from lepton.rtl.array import Array
 from lepton.rtl.config import NpuConfig
 from lepton.rtl.fetch import Fetch
 from lepton.rtl.isa import Cause, Opcode
@@ -44,20 +42,20 @@ class Timing:
 class Latencies:
     """Constants of a configuration, read off the units."""
 
+    fetch: int
     sum: int
     ready: int
     drain: int
 
     @classmethod
     def of(cls, config: NpuConfig) -> "Latencies":
-        multiply = MultiplyEngine(config)
-        if config.compact:
-            multiply._MustUse__silence = True
-            return cls(multiply.sum_latency, multiply.sum_latency + SerialAccumulators.A_LATENCY, 0)
-        units = [ActMemory(config), Array(config), TailEngine(config)]
-        for unit in [*units, multiply]:
+        fetch, multiply = Fetch(config), MultiplyEngine(config)
+        units = [fetch, multiply] if config.compact else [fetch, multiply, TailEngine(config)]
+        for unit in units:
             unit._MustUse__silence = True
-        return cls(multiply.sum_latency, multiply.sum_latency + Accumulators.A_LATENCY, units[2].DRAIN)
+        last = SerialAccumulators if config.compact else Accumulators
+        drain = 0 if config.compact else units[-1].DRAIN
+        return cls(fetch.latency, multiply.sum_latency, multiply.sum_latency + last.A_LATENCY, drain)
 
 
 class _Run:
@@ -94,7 +92,7 @@ class _Run:
         return [(pc, v) for pc, op, v in self.program if op.opcode in opcodes]
 
     def fetch(self):
-        taken = 1  # word k is taken in cycle start + 2 + k
+        taken = self.lat.fetch - 1  # word k is taken in cycle start + latency + k
         target = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail"}
         for _, op, _ in self.program:
             taken += op.words
@@ -281,7 +279,7 @@ class _Run:
                 begin = max(accept + 1, done + 1)
                 next_accept = begin + 32
                 done = begin + 31
-                self.tail_idle = done + 2
+                self.tail_idle = done + 3
                 continue
             reads = v["width"] * v["height"] * v["window_x"] * v["window_y"] * (2 if v["dual"] else 1)
             groups = -(-v["channels"] // cfg.cols)

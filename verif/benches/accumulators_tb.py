@@ -22,6 +22,7 @@ class Machine(Part):
         self._acc = np.zeros((2, config.acc_depth, config.cols), np.int64)
         self._reads = {}
         self._added = {}  # cycle in which an entry was last added to
+        self._written = None  # entry that the tail wrote in the cycle before
         self.reads = 0
         limit = 1 << config.psum_width - 1
         self._psums = [limit - 1, -limit]
@@ -46,18 +47,19 @@ class Machine(Part):
         adding = at < CYCLES - CLOSE and not self._stalls[0]()
         self._add(cycle, mine, adding)
         self._pins.set("t_bank", other)
-        reading = not self._stalls[1]()
         entry = self._entry()
+        reading = not self._stalls[1]() and entry != self._written
         self._pins.set("t_r_en", reading)
         self._pins.set("t_r_entry", entry)
-        if reading:  # the write of the same cycle is not seen
+        if reading:  # writes of the same cycle and the one before are not seen
             self._reads[cycle + Accumulators.T_LATENCY] = self._acc[other, entry].copy()
             edges = {0: "reads first entry", self._config.acc_depth - 1: "reads last entry"}
             cover.hit("accumulators.tail", f"bank {other}", edges.get(entry), *["reads"] * adding)
-        # A read and a write of one entry in one cycle is open; writes of the first cycle of a phase and later are not.
+        # A read of an entry is open in the cycle of its write and the next; so nothing is written in a phase's last.
         writing, sub = not self._stalls[2](), int(self._rng.integers(self._config.cols // self._config.lanes))
         written = self._entry()
-        writing &= not (reading and written == entry)
+        writing &= not (reading and written == entry) and at <= CYCLES - Accumulators.W_LATENCY
+        self._written = written if writing else None
         lanes = self._config.lanes
         value = self._rng.choice(self._values, lanes) if self._rng.random() < 0.7 else self._rng.integers(*INT32, lanes)
         self._pins.set("t_w_en", writing)

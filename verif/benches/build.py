@@ -15,7 +15,11 @@ from lepton.verif.benches.top import BenchTop
 TOP = "lepton_bench"
 # ASCRANGE: a member without bits (the sub-group of a tail with lanes = cols) becomes a port [-1:0], which nobody uses.
 WARNINGS = "CASEINCOMPLETE CASEOVERLAP WIDTHEXPAND WIDTHTRUNC UNSIGNED CMPCONST UNOPTFLAT ALWNEVER ASCRANGE".split()
-PROBES = {"*.queue*": ("i__ready", "o__valid"), "*.tail": ("have", "full", "needs", "busy", "begun", "closing")}
+PROBES = {
+    "*.queue*": ("i__ready", "o__valid"),
+    "*.fetch": ("have",),
+    "*.tail": ("have", "full", "needs", "busy", "begun", "closing"),
+}
 """Signals inside the units that monitors look at: modules, and their signals."""
 VISIBLE = "\n".join(
     [

@@ -295,19 +295,21 @@ class Ring(Part):
 
 
 class FetchWaits(Part):
-    """Which queue the fetch waits for: it reads the same word again while one queue alone is full."""
+    """Which queue the fetch waits for: a word is at hand for two cycles and not taken while one queue alone is full."""
 
     def __init__(self, bench):
         self._pins = bench.pins
         self._full = {q: bench.inner(f"fetch.queue_{q}.i__ready") for q in ("load", "mul", "tail")}
-        self._last = None
+        self._at_hand = bench.inner("fetch.have")
+        self._waited = False
 
     def sample(self, cycle):
-        here = self._pins.get("p_addr") if self._pins.get("p_en") else None
+        over = any(self._pins.get(pin) for pin in ("done_fetching", "error", "bad"))
+        waits = bool(int(self._at_hand.value)) and not self._pins.get("moved") and not over
         full = [q for q, ready in self._full.items() if not int(ready.value)]
-        if here is not None and here == self._last and len(full) == 1:
+        if waits and self._waited and len(full) == 1:
             cover.hit("stall.fetch", *full)
-        self._last = here
+        self._waited = waits
 
 
 class Surroundings(Part):

@@ -1,7 +1,8 @@
 """Every pattern of bits in the program memory is an instruction handed on whole, the end, or an error.
 
 A decoder written from the instruction set's tables alone (`isa.OPS`, `isa.rules`) watches the words that fetch takes.
-Inductive: programs of any length and content, queues that drain in any rhythm. It shows too that fetch stops: in every
+Inductive: programs of any length and content, queues that drain in any rhythm. Of the words, the solver chooses a place
+in the memory and watches it, from the read to the decoder. It shows too that fetch stops: in every
 cycle it takes a word, stops, or waits for a full queue, and it does not go on beyond the memory's last word.
 """
 
@@ -41,22 +42,35 @@ def decoder(config: NpuConfig) -> Bench:
     m = bench.m
     dut = Fetch(config)
     inside = bench.unit(dut, "dut")
-    running, have, at = inside("running"), inside("have"), inside("at")
+    running, have = inside("running"), inside("have")
     room = {name: inside("count", f"queue_{name}") != Fetch.DEPTH for name in ("load", "mul", "tail")}
     for name in room:
         bench.check(inside("count", f"queue_{name}") <= Fetch.DEPTH, f"{name}: no overflow")
 
-    # The memory answers a repeated read with the same word.
-    again = bench.past(dut.p_addr == bench.past(dut.p_addr, "addr_1"), "again")
-    same = bench.past(dut.p_data, "word_1")
-    twice = bench.past(bench.past(Const(1), "second"), "third")
-    bench.assume(~(again & twice & have) | (dut.p_data == same))
+    # Words read ahead: those in the queue follow the one at `at`, then comes the one that is being read.
+    ahead, asked, reading = inside("ahead"), inside("asked"), inside("reading")
+    at = Signal(17)  # of the word at hand, or the next one
+    m.d.sync += at.eq(Mux(dut.start, dut.pc, at + dut.moved))
+    waiting = inside("count", "words")
+    bench.check(ahead == waiting + asked, "every word asked for is on its way or waits")
+    bench.check(ahead <= Fetch.AHEAD, "no word is read without a place for it")
+    bench.check(~running | (reading == (at + ahead)[:17]), "no word is left out or read twice")
+    place, content = bench.constant(17, "place"), bench.constant(64, "content")
+    bench.assume(~(asked & ((reading - 1)[:17] == place)) | (dut.p_data == content))
+    for k in range(Fetch.AHEAD):
+        here = running & (waiting > k) & ((at + k)[:17] == place)
+        item = inside(f"item{k}", "words")
+        bench.check(~here | (item[:64] == content), f"word {k} of the queue is the memory's")
+        there = running & (waiting > k)
+        bench.check(~there | (item[64] == ((at + k)[:17] >= config.program_words)), f"word {k}: beyond the memory")
+    bench.check(~(running & asked) | (inside("beyond") == ((reading - 1)[:17] >= config.program_words)), "beyond")
+    word = inside("item0", "words")[:64]
 
     # Words of the instruction so far, as the memory gave them.
     words = [Signal(64, name=f"word_{k}") for k in range(3)]
     index = Signal(2)
     opcode = Signal(4)
-    m.d.comb += opcode.eq(Mux(index == 0, dut.p_data, words[0])[:4])
+    m.d.comb += opcode.eq(Mux(index == 0, word, words[0])[:4])
     now = have & running
     inside_memory = at < config.program_words
     known = any_of(opcode == op.opcode for op in OPS.values())
@@ -69,7 +83,7 @@ def decoder(config: NpuConfig) -> Bench:
     with m.Switch(index):
         for k in range(4):
             with m.Case(k):
-                m.d.comb += whole.eq(Cat(*words[:k], dut.p_data))
+                m.d.comb += whole.eq(Cat(*words[:k], word))
     broken = Signal()
     broken_before = Signal()
     for op in OPS.values():
@@ -85,7 +99,7 @@ def decoder(config: NpuConfig) -> Bench:
         with m.Switch(index):
             for k in range(3):
                 with m.Case(k):
-                    m.d.sync += words[k].eq(dut.p_data)
+                    m.d.sync += words[k].eq(word)
     with m.If(dut.start):
         m.d.sync += index.eq(0)
 
@@ -96,7 +110,7 @@ def decoder(config: NpuConfig) -> Bench:
         bench.check(~(running & (index > k)) | (inside(f"part{k}") == words[k]), f"word {k}")
     shorter = any_of((words[0][:4] == op.opcode) & (index < op.words) for op in OPS.values())
     bench.check(~(running & (index != 0)) | shorter, "an instruction is not longer than its words")
-    bench.check(~(now & (index != 0)) | ~broken_before, "a broken rule stopped it before")
+    bench.check(~(running & (index != 0)) | ~broken_before, "a broken rule stopped it before")
 
     # What becomes of every word.
     bench.check(dut.moved == take, "a word is taken unless it ends, errs or waits")
@@ -125,8 +139,9 @@ def decoder(config: NpuConfig) -> Bench:
     bench.check(~stopped | ~running, "it does not start by itself")
 
     # It stops: `left` falls in every cycle but those that wait.
-    left = Signal(18)
-    m.d.comb += left.eq(Mux(at > config.program_words, 0, config.program_words - at) + ~have)
+    left = Signal(20)
+    far = Mux(waiting != 0, 0, Mux(asked, 1, 2))  # cycles until a word is at hand
+    m.d.comb += left.eq((Mux(at > config.program_words, 0, config.program_words - at) << 2) + far)
     before = bench.past(left, "left_before")
     ran = bench.past(running & ~dut.start, "ran")
     waited = bench.past(now & waits & ~error & ~end, "waited")

@@ -94,8 +94,10 @@ def tail() -> Bench:
     have, run, half, left = (inside(name) for name in ("have", "run", "half", "left"))
     wx, wy, ox, oy = (inside(name) for name in ("wx", "wy", "ox", "oy"))
     counters = [(wx, ins.window_x), (wy, ins.window_y), (ox, ins.width), (oy, ins.height)]
-    for counter, limit in counters:
+    for name, (counter, limit) in zip(("wx", "wy", "ox", "oy"), counters, strict=True):
         bench.check(Mux(have, counter < limit, counter == 0), "counters stay below their limits")
+        bench.check(~have | (inside(f"{name}_last") == (counter + 1 == limit)), "the last value is known")
+        bench.check(~have | (inside(f"{name}_single") == (limit == 1)), "and whether it is the only one")
     bench.check(~have | (left != 0), "channels are left")
     bench.check(~run | have, "reads belong to an instruction")
     bench.check(~half | (run & (ins.dual != 0)), "the second operand is read last")
@@ -126,6 +128,11 @@ def one_pass() -> Bench:
     inv = (v["width"] != 0) & (x_left != 0) & (y_left != 0) & (x_end == (x_left == 1)) & (y_end == (y_left == 1))
     inv &= (lag_x_left != 0) & (lag_x_end == (lag_x_left == 1)) & (inside("v_narrow") == (v["width"] == 1))
     bench.check(~running | inv, "counters count down to 1")
+    column_phase, q_end = (bench.past(inside(f"{n}_next"), n) for n in ("column_phase", "q_end"))
+    phases = Cat(lag, skip, row_phase, column_phase) == 0
+    ends = Mux(v["depthwise"], inside("output") & q_end, x_end)
+    bench.check(~running | (inside("output") == (~v["depthwise"] | (phases & q_open))), "an output is foreseen")
+    bench.check(~running | (final == (ends & y_end)), "the last vector is foreseen")
     inv = (v["subsample"] != 0) & (row_phase < v["subsample"]) & (q_open | ((row_phase == 0) & (skip == 0)))
     inv &= (skip == 0) | (row_phase == 0)
     bench.check(~(running & v["depthwise"]) | dut.bad_outputs | inv, "depthwise: rows up to the next output")
@@ -184,8 +191,8 @@ CHECKS = [
         2,
         Bug(
             MultiplyEngine,
-            "m.d.sync += [y_left.eq(y_left - 1), y_end.eq(y_left == 2)]",
-            "m.d.sync += y_end.eq(y_left == 2)",
+            "m.d.sync += y_left.eq(y_left - 1)",
+            "m.d.sync += y_left.eq(y_left)",
             16,
         ),
     ),

@@ -23,6 +23,15 @@ def chain(bench, value, cycles, name):
     return out
 
 
+def watch(bench, known, value, writes, cycles):
+    """What was known of the watched byte k cycles ago (value, then whether it is known), and whether it was written."""
+    kept = chain(bench, Cat(value, known), cycles, "kept")
+    wrote = chain(bench, writes, cycles, "wrote")
+    for k in range(1, cycles + 1):
+        bench.check(wrote[k] | (kept[k - 1] == kept[k]), f"{k} cycles ago: only a write changes it")
+    return kept, wrote
+
+
 def activations() -> Bench:
     bench = Bench()
     m = bench.m
@@ -32,7 +41,7 @@ def activations() -> Bench:
     where = bench.constant(8, "where")
     banks = CONFIG.banks
 
-    # The byte as it must be: written in the cycle after `w_en` at the latest, seen by reads of later cycles.
+    # The byte as it must be, at once.
     known, value = Signal(), Signal(8)
     writes, data = Const(0), Const(0, 8)
     for k in range(CONFIG.lanes):
@@ -41,33 +50,40 @@ def activations() -> Bench:
     with m.If(writes):
         m.d.sync += [known.eq(1), value.eq(data)]
 
-    # In the memory: one cycle behind.
+    # In the memory: two cycles behind.
     bank, word = where[:2], where[2:]
     contents = Array([inside.read(bench, word, f"bank_{b}") for b in range(banks)])
-    kept = chain(bench, Cat(value, known), 1, "kept")[1]
+    (_, kept_1, kept), wrote = watch(bench, known, value, writes, 2)
+    w_addr, w_count, w_data = inside("late_addr"), inside("late_count"), inside("late_data")
+    hits = [inside("late_en") & (k < w_count) & ((w_addr + k)[:8] == where) for k in range(CONFIG.lanes)]
+    bench.check(Cat(hits).any() == wrote[1], "stage 1: the write")
+    for k, hit in enumerate(hits):
+        bench.check(~hit | (w_data[8 * k : 8 * k + 8] == value), f"stage 1: byte {k}")
+    bench.check(w_count <= CONFIG.lanes, "stage 1: count")
     bench.check(~kept[8] | (contents[bank] == kept[:8]), "the memory holds it")
     on_bank = [inside(f"w_on_{b}") & (inside(f"w_at_{b}") == word) & (bank == b) for b in range(banks)]
     on = Cat(on_bank).any()
-    wrote = bench.past(writes, "wrote")
-    bench.check(on == wrote, "a write reaches its place, and only its place")
+    bench.check(on == wrote[2], "a write reaches its place, and only its place")
     rotated = Array([inside("w_rotated")[8 * b : 8 * b + 8] for b in range(banks)])
-    bench.check(~wrote | (rotated[bank] == value), "with its byte")
+    bench.check(~wrote[2] | (rotated[bank] == kept_1[:8]), "with its byte")
 
-    # A read that covers the byte: what was known at its `r_en`, unless it is written in the same cycle.
+    # A read that covers the byte: what was known at its `r_en`, unless it is written in that cycle or the one before.
     lanes = len(dut.r_data)
     for j in range(lanes):
-        asks = dut.r_en & ((dut.r_addr + j)[:8] == where) & known & ~writes
+        asks = dut.r_en & ((dut.r_addr + j)[:8] == where) & known & ~writes & ~wrote[1]
         asked = chain(bench, asks, dut.LATENCY, f"asked_{j}")
         expected = chain(bench, value, dut.LATENCY, f"expected_{j}")
-        # One cycle on: the address is in its bank's register. Two: the word has been read.
+        # One cycle on: the address is in its bank's register. Two: the word has been read. Three: it is half way.
         at = Cat([inside(f"r_at_{b}") == word for b in range(banks)])
-        low_1, low_2 = inside("r_low_1"), inside("r_low_2")
+        low_1, low_2, low_3 = (inside(f"r_low_{k}") for k in (1, 2, 3))
         bench.check(
             ~asked[1] | (at.bit_select(bank, 1) & ((low_1 + j)[:2] == bank) & inside("en_1")), f"lane {j}: address"
         )
         words = Array([inside.output(f"bank_{b}") for b in range(banks)])
         bench.check(~asked[2] | ((words[bank] == expected[2]) & ((low_2 + j)[:2] == bank)), f"lane {j}: word")
-        bench.check(~asked[3] | (dut.r_data[j].as_unsigned() == expected[3]), f"lane {j}: byte")
+        half = Array([inside("half")[8 * b : 8 * b + 8] for b in range(banks)])[(bank - low_3[0])[:2]]
+        bench.check(~asked[3] | ((half == expected[3]) & ((low_3 + j)[:2] == bank)), f"lane {j}: half way")
+        bench.check(~asked[4] | (dut.r_data[j].as_unsigned() == expected[4]), f"lane {j}: byte")
     return bench
 
 
@@ -85,15 +101,26 @@ def weights() -> Bench:
     writes = dut.w_en & (dut.w_tile == tile) & (dut.w_byte == byte)
     with m.If(writes):
         m.d.sync += [known.eq(1), value.eq(dut.w_data)]
-    kept = chain(bench, Cat(value, known), 2, "kept")
+    kept, wrote = watch(bench, known, value, writes, CONFIG.rows)
     names = [f"row_{r}" for r in range(CONFIG.rows)] + ["descriptors"]
     contents = Array([inside.read(bench, tile, name) for name in names])
-    bench.check(~kept[1][8] | (contents[row].word_select(column, 8) == kept[1][:8]), "the memory holds it")
-    wrote = bench.past(writes, "wrote")
-    on = Array([inside(f"{name}_write") for name in names])
-    hits = on[row] & (inside("w_index") == column) & (inside("w_at") == tile)
-    bench.check(hits == wrote, "a write reaches its place, and only its place")
-    bench.check(~wrote | (inside("w_value") == value), "with its byte")
+    on = Array([inside(f"{name}_write") & (inside(f"{name}_byte") == column) for name in names])
+    for r in range(CONFIG.rows):  # on its way down the rows
+        en, at, which, data = (inside(f"w_{r}_{k}") for k in range(4))
+        mine = en & (at == tile) & (which == byte)
+        bench.check(mine == wrote[1 + r], f"row {r}: the write")
+        bench.check(~mine | (data == kept[r][:8]), f"row {r}: its byte")
+    # Row r is written r cycles after row 0, the descriptor in its step.
+    for r, name in enumerate(names):
+        mine = row == r
+        late = 1 + (r if r < CONFIG.rows else 0)
+        now = f"w_{r}" if r < CONFIG.rows else "w_0"
+        bench.check(
+            ~(mine & kept[late][8]) | (contents[row].word_select(column, 8) == kept[late][:8]), f"{name} holds it"
+        )
+        hits = on[r] & (inside(f"{now}_1") == tile)
+        bench.check(~mine | (hits == wrote[late]), f"{name}: a write reaches its place, and only its place")
+        bench.check(~(mine & wrote[late]) | (inside(f"{now}_3") == kept[late - 1][:8]), f"{name}: with its byte")
 
     # A load reads row r r cycles after row 0; a byte of which no write is under way.
     loads, tiles = chain(bench, dut.load, CONFIG.rows + 1, "load"), chain(bench, dut.tile[:4], CONFIG.rows + 1, "tile")
@@ -102,29 +129,32 @@ def weights() -> Bench:
             (inside(f"load_{r}") == loads[r + 1]) & (~loads[r + 1] | (inside(f"tile_{r}") == tiles[r + 1])),
             f"row {r}: skew",
         )
-        asks = loads[r + 1] & (tiles[r + 1] == tile) & (row == r) & kept[1][8] & ~wrote
-        asked, expected = bench.past(asks, f"asked_{r}"), bench.past(kept[1][:8], f"expected_{r}")
+        asks = loads[r + 1] & (tiles[r + 1] == tile) & (row == r) & kept[1 + r][8] & ~wrote[1 + r]
+        asked, expected = bench.past(asks, f"asked_{r}"), bench.past(kept[1 + r][:8], f"expected_{r}")
         got = dut.o_weights[r].as_value().word_select(column, 8)
         bench.check(~asked | (dut.o_load[r] & (got == expected)), f"row {r}: the weight")
-    asks = dut.d_en & (dut.d_tile == tile) & (row == CONFIG.rows) & kept[1][8] & ~wrote
+    asks = dut.d_en & (dut.d_tile == tile) & (row == CONFIG.rows) & kept[1][8] & ~wrote[1]
     asked, expected = bench.past(asks, "asked_d"), bench.past(kept[1][:8], "expected_d")
     bench.check(~asked | (dut.descriptor.word_select(column, 8) == expected), "the descriptor")
     return bench
 
 
-def accumulators() -> Bench:
+def accumulators(lutram: str) -> Bench:
     bench = Bench()
     m = bench.m
-    config = NpuConfig(rows=3, cols=2, lanes=1, acc_depth=16)
+    config = NpuConfig(rows=3, cols=2, lanes=1, acc_depth=16, lutram=lutram)
     dut = Accumulators(config)
     inside = bench.unit(dut, "dut")
     bank, entry = bench.constant(1, "bank"), bench.constant(4, "entry")
     column = 1  # all are generated alike
     bench.assume((dut.a_entry < 16) & (dut.t_r_entry < 16) & (dut.t_w_entry < 16))
     t_used = dut.t_r_en | dut.t_w_en
-    working = chain(bench, dut.a_en, 2, "working"), chain(bench, dut.a_bank, 2, "bank_of")
-    for k in range(3):  # `tokens` proves it of the engines
+    age = dut.A_LATENCY  # a vector's sum has been written then, and read again
+    working = chain(bench, dut.a_en, age, "working"), chain(bench, dut.a_bank, age, "bank_of")
+    for k in range(age):  # `tokens` proves it of the engines
         bench.assume(~(t_used & working[0][k] & (working[1][k] == dut.t_bank)))
+    t_wrote = bench.past(dut.t_w_en, "t_wrote") & (bench.past(dut.t_bank, "t_bank_was") == dut.a_bank)
+    bench.assume(~(dut.a_en & t_wrote))
 
     # The sum as it must be, at once.
     known, value = Signal(), Signal(32)
@@ -142,48 +172,75 @@ def accumulators() -> Bench:
         m.d.sync += [known.eq(1), value.eq(written)]
 
     # Where it is while it is added to: `hit` and `values` k cycles ago; `base` is what the memory holds.
-    hit, values = chain(bench, a_hit, 2, "hit"), chain(bench, value, 2, "value")
-    inits, psums = chain(bench, dut.a_init, 2, "init"), chain(bench, psum, 2, "psum")
-    knowns = chain(bench, known, 2, "known")
+    hit, values = chain(bench, a_hit, age, "hit"), chain(bench, value, age, "value")
+    inits, psums = chain(bench, dut.a_init, age, "init"), chain(bench, psum, age, "psum")
+    knowns = chain(bench, known, age, "known")
+    t_hits, written_1 = chain(bench, t_hit, age, "t_hit"), bench.past(written, "written_1")
+    t_hit_1 = t_hits[1]
     base = Signal(32)
-    with m.If(hit[2]):
-        m.d.sync += base.eq(values[1])
-    with m.Elif(t_hit):
-        m.d.sync += base.eq(written)
-    contents = Array([inside.read(bench, entry, f"bank_{b}") for b in range(2)])
-    words = Array([inside.output(f"bank_{b}") for b in range(2)])
+    with m.If(hit[3]):
+        m.d.sync += base.eq(values[2])
+    with m.Elif(t_hit_1):
+        m.d.sync += base.eq(written_1)
+    # In look-up tables, each column of this configuration has its memory.
+    part = f"_{column}" if lutram else ""
+    place = ~entry if lutram else entry  # the second memory's addresses are complements
+    contents = Array([inside.read(bench, place, f"bank_{b}{part}") for b in range(2)])
+    words = Array([inside.output(f"bank_{b}{part}") for b in range(2)])
 
     def lane(word):
         return word.word_select(column, 32)
 
+    def column_of(word):
+        return word if lutram else lane(word)
+
+    for k in range(1, age + 1):
+        bench.check(~hit[k] | (working[0][k] & (working[1][k] == bank)), f"stage {k}: a hit is a sum")
+        added = (Mux(inits[k], 0, values[k]) + psums[k])[:32]
+        bench.check(~hit[k] | (values[k - 1] == added), f"stage {k}: what it becomes")
+        bench.check(~hit[k] | (knowns[k - 1] == (knowns[k] | inits[k])), f"stage {k}: known from its first sum on")
+        same = (values[k - 1] == values[k]) & (knowns[k - 1] == knowns[k])
+        bench.check(hit[k] | t_hits[k] | same, f"stage {k}: else it stays")
+        for other in range(k - 1, age + 1):
+            bench.check(~(t_hits[k] & hit[other]), f"stage {k}: the tail alone")
     for k in (1, 2):
         bench.check(inside(f"en_{k}") == working[0][k], f"stage {k}")
-        bench.check(~hit[k] | working[0][k], f"stage {k}: a hit is a sum")
         same = (inside(f"bank_{k}") == bank) & (inside(f"entry_{k}") == entry)
         bench.check(~working[0][k] | ((inside(f"bank_{k}") == working[1][k]) & (hit[k] == same)), f"stage {k}: place")
         stage = inside(f"psum_{column}_{k}")
         bench.check(~hit[k] | (stage.as_unsigned() == psums[k][: len(stage)]), f"stage {k}: sum")
         wide = psums[k][: len(stage)].as_signed()
         bench.check(psums[k].as_signed() == wide, f"stage {k}: sign")
-        added = (Mux(inits[k], 0, values[k]) + psums[k])[:32]
-        bench.check(~hit[k] | (values[k - 1] == added), f"stage {k}: what it becomes")
-        bench.check(~hit[k] | (knowns[k - 1] == (knowns[k] | inits[k])), f"stage {k}: known from its first sum on")
-    before = Mux(hit[2], values[2], Mux(hit[1], values[1], value))
-    known_before = Mux(hit[2], knowns[2], Mux(hit[1], knowns[1], known))
+    before = Mux(hit[3], values[3], Mux(hit[2], values[2], Mux(hit[1] | t_hit_1, values[1], value)))
+    known_before = Mux(hit[3], knowns[3], Mux(hit[2], knowns[2], Mux(hit[1] | t_hit_1, knowns[1], known)))
+    bench.check(~t_hit_1 | (known & (value == written_1)), "the tail's write")
     bench.check(~known_before | (base == before), "held but for sums under way")
-    bench.check(~known_before | (lane(contents[bank]) == base), "the memory holds it")
+    bench.check(~known_before | (column_of(contents[bank]) == base), "the memory holds it")
     bench.check(~working[0][1] | (inside("init_1") == inits[1]), "stage 1: init")
     bench.check(~hit[1] | (inside("from_one_1") == (hit[2] & ~inits[1])), "stage 1: the sum before is its own")
-    operand = lane(Mux(inside("from_two"), inside("last"), words[bank]))
-    fetched = hit[1] & ~inits[1] & ~hit[2] & knowns[1]
-    bench.check(~fetched | (operand == values[1]), "stage 1: the operand")
+    bench.check(~hit[1] | (inside("from_two") == hit[3]), "stage 1: or the one before that")
+    fetched = column_of(words[bank])
+    if not lutram:
+        bench.check(~hit[1] | (inside("from_three") == hit[4]), "stage 1: or the third")
+        bench.check(~(hit[4] & (knowns[4] | inits[4])) | (lane(inside("older")) == values[3]), "stage 4: the sum, kept")
+        fetched = Mux(inside("from_three"), lane(inside("older")), fetched)
+    operand = Mux(inside("from_two"), lane(inside("last")), fetched)
+    reads = hit[1] & ~inits[1] & ~hit[2] & knowns[1]
+    bench.check(~reads | (operand == values[1]), "stage 1: the operand")
     chosen = lane(Mux(inside("from_one_2"), inside("last"), inside("operand")))
     bench.check(~(hit[2] & (knowns[2] | inits[2])) | (chosen == Mux(inits[2], 0, values[2])), "stage 2: the operand")
+    bench.check(~(hit[3] & (knowns[3] | inits[3])) | (lane(inside("last")) == values[2]), "stage 3: the sum")
+    w_sum, w_at = (Array([inside(f"{n}_{b}{part}") for b in range(2)])[bank] for n in ("w_sum", "w_at"))
+    w_en = Array([inside(f"w_en_{b}") for b in range(2)])[bank]
+    writes = w_en.bit_select(column, 1) & (w_at == place)
+    bench.check(writes == (hit[3] | t_hit_1), "a write reaches its place, and only its place")
+    bench.check(~writes | (w_sum == hit[3]), "and is a sum or the tail's")
+    bench.check(~t_hit_1 | (inside("t_data") == written_1), "with its word")
 
-    asks = dut.t_r_en & (dut.t_bank == bank) & (dut.t_r_entry == entry) & known
+    asks = dut.t_r_en & (dut.t_bank == bank) & (dut.t_r_entry == entry) & known & ~t_hit_1
     asked = chain(bench, asks, dut.T_LATENCY, "asked")
     expected = chain(bench, value, dut.T_LATENCY, "expected")
-    bench.check(~asked[1] | ((inside("t_bank_1") == bank) & (lane(words[bank]) == expected[1])), "the word")
+    bench.check(~asked[1] | ((inside("t_bank_1") == bank) & (column_of(words[bank]) == expected[1])), "the word")
     bench.check(~asked[2] | (lane(Value.cast(dut.t_r_data)) == expected[2]), "the tail reads the sum")
     return bench
 
@@ -205,22 +262,26 @@ CHECKS = [
         2,
         Bug(
             WeightStore,
-            "hit.eq((self.w_byte >= base) & (self.w_byte < base + count))",
-            "hit.eq((self.w_byte >= base) & (self.w_byte <= base + count))",
+            "on.eq(en & (byte >= base) & (byte < base + count))",
+            "on.eq(en & (byte >= base) & (byte <= base + count))",
             10,
         ),
     ),
-    Check(
-        "memories.accumulators",
-        "Accumulators: the tail reads the sum of what the array added since the entry began, or what it wrote itself",
-        accumulators,
-        "prove",
-        2,
-        Bug(
-            Accumulators,
-            "m.d.comb += from_one.eq(same(1) & ~self.a_init)",
-            "m.d.comb += from_one.eq(same(1) & self.a_init)",
-            10,
-        ),
+    *(
+        Check(
+            f"memories.accumulators{name}",
+            "Accumulators: the tail reads the sum of what the array added since the entry began, or what it wrote "
+            f"itself{what}",
+            lambda lutram=lutram: accumulators(lutram),
+            "prove",
+            2,
+            Bug(
+                Accumulators,
+                "m.d.comb += from_one.eq(same(1) & ~self.a_init)",
+                "m.d.comb += from_one.eq(same(1) & self.a_init)",
+                10,
+            ),
+        )
+        for name, lutram, what in (("", "", ""), (".lutram", "acc", " (in look-up tables)"))
     ),
 ]

@@ -8,7 +8,7 @@ more than two. What each half assumes of the other, the other half proves.
 from functools import reduce
 from operator import add
 
-from amaranth.hdl import Cat, Const, ResetSignal, Signal, Value
+from amaranth.hdl import Cat, Const, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data
 
 from lepton.rtl import isa
@@ -109,7 +109,10 @@ def tail_side() -> Bench:
     reading = have & begun
 
     check(~run | reading, "reads belong to an instruction")
-    check(~reading | (Value.cast(ins) == Value.cast(back)), "the pipeline's instruction is the one that reads")
+    same = Value.cast(ins) == Value.cast(back)
+    starts_now = inside("starts_now")  # its first read: it gets into the pipeline at the end of this cycle
+    check(~starts_now | (reading & ~Cat(*valid, *ended).any()), "nothing is in the pipeline before the first read")
+    check(~reading | starts_now | same, "the pipeline's instruction is the one that reads")
     check(busy == (total(ended) + reading)[0], "busy from the first read to the last write")
     check(total(ended) + reading <= 1, "one instruction at a time")
     check(closing == total(closes)[0], "a closing bank waits for its last word")
@@ -125,7 +128,7 @@ def tail_side() -> Bench:
         asked.eq(asked + (accepted & new.post & (new.opcode != isa.Opcode.TABLE))),
         given.eq(given + dut.post),
     ]
-    open_posts = (have & ~begun & ins.post) + (busy & back.post)
+    open_posts = (have & ~begun & ins.post) + (busy & Mux(starts_now, ins.post, back.post))
     check(asked == (given + open_posts)[:16], "a TAIL gives the token it promises, once")
 
     # The bank it uses is its own: reads now, words on their way to the accumulator.
@@ -142,6 +145,8 @@ def tail_side() -> Bench:
             f"a word written {to_acc - k} cycles on",
         )
     check(~dut.t_w_en | safe, "it writes only a bank that is at the tail")
+    wrote, bank_then = bench.past(dut.t_w_en, "wrote"), bench.past(dut.t_bank, "bank_then")
+    check(~wrote | (safe & (dut.t_bank == bank_then)), "and that stays there while the word is written")
     return bench
 
 
