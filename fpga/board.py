@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lepton.rtl.config import NpuConfig
 
@@ -42,6 +42,10 @@ class Board:
     """Tried in this order until the clock is met."""
     place: tuple[str, ...] = ()
     """More options for place and route."""
+    sites: dict[str, str] = field(default_factory=dict)
+    """Cell of the netlist: the site (nextpnr's BEL) where it goes, for those that the placer does not choose."""
+    logic_share: float = 0.5
+    """Of the clock's period, what ABC9 may spend in logic before it trades area for speed; wires take the rest."""
     loader: str = ""
     """The board's name for openFPGALoader, if it knows the board."""
     bitstream: bool = True

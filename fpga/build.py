@@ -51,7 +51,7 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
     (folder / "top.ys").write_text(plan.script)
 
     # The netlist is kept when nothing it depends on has changed; what it took counts again.
-    key = hashlib.sha256(plan.files["top.il"] + plan.script.encode()).hexdigest()
+    key = hashlib.sha256(plan.files["top.il"] + repr((plan.script, board.sites)).encode()).hexdigest()
     stamp = folder / "top.json.of"
     of, _, kept = stamp.read_text().partition(" ") if stamp.exists() else ("", "", "")
     if of != key:
@@ -64,6 +64,7 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
                 raise
             (folder / "top.ys").write_text(plan.script_nameless)  # ABC9 took a name that a wire had
             stages("synthesize without names", lambda tick: flow.synthesize("top.ys", folder, tick))
+        flow.fix_sites(board, folder / "top.json")
         stamp.write_text(f"{key} {time.monotonic() - synthesis:.0f}")
     area = flow.area(board, flow.load_json(folder / "synthesis.json"))
     (folder / "area.json").write_text(json.dumps(area, indent=1) + "\n")

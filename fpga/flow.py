@@ -17,10 +17,6 @@ class FlowError(RuntimeError):
     """A tool is missing or failed, or a result is not what the board asks for; the message is one line."""
 
 
-_LOGIC_SHARE = 0.5
-"""Of the clock's period, what ABC9 may spend in logic before it trades area for speed."""
-
-
 @dataclass(frozen=True)
 class Family:
     """Tools of one family. The commands come from Amaranth's platform; here is what it leaves open."""
@@ -47,7 +43,7 @@ class Family:
     """Yosys commands on the design as it is read."""
 
 
-_NO_COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2"
+_NO_COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i"
 """What the attribute `no_rw_check` says of all memories, and memory_libmap does not read."""
 _ICE40_RESETS = ("SR", "R", "SS", "S", "ESR", "ER", "ESS", "ES")
 FAMILIES = {
@@ -174,7 +170,7 @@ def make_plan(board: Board) -> Plan:
     # One name a wire: ABC9 dies more often on more. The pass that gives cells names, a third of the time, is left out.
     script = (
         f"read_rtlil top.il\n{family.before}proc\nflatten\nopt_clean -purge\n"
-        f"scratchpad -set abc9.D {round(_LOGIC_SHARE * 1e6 / board.mhz)}\n"
+        f"scratchpad -set abc9.D {round(board.logic_share * 1e6 / board.mhz)}\n"
         f"{family.synth} -top top -run begin:{family.until}\n{family.rest}"
         "hierarchy -check\ntee -q -o synthesis.json stat -json\nblackbox =A:whitebox\nwrite_json top.json\n"
     )
@@ -228,6 +224,19 @@ def synthesize(script: str, folder: Path, tick=lambda: None) -> None:
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         errors = [line for line in lines if line.startswith("ERROR")]
         raise FlowError(f"yosys: {errors[-1]} (log: {log})" if errors else str(error)) from None
+
+
+def fix_sites(board: Board, netlist: Path) -> None:
+    """Write the board's sites into the netlist. Raises FlowError when a cell is not there."""
+    if not board.sites:
+        return
+    design = load_json(netlist)
+    cells = design["modules"]["top"]["cells"]
+    for name, site in board.sites.items():
+        if name not in cells:
+            raise FlowError(f"{board.name}: `sites` names a cell that the netlist does not have: {name}")
+        cells[name]["attributes"]["BEL"] = site
+    netlist.write_text(json.dumps(design))
 
 
 def area(board: Board, synthesis: dict) -> dict[str, int]:

@@ -29,7 +29,7 @@ def small(board, **changes):
     if board.config.compact:
         return board
     config = replace(board.config, name="small", line_depth=16, cell_rows=1, **SMALL | changes)
-    return replace(board, config=config)
+    return replace(board, config=config, sites={})
 
 
 @pytest.mark.parametrize("name", board_names())
@@ -104,7 +104,7 @@ def test_synthesis(tmp_path):
 
 def test_build(tmp_path, monkeypatch):
     """Seeds in their order until one meets the clock, the netlist kept, what was tried written down; tools stand in."""
-    board = replace(small(get_board("ulx3s-85f")), seeds=(7, 5, 9), bounds={})
+    board = replace(small(get_board("ulx3s-85f")), seeds=(7, 5, 9), bounds={}, mhz=70)
     speeds = {7: 69.0, 5: 71.5, 9: 80.0}
     plan = flow.make_plan(board)
     monkeypatch.setattr(flow, "make_plan", lambda board: plan)
@@ -140,6 +140,22 @@ def test_build(tmp_path, monkeypatch):
     assert not (tmp_path / "result.json").exists() and len(json.loads((tmp_path / "tried.json").read_text())) == 3
     assert build(board, tmp_path, synth_only=True)["area"]["lut"] == 9
     assert "synthesize" not in ran[1:]
+
+
+def test_sites(tmp_path):
+    """Sites get into the netlist; a cell that is not there is an error; a board's sites are one to a cell."""
+    netlist = tmp_path / "top.json"
+    cells = {"a.0": {"attributes": {}}, "b": {"attributes": {"keep": 1}}}
+    netlist.write_text(json.dumps({"modules": {"top": {"cells": cells}}}))
+    board = replace(get_board("icebreaker"), sites={"b": "X4/Y22/EBR0"})
+    flow.fix_sites(board, netlist)
+    cells["b"]["attributes"]["BEL"] = "X4/Y22/EBR0"
+    assert json.loads(netlist.read_text())["modules"]["top"]["cells"] == cells
+    with pytest.raises(flow.FlowError, match="icebreaker: `sites` names a cell that the netlist does not have: c"):
+        flow.fix_sites(replace(board, sites={"c": "X4/Y22/EBR0"}), netlist)
+    for name in board_names():
+        sites = get_board(name).sites
+        assert len(set(sites.values())) == len(sites)
 
 
 def test_reports():

@@ -16,23 +16,69 @@ CONFIG = NpuConfig(
     lanes=8,
     pe="paired",
     weight_tiles=1024,
-    params=3072,
-    program_words=3072,
+    params=2816,
+    program_words=2560,
     acc_depth=64,
+    line_depth=64,
     multiplier="ecp5",
     cell_rows=7,
     lutram="acc line",
 )
+
+
+PRODUCTS = (32, 33, 34, 35)
+"""Numbers that Amaranth gives the four products of a requantizer."""
+
+
+def _floorplan(config: NpuConfig) -> dict[str, str]:
+    """Sites of the array's multipliers and of the block RAMs: the array as it is drawn.
+
+    Columns from left to right (the correction column in the middle, from where it reaches all), three rows of paired
+    PEs to each row of multipliers on the chip, with their weights in the block RAMs below; activations at the bottom.
+    Left to itself, the placer makes a heap in the middle, spreads it, and ends with twice the wire, which does not
+    route.
+    """
+    blocks = (*range(4, 59, 9), *range(69, 115, 9))  # each four multipliers or four block RAMs wide
+    sites: dict[str, str] = {}
+
+    def memories(y):
+        return [f"X{x + 2 * k}/Y{y}/EBR{k}" for x in blocks for k in range(4)]
+
+    def spread(cells, places):
+        sites.update((cell, places[k * len(places) // len(cells)]) for k, cell in enumerate(cells))
+
+    half = config.cols // 2
+    columns = (*range(half), config.cols, *range(half, config.cols))
+    for first, multiplier_y, memory_y in ((0, 10, 22), (3, 34, 46), (6, 58, 70)):
+        rows = range(first, first + 3)
+        pairs = [(2 * r + odd, k) for k in range(half) for r in rows for odd in (0, 1)]
+        spread([f"top.npu.npu.weight_store.row_{r}.0.{k}" for r, k in pairs], memories(memory_y))
+        cells = []
+        for c in columns:
+            cells += [f"top.npu.npu.array.multiplier_{r}.multiplier_{c}" for r in rows if r < config.cell_rows]
+            if config.cell_rows in rows and c % 2 == 0 and c // 2 < config.lanes:  # room for the requantizers'
+                cells += [rf"$flatten\top.\npu.\npu.\tail.\requantizer_{c // 2}.${n}" for n in PRODUCTS]
+        spread(cells, [f"X{x + k}/Y{multiplier_y}/MULT18_{k}" for x in blocks for k in (0, 1, 4, 5)])
+    bottom = memories(82)
+    spread([f"top.npu.npu.act_memory.bank_{k}.0.0" for k in range(config.banks)], bottom[10:42])
+    counts = {"link.buffer": 1, "params": 14, "program": 10, "weight_store.descriptors": 3}
+    others = sorted(f"top.npu.npu.{name}.0.{k}" for name, count in counts.items() for k in range(count))
+    taken = set(sites.values())
+    sites.update(zip(others, [s for y in (82, 70, 46, 22) for s in memories(y) if s not in taken], strict=False))
+    return sites
+
 
 BOARD = Board(
     name="ulx3s-85f",
     title="Radiona ULX3S, LFE5U-85F",
     family="ecp5",
     config=CONFIG,
-    mhz=70,
+    mhz=45,
     platform=ULX3S_85F_Platform,
     pll=Ecp5Pll,
-    bounds={"lut": (45_000, 52_000), "ff": (29_500, 34_500), "multiplier": (151, 151), "bram": (200, 208)},
+    bounds={"lut": (44_000, 52_000), "ff": (29_500, 34_500), "multiplier": (151, 151), "bram": (200, 208)},
+    sites=_floorplan(CONFIG),
+    logic_share=0.21,
     leds=8,
     loader="ulx3s",
     reset=("button_fire", 0),
