@@ -27,7 +27,7 @@ def simulate(dut, *benches):
     sim.run()
 
 
-def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1, config=CONFIG):
+def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1, config=CONFIG, starts=(0,)):
     """Run a program; returns ({target: [(cycle, value)]}, (cycle, done, error, bad) or None). Cycle 0 has `start`."""
     dut = Fetch(config)
     rng = random.Random(seed)
@@ -37,8 +37,8 @@ def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1, config=CONFIG):
     async def bench(ctx):
         read = None
         for cycle in range(cycles):
-            ctx.set(dut.start, cycle == 0)
-            ctx.set(dut.pc, pc if cycle == 0 else 0x5A5A)
+            ctx.set(dut.start, cycle in starts)
+            ctx.set(dut.pc, pc if cycle in starts else 0x5A5A)
             # A word is there for one cycle only after its read.
             ctx.set(dut.p_data, rng.getrandbits(64) if read is None else words[read] if read < len(words) else 0)
             for name in got:
@@ -88,6 +88,15 @@ def test_start_word():
     words = [0] * 5 + isa.encode(isa.TABLE, param=9) + isa.encode(isa.END)
     got, ended = run_fetch(words, pc=5)
     assert [v for _, v in got["tail"]] == [words[5]] and ended == (FIRST + 1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("again", range(1, 12))
+def test_start_in_mid_run(again):
+    """Words that were read ahead do not get into the run that a second start begins; nor do they after its end."""
+    words = isa.encode(isa.TABLE, param=1) + isa.encode(isa.TABLE, param=2) + isa.encode(isa.END) + [0] * 8
+    got, _ = run_fetch(words, starts=(0, again), cycles=30)
+    assert [v for c, v in got["tail"] if c > again + 1] == words[:2]
+    assert [v for c, v in got["tail"] if c <= again + 1] == words[: max(0, min(2, again - 2))]
 
 
 def test_a_full_queue_stops_the_fetch():
