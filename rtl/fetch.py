@@ -71,7 +71,7 @@ class Fetch(wiring.Component):
             queues[name] = queue.i
 
         running = Signal()
-        have = Signal()  # a word is at hand:
+        have = Signal()  # a word is at hand
         word = self.p_data if compact else Signal(WORD_BITS)
         bits = self._config.program_words.bit_length() if compact else 17
         take = Signal()

@@ -400,11 +400,10 @@ class TailEngine(wiring.Component):
         minus = Signal(reset_less=True)
         m.d.sync += minus.eq(second[-2] & (back.dual == 3))
 
-        first_back = back
         for n in range(lanes):
-            back = data.View(TAIL_LAYOUT, copy) if lanes >= 4 and n >= lanes // 2 else first_back
-            product = back.dual == 2
-            zero_point = Mux(back.clamp, back.zero_point, 0)
+            mine = data.View(TAIL_LAYOUT, copy) if lanes >= 4 and n >= lanes // 2 else back
+            product = mine.dual == 2
+            zero_point = Mux(mine.clamp, mine.zero_point, 0)
             waiting = Signal(PARAM_LAYOUT, name=f"waiting_{n}", reset_less=True)
             param = Signal(PARAM_LAYOUT, name=f"param_{n}", reset_less=True)
             with m.If(p_valid & (p_shared | (p_lane == n))):
@@ -435,7 +434,7 @@ class TailEngine(wiring.Component):
                 requantizer.value.eq(Mux(product, previous, total)),
                 requantizer.multiplier.eq(Mux(product, total, multiplier)),
                 requantizer.shift.eq(Mux(product, 0, shift)),
-                requantizer.pre_shift.eq(Mux(product, 0, back.pre_shift)),
+                requantizer.pre_shift.eq(Mux(product, 0, mine.pre_shift)),
                 requantizer.product.eq(product),
             ]
 
@@ -444,12 +443,12 @@ class TailEngine(wiring.Component):
             m.d.sync += moved.eq(requantizer.result + zero_point)
             word = reg(signed(32), f"word_{n}")
             m.d.comb += self.t_w_data[n].eq(word)
-            with m.If(~back.clamp):
+            with m.If(~mine.clamp):
                 m.d.sync += word.eq(moved)
-            with m.Elif(moved > back.high):
-                m.d.sync += word.eq(back.high)
-            with m.Elif(moved < back.low):
-                m.d.sync += word.eq(back.low)
+            with m.Elif(moved > mine.high):
+                m.d.sync += word.eq(mine.high)
+            with m.Elif(moved < mine.low):
+                m.d.sync += word.eq(mine.low)
             with m.Else():
                 m.d.sync += word.eq(moved)
 
@@ -475,10 +474,8 @@ class TailEngine(wiring.Component):
             best_late = delays(best, 1, f"best_{n}")[1]
             place_in_word = delays(index[:3], 1, f"index_{n}")[1]
             out = reg(signed(8), f"out_{n}")
-            m.d.sync += out.eq(Mux(back.table, table_r.data.word_select(place_in_word, 8), best_late.as_unsigned()))
+            m.d.sync += out.eq(Mux(mine.table, table_r.data.word_select(place_in_word, 8), best_late.as_unsigned()))
             m.d.comb += self.w_data[n].eq(out)
-
-        back = first_back
 
         # --- Write ports -----------------------------------------------------------------------------------------
         where = delays(Cat(place_r.data.address, place_r.data.count), 3, "where")[-1]

@@ -47,7 +47,7 @@ CHECKS = [
         clamp,
         "prove",
         4,
-        Bug(TailEngine, "with m.Elif(moved > back.high):", "with m.Elif(moved[:32].as_signed() > back.high):", 8),
+        Bug(TailEngine, "with m.Elif(moved > mine.high):", "with m.Elif(moved[:32].as_signed() > mine.high):", 8),
         options=cut("dut.requantizer_0.result", "dut.back"),
     )
 ]
