@@ -168,8 +168,10 @@ def make_plan(board: Board) -> Plan:
     plan = board.platform().prepare(Shell(board), "top", nextpnr_opts=" ".join((*family.options, *board.place)))
     files = {n: d.encode() if isinstance(d, str) else d for n, d in plan.files.items()}
     # One name a wire: ABC9 dies more often on more. The pass that gives cells names, a third of the time, is left out.
+    # A register marked `keep` is not merged with those that hold the same: each is near what it leads to.
     script = (
         f"read_rtlil top.il\n{family.before}proc\nflatten\nopt_clean -purge\n"
+        "setattr -set keep 1 a:keep=1 %ci1 t:$dff* %i\nsetattr -unset keep w:*\n"
         f"scratchpad -set abc9.D {round(board.logic_share * 1e6 / board.mhz)}\n"
         f"{family.synth} -top top -run begin:{family.until}\n{family.rest}"
         "hierarchy -check\ntee -q -o synthesis.json stat -json\nblackbox =A:whitebox\nwrite_json top.json\n"

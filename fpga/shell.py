@@ -1,6 +1,6 @@
 """What surrounds the accelerator on a board: clock, reset and pins."""
 
-from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Module
+from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Module, ResetSignal, Signal
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
@@ -37,7 +37,14 @@ class Shell(Elaboratable):
         if board.reset:
             m.submodules.button = button = io.Buffer("i", platform.request(*board.reset, dir="-"))
             pressed = button.i
-        m.submodules.reset = ResetSynchronizer(~pll.locked | pressed, domain="sync", stages=4)
+        domain = "sync"
+        if not board.config.compact:  # the last register, amid all that it resets, lies far from the PLL
+            domain = "outer"
+            m.domains.outer = ClockDomain()
+            late = Signal(init=1, reset_less=True)
+            m.d.sync += late.eq(ResetSignal(domain))
+            m.d.comb += [ClockSignal(domain).eq(pll.o), ResetSignal("sync").eq(late)]
+        m.submodules.reset = ResetSynchronizer(~pll.locked | pressed, domain=domain, stages=4)
 
         m.submodules.top = top = BoardTop(board.config, clock_hz=pll.frequency, baud=board.baud)
         uart = platform.request(*board.uart, dir="-")

@@ -1,6 +1,6 @@
 """Accumulators: two banks of vectors of 32-bit sums, one for the array, one for the tail."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -54,12 +54,14 @@ class Accumulators(wiring.Component):
         cfg = self._config
         m = Module()
         bits = (cfg.acc_depth - 1).bit_length()
-        size = 32 * cfg.cols
         subs = cfg.cols // cfg.lanes
 
-        # Made of look-up tables, a memory spreads far: its addresses come from registers then, and it is read in the
-        # cycle after, as late as a block RAM's word comes.
+        # Made of look-up tables, a memory spreads far: each column has one of its own then, with its own copies of what
+        # steers it, and is read in the cycle after its address register, as late as a block RAM's word comes.
         spread = "acc" in cfg.lutram.split()
+        parts = cfg.cols if spread else 1
+        width = 32 * cfg.cols // parts
+        depth = 1 << bits if spread else cfg.acc_depth
 
         # Cycle 0: read. Cycle 1: the memory's word. Cycle 2: operand and sum. Cycle 3: the sum, in `last`, is written;
         # a block RAM's read in that cycle misses it, so it is kept a cycle more, in `older`.
@@ -67,109 +69,97 @@ class Accumulators(wiring.Component):
         en = [self.a_en] + [Signal(name=f"en_{k}") for k in stages]
         bank = [self.a_bank] + [Signal(name=f"bank_{k}", reset_less=True) for k in stages]
         entry = [self.a_entry[:bits]] + [Signal(bits, name=f"entry_{k}", reset_less=True) for k in stages]
-        init_1 = Signal(reset_less=True)
         for k in stages:
             m.d.sync += [en[k].eq(en[k - 1]), bank[k].eq(bank[k - 1]), entry[k].eq(entry[k - 1])]
-        m.d.sync += init_1.eq(self.a_init)
 
         def same(k):
             """The vector k cycles before goes to this cycle's entry."""
             return en[k] & (bank[k] == self.a_bank) & (entry[k] == entry[0])
 
-        from_one, from_one_2 = Signal(), Signal(reset_less=True)
-        from_two = Signal(reset_less=True)
-        from_three = Signal(reset_less=True)
-        m.d.comb += from_one.eq(same(1) & ~self.a_init)
+        from_one = Signal()
         from_one_1 = Signal(reset_less=True)
-        m.d.sync += [from_one_1.eq(from_one), from_one_2.eq(from_one_1), from_two.eq(same(2))]
-        if not spread:
-            m.d.sync += from_three.eq(same(3))
+        from_two = Signal()
+        m.d.comb += [from_one.eq(same(1) & ~self.a_init), from_two.eq(same(2))]
+        m.d.sync += from_one_1.eq(from_one)
 
-        words = []
-        last = Signal(size, reset_less=True)
-        older = Signal(size, reset_less=True)
-        operand = Signal(size, reset_less=True)
-        total = Signal(size)
-
-        t_en, t_bank_1 = Signal(2), Signal(reset_less=True)
+        t_en = Signal(2)
         m.d.comb += t_en.eq(Mux(self.t_r_en, 1 << self.t_bank, 0))
-        m.d.sync += t_bank_1.eq(self.t_bank)
         t_data = Signal(32 * cfg.lanes, reset_less=True)
         m.d.sync += t_data.eq(self.t_w_data.as_value())
-        # Spread memories are one for each of the tail's sub-groups, with address registers of their own: odd ones hold
-        # the complement, or a synthesizer would merge them and one wire would lead to all.
-        parts = subs if spread else 1
-        depth = 1 << bits if spread else cfg.acc_depth
+        sums_to = Signal(2)
+        r_entry, w_entry = ([Signal(bits, name=f"{name}_{b}") for b in range(2)] for name in ("r_entry", "w_entry"))
+        w_subs = [Signal(subs, name=f"w_subs_{b}") for b in range(2)]
         for b in range(2):
-            at = Mux(t_en[b], self.t_r_entry[:bits], entry[0])
-            sums_to_it = Signal(name=f"sum_{b}")
-            t_writes = Signal(subs, name=f"t_writes_{b}")
-            w_en = Signal(subs, name=f"w_en_{b}")
+            t_writes = Mux(self.t_w_en & (self.t_bank == b), 1 << self.t_w_sub, 0)
             m.d.comb += [
-                sums_to_it.eq(en[2] & (bank[2] == b)),
-                t_writes.eq(Mux(self.t_w_en & (self.t_bank == b), 1 << self.t_w_sub, 0)),
+                sums_to[b].eq(en[2] & (bank[2] == b)),
+                r_entry[b].eq(Mux(t_en[b], self.t_r_entry, entry[0])),
+                w_entry[b].eq(Mux(sums_to[b], entry[2], self.t_w_entry)),
+                w_subs[b].eq(Mux(sums_to[b], (1 << subs) - 1, t_writes)),
             ]
-            with m.If(sums_to_it):
-                m.d.sync += w_en.eq((1 << subs) - 1)
-            with m.Else():
-                m.d.sync += w_en.eq(t_writes)
-            word = []
-            for part in range(parts):
-                width, name = size // parts, f"{b}_{part}" if spread else f"{b}"
-                odd = part % 2
 
-                def place(entry, odd=odd):
-                    return ~entry if odd else entry
+        for part in range(parts):
+            tag = f"_{part}" if spread else ""
+            columns = range(cfg.cols)[part * cfg.cols // parts : (part + 1) * cfg.cols // parts]
 
-                m.submodules[f"bank_{name}"] = memory = Memory(
+            def late(value, name, tag=tag, reset_less=True):
+                """The part's own register of a value, not to be merged with those of other parts."""
+                register = Signal(len(value), name=name + tag, reset_less=reset_less, attrs={"keep": 1} if tag else {})
+                m.d.sync += register.eq(value)
+                return register
+
+            last = Signal(width, name="last" + tag, reset_less=True)
+            words = []
+            for b in range(2):
+                m.submodules[f"bank_{b}{tag}"] = memory = Memory(
                     shape=width, depth=depth, init=[], attrs=cfg.memory_attrs("acc")
                 )
                 read = memory.read_port(domain="comb" if spread else "sync")
-                write = memory.write_port(granularity=32 * cfg.lanes)
+                write = memory.write_port(granularity=width if spread else 32 * cfg.lanes)
                 if spread:
-                    read_at = Signal(bits, name=f"read_at_{name}", reset_less=True)
-                    m.d.sync += read_at.eq(place(at))
-                    m.d.comb += read.addr.eq(read_at)
+                    m.d.comb += read.addr.eq(late(r_entry[b], f"r_at_{b}"))
                 else:
-                    m.d.comb += [read.en.eq(t_en[b] | (self.a_en & (self.a_bank == b))), read.addr.eq(at)]
-                word.append(read.data)
-
-                w_sum = Signal(name=f"w_sum_{name}", reset_less=True, init=odd)
-                w_at = Signal(bits, name=f"w_at_{name}", reset_less=True)
-                w_entry = Mux(sums_to_it, entry[2], self.t_w_entry[:bits])
-                m.d.sync += [w_sum.eq(sums_to_it), w_at.eq(place(w_entry))]
+                    m.d.comb += [read.en.eq(t_en[b] | (self.a_en & (self.a_bank == b))), read.addr.eq(r_entry[b])]
+                words.append(read.data)
+                from_tail = t_data.word_select(part % cfg.lanes, 32) if spread else t_data.replicate(subs)
                 m.d.comb += [
-                    write.en.eq(w_en[part] if spread else w_en),
-                    write.addr.eq(w_at),
-                    write.data.eq(Mux(w_sum, last[part * width : (part + 1) * width], t_data.replicate(subs // parts))),
+                    write.en.eq(
+                        late(w_subs[b][part // cfg.lanes] if spread else w_subs[b], f"w_en_{b}", reset_less=False)
+                    ),
+                    write.addr.eq(late(w_entry[b], f"w_at_{b}")),
+                    write.data.eq(Mux(late(sums_to[b], f"w_sum_{b}"), last, from_tail)),
                 ]
-            words.append(Cat(word))
 
-        with m.If(init_1):
-            m.d.sync += operand.eq(0)
-        with m.Elif(from_two):
-            m.d.sync += operand.eq(last)
-        with m.Elif(from_three):
-            m.d.sync += operand.eq(older)
-        with m.Else():
-            m.d.sync += operand.eq(Mux(bank[1], words[1], words[0]))
+            init_1, from_two_1 = late(self.a_init, "init_1"), late(from_two, "from_two_1")
+            a_bank_1, t_bank_1 = late(self.a_bank, "a_bank_1"), late(self.t_bank, "t_bank_1")
+            from_three_1, older = Const(0), Const(0)
+            if not spread:
+                from_three_1, older = late(same(3), "from_three_1"), late(last, "older")
+            operand = Signal(width, name="operand" + tag, reset_less=True)
+            with m.If(init_1):
+                m.d.sync += operand.eq(0)
+            with m.Elif(from_two_1):
+                m.d.sync += operand.eq(last)
+            with m.Elif(from_three_1):
+                m.d.sync += operand.eq(older)
+            with m.Else():
+                m.d.sync += operand.eq(Mux(a_bank_1, words[1], words[0]))
 
-        chosen = Signal(size)
-        sums = []
-        m.d.comb += chosen.eq(Mux(from_one_2, last, operand))
-        for c in range(cfg.cols):
-            psum = self.a_psum[c]
-            for k in (1, 2):
-                stage = Signal(signed(cfg.psum_width), name=f"psum_{c}_{k}", reset_less=True)
-                m.d.sync += stage.eq(psum)
-                psum = stage
-            part = Signal(32, name=f"sum_{c}")
-            m.d.comb += part.eq(chosen[32 * c : 32 * c + 32] + psum)
-            sums.append(part)
-        m.d.comb += total.eq(Cat(sums))
-        m.d.sync += [last.eq(total), older.eq(last)]
+            chosen = Signal(width, name="chosen" + tag)
+            m.d.comb += chosen.eq(Mux(late(from_one_1, "from_one_2"), last, operand))
+            sums = []
+            for k, c in enumerate(columns):
+                psum = self.a_psum[c]
+                for stage in (1, 2):
+                    register = Signal(signed(cfg.psum_width), name=f"psum_{c}_{stage}", reset_less=True)
+                    m.d.sync += register.eq(psum)
+                    psum = register
+                total = Signal(32, name=f"sum_{c}")
+                m.d.comb += total.eq(chosen.word_select(k, 32) + psum)
+                sums.append(total)
+            m.d.sync += last.eq(Cat(sums))
 
-        result = Signal(size, reset_less=True)
-        m.d.sync += result.eq(Mux(t_bank_1, words[1], words[0]))
-        m.d.comb += self.t_r_data.as_value().eq(result)
+            result = Signal(width, name="result" + tag, reset_less=True)
+            m.d.sync += result.eq(Mux(t_bank_1, words[1], words[0]))
+            m.d.comb += Cat(self.t_r_data[c] for c in columns).eq(result)
         return m

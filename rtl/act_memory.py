@@ -70,6 +70,9 @@ class ActMemory(wiring.Component):
             for name, value in (("addr", self.w_addr), ("count", self.w_count), ("data", self.w_data))
         )
         m.d.sync += [w_en.eq(self.w_en), w_addr.eq(self.w_addr), w_count.eq(self.w_count), w_data.eq(self.w_data)]
+        # Bank b takes byte (b - w_low) mod banks: rotate up, that is down by -w_low.
+        up = Signal(low_bits, reset_less=True)
+        m.d.sync += up.eq(-self.w_addr[:low_bits])
 
         r_low, r_word, r_next = split(self.r_addr, "r")
         w_low, w_word, w_next = split(w_addr, "w")
@@ -77,9 +80,6 @@ class ActMemory(wiring.Component):
         low_1, low_2, low_3 = (Signal(low_bits, name=f"r_low_{k}", reset_less=True) for k in (1, 2, 3))
         m.d.sync += [en_1.eq(self.r_en), low_1.eq(r_low), low_2.eq(low_1), low_3.eq(low_2)]
 
-        # Bank b takes byte (b - w_low) mod banks: rotate up, that is down by -w_low.
-        up = Signal(low_bits)
-        m.d.comb += up.eq(-w_low)
         w_bytes = Signal(8 * banks)
         m.d.comb += w_bytes.eq(w_data)
         w_rotated = Signal(8 * banks, reset_less=True)

@@ -138,10 +138,6 @@ class Array(wiring.Component):
         """
         cfg = self._config
         bits = (cfg.line_depth - 1).bit_length()
-        m.submodules[f"line_{segment}"] = memory = Memory(
-            shape=8 * cfg.cols, depth=1 << bits, init=[], attrs=cfg.memory_attrs("line")
-        )
-        write, read = memory.write_port(), memory.read_port()
         at = Signal(bits, name=f"line_at_{segment}")
         out = Signal(8 * cfg.cols, name=f"line_out_{segment}", reset_less=True)
         # The address register is set 3 cycles before the segment's first row takes the value.
@@ -150,17 +146,26 @@ class Array(wiring.Component):
             stage = Signal(bits, name=f"line_delay_{segment}_{k}", reset_less=True)
             m.d.sync += stage.eq(delay)
             delay = stage
-        address = Signal(bits, name=f"line_address_{segment}", reset_less=True)
-        m.d.sync += [
-            at.eq(at + 1),
-            address.eq(at + 1 - (delay - 3)),
-            out.eq(read.data),
-        ]
-        m.d.comb += [
-            write.en.eq(1),
-            write.addr.eq(at),
-            write.data.eq(Cat(heads)),
-            read.en.eq(1),
-            read.addr.eq(address),
-        ]
+        m.d.sync += at.eq(at + 1)
+        # Made of look-up tables, each column has its own, with its own addresses near it.
+        parts = cfg.cols if "line" in cfg.lutram.split() else 1
+        for part in range(parts):
+            tag, own = (f"{segment}_{part}", {"keep": 1}) if parts > 1 else (f"{segment}", {})
+            width = 8 * cfg.cols // parts
+            m.submodules[f"line_{tag}"] = memory = Memory(
+                shape=width, depth=1 << bits, init=[], attrs=cfg.memory_attrs("line")
+            )
+            write, read = memory.write_port(), memory.read_port()
+            address = Signal(bits, name=f"line_address_{tag}", reset_less=True, attrs=own)
+            m.d.sync += [
+                address.eq(at + 1 - (delay - 3)),
+                out[part * width : (part + 1) * width].eq(read.data),
+            ]
+            m.d.comb += [
+                write.en.eq(1),
+                write.addr.eq(at),
+                write.data.eq(Cat(heads)[part * width : (part + 1) * width]),
+                read.en.eq(1),
+                read.addr.eq(address),
+            ]
         return out

@@ -146,10 +146,11 @@ class Fetch(wiring.Component):
                 with m.If(broken):
                     m.d.sync += [self.bad.eq(1), running.eq(0)]
                 m.d.sync += [held.eq(opcode), index.eq(Mux(last, 0, index + 1))]
-                with m.Switch(index):
-                    for k, part in () if compact else enumerate(parts):
-                        with m.Case(k):
-                            m.d.sync += part.eq(word)
+
+        with m.Switch(index):  # till the word is taken, what is in its part does not matter
+            for k, part in () if compact else enumerate(parts):
+                with m.Case(k):
+                    m.d.sync += part.eq(word)
 
         # The word at hand is the instruction's last: it goes to the queue directly, the ones before from `parts`.
         whole = {op.words: Cat(*parts[: op.words - 1], word) for op in OPS.values()}
@@ -158,14 +159,14 @@ class Fetch(wiring.Component):
             at_hand = have & running & ~outside & (opcode == op.opcode)
             m.d.comb += [queue.valid.eq(at_hand), queue.payload.eq(word), self.o_index.eq(index)]
         for name, queue in () if compact else queues.items():
+            ops = [OPS[code] for code, target in _TARGETS.items() if target == name]
             with m.Switch(opcode):
-                for code, target in _TARGETS.items():
-                    if target == name:
-                        with m.Case(code):
-                            m.d.comb += [
-                                queue.valid.eq(take & last),
-                                queue.payload.eq(whole[OPS[code].words]),
-                            ]
+                with m.Case(*(op.opcode for op in ops)):
+                    m.d.comb += queue.valid.eq(take & last)
+            with m.Switch(index):  # known earlier than the opcode
+                for words in sorted({op.words for op in ops}):
+                    with m.Case(words - 1):
+                        m.d.comb += queue.payload.eq(whole[words])
 
         with m.If(self.start):
             m.d.sync += [

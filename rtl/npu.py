@@ -75,13 +75,14 @@ class Npu(wiring.Component):
         else:
             tail = TailEngine(config, read_latency=Accumulators.T_LATENCY)
             act, acc, weights = ActMemory(config), Accumulators(config), WeightStore(config)
-        # The link is far from the memory, so its reads are registered on the way.
-        link = Link(config, act_latency=act.LATENCY + (not compact), timeout=self._link_timeout)
+        # The link is far from the memory, so its reads are registered on the way, and again where they arrive.
+        on_way = 0 if compact else 2
+        link = Link(config, act_latency=act.LATENCY + on_way, timeout=self._link_timeout)
         r_en, r_addr = link.r_en, link.r_addr
-        if not compact:
-            r_en = Signal()
-            r_addr = Signal.like(link.r_addr, reset_less=True)
-            m.d.sync += [r_en.eq(link.r_en), r_addr.eq(link.r_addr)]
+        for k in range(on_way):
+            en, addr = Signal(name=f"r_en_{k}"), Signal(20, name=f"r_addr_{k}", reset_less=True)
+            m.d.sync += [en.eq(r_en & ~link.busy), addr.eq(r_addr)]
+            r_en, r_addr = en, addr
         m.submodules.link = link
         m.submodules.fetch = reset(fetch)
         m.submodules.multiply = reset(multiply)
@@ -163,9 +164,11 @@ class Npu(wiring.Component):
             on = link.w_en & (link.w_region == region)
             index, byte, value = link.w_index, link.w_byte[: (size - 1).bit_length()], link.w_data
             if not compact:  # a cycle later: the link is far
+                own = {"keep": 1}  # each memory has its registers near it
                 late = [Signal(name=f"{name}_on")]
                 late += [
-                    Signal(len(s), name=f"{name}_w{k}", reset_less=True) for k, s in enumerate((index, byte, value))
+                    Signal(len(s), name=f"{name}_w{k}", reset_less=True, attrs=own)
+                    for k, s in enumerate((index, byte, value))
                 ]
                 m.d.sync += [late[0].eq(on), late[1].eq(index), late[2].eq(byte), late[3].eq(value)]
                 on, index, byte, value = late
@@ -184,10 +187,17 @@ class Npu(wiring.Component):
         ]
         w_act = Signal()
         m.d.comb += w_act.eq(link.w_en & (link.w_region == Region.ACT))
+        engine_reads = [act.r_en.eq(multiply.r_en), act.r_addr.eq(multiply.r_addr)]
+        link_reads = [act.r_en.eq(r_en), act.r_addr.eq(r_addr)]
+        if not compact:  # `running` comes from afar
+            with m.If(r_en):
+                m.d.comb += link_reads
+            with m.Else():
+                m.d.comb += engine_reads
+            engine_reads = link_reads = []
         with m.If(running):
             m.d.comb += [
-                act.r_en.eq(multiply.r_en),
-                act.r_addr.eq(multiply.r_addr),
+                *engine_reads,
                 act.w_en.eq(tail.w_en),
                 act.w_addr.eq(tail.w_addr),
                 act.w_count.eq(tail.w_count),
@@ -195,8 +205,7 @@ class Npu(wiring.Component):
             ]
         with m.Else():
             m.d.comb += [
-                act.r_en.eq(r_en),
-                act.r_addr.eq(r_addr),
+                *link_reads,
                 act.w_en.eq(w_act),
                 act.w_addr.eq(link.w_index),
                 act.w_count.eq(1),

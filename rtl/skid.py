@@ -33,17 +33,11 @@ class SkidQueue(wiring.Component):
             push.eq(self.i.valid & self.i.ready),
             pop.eq(self.o.valid & self.o.ready),
         ]
-        at = Signal(range(self._depth + 1))
-        m.d.comb += at.eq(count - pop)
-        m.d.sync += count.eq(at + push)
-        # One enable and one multiplexer an item: from nested conditions a synthesizer makes eight tables a bit.
-        for k, item in enumerate(items):
-            load = Signal(name=f"load{k}")
-            m.d.comb += load.eq(push & (at == k))
-            if k == self._depth - 1:
-                with m.If(load):
-                    m.d.sync += item.eq(self.i.payload)
-            else:
-                with m.If(load | pop):
-                    m.d.sync += item.eq(Mux(load, self.i.payload, items[k + 1]))
+        m.d.sync += count.eq(count + push - pop)
+        # What is behind the last item is free to change, so no register waits for `push`, which comes late.
+        for k, item in enumerate(items[:-1]):
+            with m.If((count <= k) | pop):
+                m.d.sync += item.eq(Mux(count > k + 1, items[k + 1], self.i.payload))
+        with m.If(count <= self._depth - 1):
+            m.d.sync += items[-1].eq(self.i.payload)
         return m

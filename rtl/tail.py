@@ -1,6 +1,6 @@
 """The tail: from accumulators to activations."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -14,6 +14,11 @@ from lepton.rtl.requantizer import Requantizer
 TAIL_LAYOUT = layout_of(isa.TAIL.fields)
 TABLE_LAYOUT = layout_of(isa.TABLE.fields)
 PARAM_LAYOUT = layout_of(isa.PARAM)
+# What lanes ask of an instruction: `product` is dual == 2, `zero_point` what is to be added.
+STEERING = data.StructLayout(
+    {"product": 1}
+    | {name: TAIL_LAYOUT[name].shape for name in ("pre_shift", "clamp", "table", "zero_point", "low", "high")}
+)
 
 
 class TailEngine(wiring.Component):
@@ -104,11 +109,11 @@ class TailEngine(wiring.Component):
         def reg(shape, name):
             return Signal(shape, name=name, reset_less=True)
 
-        def delays(value, cycles, name, *, reset_less=True):
+        def delays(value, cycles, name, *, reset_less=True, attrs=None):
             """The value and its delayed copies: element k is k cycles late."""
             out = [value]
             for k in range(cycles):
-                stage = Signal(value.shape(), name=f"{name}_{k + 1}", reset_less=reset_less)
+                stage = Signal(value.shape(), name=f"{name}_{k + 1}", reset_less=reset_less, attrs=attrs)
                 m.d.sync += stage.eq(out[-1])
                 out.append(stage)
             return out
@@ -317,10 +322,8 @@ class TailEngine(wiring.Component):
         m.d.sync += starts_now.eq(go & ~begun)
         with m.If(go & ~begun):
             m.d.sync += busy.eq(1)
-        # The second half of many lanes has a copy (other bits at the beginning, or synthesis would merge the two).
-        copy = Signal(TAIL_LAYOUT.size, name="back_copy", reset_less=True, init=-1 % (1 << TAIL_LAYOUT.size))
-        with m.If(starts_now):  # nothing needs them before
-            m.d.sync += [back.eq(ins), copy.eq(Value.cast(ins))]
+        with m.If(starts_now):  # nothing needs it before
+            m.d.sync += back.eq(ins)
         m.d.comb += self.post.eq(done & back.post)
 
         # --- TABLE ------------------------------------------------------------------------------------------------
@@ -392,22 +395,30 @@ class TailEngine(wiring.Component):
         sub_late = delays(sub, latency, "sub")[-1]
         m.d.sync += read.eq(self.t_r_data.as_value().word_select(sub_late, 32 * lanes))
 
-        p_words = delays(self.p_data, max(1, latency - 1), "p_word")
-        p_word = p_words[latency - 1]
         p_valid = delays(p_run, latency, "p_valid", reset_less=False)[-1]
         p_lane = delays(lane, latency, "p_lane")[-1]
         p_shared = delays(ins.shared, latency, "p_shared")[-1]
+        steering = Signal(STEERING)
+        same = [name for name, _ in STEERING if name not in ("product", "zero_point")]
+        m.d.comb += [
+            *(steering[name].eq(ins[name]) for name in same),
+            steering.product.eq(ins.dual == 2),
+            steering.zero_point.eq(Mux(ins.clamp, ins.zero_point, 0)),
+        ]
         minus = Signal(reset_less=True)
         m.d.sync += minus.eq(second[-2] & (back.dual == 3))
 
         for n in range(lanes):
-            mine = data.View(TAIL_LAYOUT, copy) if lanes >= 4 and n >= lanes // 2 else back
-            product = mine.dual == 2
-            zero_point = Mux(mine.clamp, mine.zero_point, 0)
+            if n % 2 == 0:  # two lanes share what steers them; the other twos, far away, have it too
+                twin = {"keep": 1} if lanes > 2 else {}
+                mine = Signal(STEERING, name=f"mine_{n}", reset_less=True, attrs=twin)
+                with m.If(starts_now):
+                    m.d.sync += mine.eq(steering)
+                p_words = delays(self.p_data, max(1, latency - 1), f"p_word_{n}", attrs=twin)
             waiting = Signal(PARAM_LAYOUT, name=f"waiting_{n}", reset_less=True)
             param = Signal(PARAM_LAYOUT, name=f"param_{n}", reset_less=True)
             with m.If(p_valid & (p_shared | (p_lane == n))):
-                m.d.sync += waiting.eq(p_word)
+                m.d.sync += waiting.eq(p_words[latency - 1])
             with m.If(switch):
                 m.d.sync += param.eq(waiting)
 
@@ -417,7 +428,7 @@ class TailEngine(wiring.Component):
             multiplier = reg(signed(32), f"multiplier_{n}")
             shift = reg(signed(8), f"shift_{n}")
             addend = Signal(signed(32), name=f"addend_{n}")
-            m.d.comb += addend.eq(Mux(second[-1], Mux(product, param.multiplier, total), param.bias))
+            m.d.comb += addend.eq(Mux(second[-1], Mux(mine.product, param.multiplier, total), param.bias))
             # One adder either way: the second operand inverted, with a carry in.
             operand = read.word_select(n, 32) ^ minus.replicate(32)
             m.d.sync += [
@@ -431,16 +442,16 @@ class TailEngine(wiring.Component):
             requantizer = Requantizer(self._config)
             m.submodules[f"requantizer_{n}"] = requantizer
             m.d.comb += [
-                requantizer.value.eq(Mux(product, previous, total)),
-                requantizer.multiplier.eq(Mux(product, total, multiplier)),
-                requantizer.shift.eq(Mux(product, 0, shift)),
-                requantizer.pre_shift.eq(Mux(product, 0, mine.pre_shift)),
-                requantizer.product.eq(product),
+                requantizer.value.eq(Mux(mine.product, previous, total)),
+                requantizer.multiplier.eq(Mux(mine.product, total, multiplier)),
+                requantizer.shift.eq(Mux(mine.product, 0, shift)),
+                requantizer.pre_shift.eq(Mux(mine.product, 0, mine.pre_shift)),
+                requantizer.product.eq(mine.product),
             ]
 
             # latency + 2 + Requantizer.LATENCY: zero point, clamp
             moved = reg(signed(33), f"moved_{n}")
-            m.d.sync += moved.eq(requantizer.result + zero_point)
+            m.d.sync += moved.eq(requantizer.result + mine.zero_point)
             word = reg(signed(32), f"word_{n}")
             m.d.comb += self.t_w_data[n].eq(word)
             with m.If(~mine.clamp):

@@ -12,8 +12,8 @@ SHAPES = [(6, 3, "single"), (4, 4, "paired"), (9, 8, "single"), (18, 4, "paired"
 SHAPES += [(2, 2, "single"), (2, 3, "paired"), (3, 5, "single"), (12, 5, "paired")]
 
 
-def config(rows, cols, pe, multiplier="generic"):
-    return NpuConfig(rows=rows, cols=cols, lanes=1, pe=pe, line_depth=24, multiplier=multiplier)
+def config(rows, cols, pe, multiplier="generic", lutram=""):
+    return NpuConfig(rows=rows, cols=cols, lanes=1, pe=pe, line_depth=24, multiplier=multiplier, lutram=lutram)
 
 
 def corner(rng, shape):
@@ -127,11 +127,12 @@ def test_latency(rows, pe, latency):
     run(cfg, [conv_pass(rng, cfg, 21)], rng, True, latency)
 
 
+@pytest.mark.parametrize("lutram", ["", "line"])
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("rows,cols,pe", SHAPES)
-def test_all_modes_without_a_gap(rows, cols, pe, late):
+def test_all_modes_without_a_gap(rows, cols, pe, late, lutram):
     """Depthwise streams of all widths, least and greatest line delay, between convolution passes."""
-    cfg, rng = config(rows, cols, pe), np.random.default_rng(rows * 10 + cols)
+    cfg, rng = config(rows, cols, pe, lutram=lutram), np.random.default_rng(rows * 10 + cols)
     passes = []
     for width in (5, 1, cfg.line_depth - cfg.taps, 2, 7, 7):
         passes.append(depthwise_pass(rng, cfg, width, 4))

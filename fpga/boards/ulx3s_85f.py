@@ -47,24 +47,31 @@ def _floorplan(config: NpuConfig) -> dict[str, str]:
     def spread(cells, places):
         sites.update((cell, places[k * len(places) // len(cells)]) for k, cell in enumerate(cells))
 
+    def ram(unit, count=1, first=0):
+        return [f"top.npu.npu.{unit}.0.{k}" for k in range(first, first + count)]
+
+    # Parameters lie in the middle, below the tail's multipliers, where some weights should be; those are at both ends
+    # of the last row.
+    middle, last = memories(70), memories(82)
+    below = [*last[:5], *middle[:19], *middle[33:], *last[47:]]
+    below.sort(key=lambda site: int(site[1:].split("/")[0]))
     half = config.cols // 2
     columns = (*range(half), config.cols, *range(half, config.cols))
-    for first, multiplier_y, memory_y in ((0, 10, 22), (3, 34, 46), (6, 58, 70)):
+    for first, multiplier_y, places in ((0, 10, memories(22)), (3, 34, memories(46)), (6, 58, below)):
         rows = range(first, first + 3)
         pairs = [(2 * r + odd, k) for k in range(half) for r in rows for odd in (0, 1)]
-        spread([f"top.npu.npu.weight_store.row_{r}.0.{k}" for r, k in pairs], memories(memory_y))
+        spread([cell for r, k in pairs for cell in ram(f"weight_store.row_{r}", 1, k)], places)
         cells = []
         for c in columns:
             cells += [f"top.npu.npu.array.multiplier_{r}.multiplier_{c}" for r in rows if r < config.cell_rows]
             if config.cell_rows in rows and c % 2 == 0 and c // 2 < config.lanes:  # room for the requantizers'
                 cells += [rf"$flatten\top.\npu.\npu.\tail.\requantizer_{c // 2}.${n}" for n in PRODUCTS]
         spread(cells, [f"X{x + k}/Y{multiplier_y}/MULT18_{k}" for x in blocks for k in (0, 1, 4, 5)])
-    bottom = memories(82)
-    spread([f"top.npu.npu.act_memory.bank_{k}.0.0" for k in range(config.banks)], bottom[10:42])
-    counts = {"link.buffer": 1, "params": 14, "program": 10, "weight_store.descriptors": 3}
-    others = sorted(f"top.npu.npu.{name}.0.{k}" for name, count in counts.items() for k in range(count))
-    taken = set(sites.values())
-    sites.update(zip(others, [s for y in (82, 70, 46, 22) for s in memories(y) if s not in taken], strict=False))
+    spread(ram("params", 14), middle[19:33])
+    spread([cell for k in range(config.banks) for cell in ram(f"act_memory.bank_{k}")], last[5:37])
+    spread(ram("program", 10), last[37:47])
+    free = [site for site in memories(46) if site not in sites.values()]
+    spread([*ram("link.buffer"), *ram("weight_store.descriptors", 3)], free)
     return sites
 
 
@@ -73,12 +80,14 @@ BOARD = Board(
     title="Radiona ULX3S, LFE5U-85F",
     family="ecp5",
     config=CONFIG,
-    mhz=45,
+    mhz=70,
     platform=ULX3S_85F_Platform,
     pll=Ecp5Pll,
-    bounds={"lut": (44_000, 52_000), "ff": (29_500, 34_500), "multiplier": (151, 151), "bram": (200, 208)},
+    bounds={"lut": (45_000, 50_000), "ff": (33_000, 34_500), "multiplier": (151, 151), "bram": (200, 208)},
     sites=_floorplan(CONFIG),
     logic_share=0.21,
+    place=("--tmg-ripup",),
+    seeds=(2, 1, 3, 4),
     leds=8,
     loader="ulx3s",
     reset=("button_fire", 0),

@@ -120,7 +120,8 @@ def decoder(config: NpuConfig) -> Bench:
         count = inside("count", queue)
         handed = bench.past(take & last & mine, f"{name}_handed")
         bench.check(
-            count == bench.past(inside("at", queue), f"{name}_left") + handed, f"{name}: handed on by its last word"
+            count == bench.past(count - inside("pop", queue), f"{name}_left") + handed,
+            f"{name}: handed on by its last word",
         )
         newest = Mux(count == 1, inside("item0", queue), inside("item1", queue))
         before = bench.past(whole[: len(newest)], f"{name}_whole")

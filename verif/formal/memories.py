@@ -184,15 +184,14 @@ def accumulators(lutram: str) -> Bench:
         m.d.sync += base.eq(written_1)
     # In look-up tables, each column of this configuration has its memory.
     part = f"_{column}" if lutram else ""
-    place = ~entry if lutram else entry  # the second memory's addresses are complements
-    contents = Array([inside.read(bench, place, f"bank_{b}{part}") for b in range(2)])
+    contents = Array([inside.read(bench, entry, f"bank_{b}{part}") for b in range(2)])
     words = Array([inside.output(f"bank_{b}{part}") for b in range(2)])
 
     def lane(word):
-        return word.word_select(column, 32)
+        return word if lutram else word.word_select(column, 32)
 
-    def column_of(word):
-        return word if lutram else lane(word)
+    def own(name):
+        return inside(name + part)
 
     for k in range(1, age + 1):
         bench.check(~hit[k] | (working[0][k] & (working[1][k] == bank)), f"stage {k}: a hit is a sum")
@@ -215,24 +214,24 @@ def accumulators(lutram: str) -> Bench:
     known_before = Mux(hit[3], knowns[3], Mux(hit[2], knowns[2], Mux(hit[1] | t_hit_1, knowns[1], known)))
     bench.check(~t_hit_1 | (known & (value == written_1)), "the tail's write")
     bench.check(~known_before | (base == before), "held but for sums under way")
-    bench.check(~known_before | (column_of(contents[bank]) == base), "the memory holds it")
-    bench.check(~working[0][1] | (inside("init_1") == inits[1]), "stage 1: init")
+    bench.check(~known_before | (lane(contents[bank]) == base), "the memory holds it")
+    bench.check(~working[0][1] | (own("init_1") == inits[1]), "stage 1: init")
     bench.check(~hit[1] | (inside("from_one_1") == (hit[2] & ~inits[1])), "stage 1: the sum before is its own")
-    bench.check(~hit[1] | (inside("from_two") == hit[3]), "stage 1: or the one before that")
-    fetched = column_of(words[bank])
+    bench.check(~hit[1] | (own("from_two_1") == hit[3]), "stage 1: or the one before that")
+    fetched = lane(words[bank])
     if not lutram:
-        bench.check(~hit[1] | (inside("from_three") == hit[4]), "stage 1: or the third")
-        bench.check(~(hit[4] & (knowns[4] | inits[4])) | (lane(inside("older")) == values[3]), "stage 4: the sum, kept")
-        fetched = Mux(inside("from_three"), lane(inside("older")), fetched)
-    operand = Mux(inside("from_two"), lane(inside("last")), fetched)
+        bench.check(~hit[1] | (own("from_three_1") == hit[4]), "stage 1: or the third")
+        bench.check(~(hit[4] & (knowns[4] | inits[4])) | (lane(own("older")) == values[3]), "stage 4: the sum, kept")
+        fetched = Mux(own("from_three_1"), lane(own("older")), fetched)
+    operand = Mux(own("from_two_1"), lane(own("last")), fetched)
     reads = hit[1] & ~inits[1] & ~hit[2] & knowns[1]
     bench.check(~reads | (operand == values[1]), "stage 1: the operand")
-    chosen = lane(Mux(inside("from_one_2"), inside("last"), inside("operand")))
+    chosen = lane(Mux(own("from_one_2"), own("last"), own("operand")))
     bench.check(~(hit[2] & (knowns[2] | inits[2])) | (chosen == Mux(inits[2], 0, values[2])), "stage 2: the operand")
-    bench.check(~(hit[3] & (knowns[3] | inits[3])) | (lane(inside("last")) == values[2]), "stage 3: the sum")
-    w_sum, w_at = (Array([inside(f"{n}_{b}{part}") for b in range(2)])[bank] for n in ("w_sum", "w_at"))
-    w_en = Array([inside(f"w_en_{b}") for b in range(2)])[bank]
-    writes = w_en.bit_select(column, 1) & (w_at == place)
+    bench.check(~(hit[3] & (knowns[3] | inits[3])) | (lane(own("last")) == values[2]), "stage 3: the sum")
+    w_sum, w_at = (Array([own(f"{n}_{b}") for b in range(2)])[bank] for n in ("w_sum", "w_at"))
+    w_en = Array([own(f"w_en_{b}") for b in range(2)])[bank]
+    writes = w_en.bit_select(0 if lutram else column, 1) & (w_at == entry)
     bench.check(writes == (hit[3] | t_hit_1), "a write reaches its place, and only its place")
     bench.check(~writes | (w_sum == hit[3]), "and is a sum or the tail's")
     bench.check(~t_hit_1 | (inside("t_data") == written_1), "with its word")
@@ -240,8 +239,8 @@ def accumulators(lutram: str) -> Bench:
     asks = dut.t_r_en & (dut.t_bank == bank) & (dut.t_r_entry == entry) & known & ~t_hit_1
     asked = chain(bench, asks, dut.T_LATENCY, "asked")
     expected = chain(bench, value, dut.T_LATENCY, "expected")
-    bench.check(~asked[1] | ((inside("t_bank_1") == bank) & (column_of(words[bank]) == expected[1])), "the word")
-    bench.check(~asked[2] | (lane(Value.cast(dut.t_r_data)) == expected[2]), "the tail reads the sum")
+    bench.check(~asked[1] | ((own("t_bank_1") == bank) & (lane(words[bank]) == expected[1])), "the word")
+    bench.check(~asked[2] | (Value.cast(dut.t_r_data[column]).as_unsigned() == expected[2]), "the tail reads the sum")
     return bench
 
 
@@ -277,8 +276,8 @@ CHECKS = [
             2,
             Bug(
                 Accumulators,
-                "m.d.comb += from_one.eq(same(1) & ~self.a_init)",
-                "m.d.comb += from_one.eq(same(1) & self.a_init)",
+                "from_one.eq(same(1) & ~self.a_init)",
+                "from_one.eq(same(1) & self.a_init)",
                 10,
             ),
         )

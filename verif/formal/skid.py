@@ -52,7 +52,7 @@ def queue(width: int, depth: int) -> Bench:
     return bench
 
 
-BUG = Bug(SkidQueue, "load.eq(push & (at == k))", "load.eq(push & (count == k))")
+BUG = Bug(SkidQueue, "Mux(count > k + 1, items[k + 1], self.i.payload)", "Mux(count > k, items[k + 1], self.i.payload)")
 CHECKS = [
     Check(
         f"skid.{name}",

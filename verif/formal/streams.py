@@ -74,7 +74,7 @@ def check(build, bug, depth=2) -> Check:
 
 
 CHECKS = [
-    check(fetch, Bug(SkidQueue, "at.eq(count - pop)", "at.eq(count - self.o.ready)")),
+    check(fetch, Bug(SkidQueue, "count.eq(count + push - pop)", "count.eq(count + push - self.o.ready)")),
     check(loader, Bug(Loader, "(claimed != self.DEPTH)", "(claimed <= self.DEPTH)")),
     check(prefetch, Bug(Prefetch, "with m.If(self.x_req.valid & self.x_req.ready):", "with m.If(self.x_req.valid):")),
     check(link, Bug(Link, STEP.format("replied"), STEP.format("1"), 20)),
