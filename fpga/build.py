@@ -76,12 +76,18 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
     for seed in board.seeds:
         command = [*plan.place, "--report", "report.json", "--timing-allow-fail", "--seed", str(seed)]
         log = folder / f"place-{seed}.log"
-        seconds = stages(f"place and route, seed {seed}", lambda tick: flow.run(command, folder, log, tick))
-        report = flow.load_json(folder / "report.json")
-        mhz = flow.clock(report, board.mhz)
-        tried.append({"seed": seed, "mhz": round(mhz, 2), "seconds": round(seconds)})
+        begun, mhz = time.monotonic(), 0.0
+        try:
+            stages(f"place and route, seed {seed}", lambda tick: flow.run(command, folder, log, tick))
+        except flow.FlowError as error:
+            if "giving up" not in str(error):  # what `--tmg-ripup` says of a clock that this seed does not meet
+                raise
+        else:
+            report = flow.load_json(folder / "report.json")
+            mhz = flow.clock(report, board.mhz)
+            shutil.copy(folder / "report.json", folder / f"report-{seed}.json")
+        tried.append({"seed": seed, "mhz": round(mhz, 2), "seconds": round(time.monotonic() - begun)})
         (folder / "tried.json").write_text(json.dumps(tried, indent=1) + "\n")
-        shutil.copy(folder / "report.json", folder / f"report-{seed}.json")
         if mhz >= board.mhz:
             break
     else:

@@ -116,6 +116,8 @@ def test_build(tmp_path, monkeypatch):
 
     def run(command, folder, log, tick):
         ran.append((command[0], *(a for a in command if a in "579")))
+        if speeds.get(int(ran[-1][-1]) if len(ran[-1]) > 1 else 0) is None and command[0] == "nextpnr-ecp5":
+            raise flow.FlowError("nextpnr-ecp5: ERROR: giving up (log: place.log)")
         cell = {"used": 3, "available": 7}
         fmax = {"clk": {"achieved": speeds.get(int(ran[-1][-1]) if len(ran[-1]) > 1 else 0, 0), "constraint": 70}}
         utilization = {name: cell for name in ("TRELLIS_COMB", "TRELLIS_FF", "MULT18X18D", "DP16KD")}
@@ -134,6 +136,8 @@ def test_build(tmp_path, monkeypatch):
     (tmp_path / "top.json.of").write_text((tmp_path / "top.json.of").read_text().partition(" ")[0] + " 4000")
     assert build(replace(board, bitstream=False), tmp_path)["seconds"] >= 4000
     assert ran[4:] == [("nextpnr-ecp5", "7"), ("nextpnr-ecp5", "5")]
+    speeds[7] = None  # the router does not end
+    assert build(board, tmp_path)["tried"][0] == {"seed": 7, "mhz": 0.0, "seconds": 0}
     speeds.update({5: 69.5, 9: 60.0})
     with pytest.raises(flow.FlowError, match="no seed of 7, 5, 9 reaches 70 MHz; the best, 5, 69.5 MHz"):
         build(board, tmp_path)
