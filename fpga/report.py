@@ -36,7 +36,7 @@ SPEED = """
 
 The clock asked over the cycles of an inference, without the transfer of input and output. `make fpga-report` measures
 the cycles on the RTL of the board's configuration (Verilator, counter CYCLES, one inference, output compared with the
-golden model) when they are not yet in `docs/fpga.json`. In brackets: a board whose clock is not proven. The others are
+golden model) for each new build. In brackets: a board whose clock is not proven. The others are
 MLPerf Tiny's official results (closed division), 1 / time; fpgaConvNet quotes throughput of a stream of inputs.
 """
 
@@ -87,7 +87,7 @@ def synthesized(board: Board, builds: Path) -> dict:
 
 def collect(boards: list[Board], builds: Path = BUILDS, results: Path = RESULTS, measure=cycles_of) -> dict:
     """Rows by board. In this order: the build that is here; the kept row, if it is of the board's configuration and
-    clock; what synthesis counted. Cycles are kept while the configuration is the same."""
+    clock; what synthesis counted. A new build's cycles are measured."""
     from lepton.sw.bench import MODELS, shared_models
 
     kept = json.loads(results.read_text()) if results.exists() else {}
@@ -105,11 +105,12 @@ def collect(boards: list[Board], builds: Path = BUILDS, results: Path = RESULTS,
         else:
             row = synthesized(board, builds)
             row["area"] = row["area"] or old.get("area")
-        config = row["config"]
         before = kept.get(board.name, {})
-        row["cycles"] = before.get("cycles") if before.get("config") == config else None
-        if row["cycles"] is None:
-            row["cycles"] = {MODELS[p.stem]: measure(NpuConfig.from_dict(config), p) for p in shared_models()}
+        row["cycles"] = before.get("cycles")
+        same = row == before if "used" in row else row["config"] == before.get("config")
+        if not same or row["cycles"] is None:
+            config = NpuConfig.from_dict(row["config"])
+            row["cycles"] = {MODELS[p.stem]: measure(config, p) for p in shared_models()}
         rows[board.name] = row
     return rows
 
