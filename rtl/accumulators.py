@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import NpuConfig
+from .config import KEEP, NpuConfig
 
 
 class Accumulators(wiring.Component):
@@ -104,7 +104,7 @@ class Accumulators(wiring.Component):
 
             def late(value, name, tag=tag, reset_less=True):
                 """The part's own register of a value, not to be merged with those of other parts."""
-                register = Signal(len(value), name=name + tag, reset_less=reset_less, attrs={"keep": 1} if tag else {})
+                register = Signal(len(value), name=name + tag, reset_less=reset_less, attrs=KEEP if tag else {})
                 m.d.sync += register.eq(value)
                 return register
 

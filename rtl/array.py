@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import NpuConfig
+from .config import KEEP, NpuConfig
 from .isa import MIN_LINE_DELAY
 from .multiplier import RowMultiplier
 from .pe import Pe
@@ -150,7 +150,7 @@ class Array(wiring.Component):
         # Made of look-up tables, each column has its own, with its own addresses near it.
         parts = cfg.cols if "line" in cfg.lutram.split() else 1
         for part in range(parts):
-            tag, own = (f"{segment}_{part}", {"keep": 1}) if parts > 1 else (f"{segment}", {})
+            tag, own = (f"{segment}_{part}", KEEP) if parts > 1 else (f"{segment}", {})
             width = 8 * cfg.cols // parts
             m.submodules[f"line_{tag}"] = memory = Memory(
                 shape=width, depth=1 << bits, init=[], attrs=cfg.memory_attrs("line")

@@ -163,6 +163,10 @@ PRESETS = {
     )
 }
 
+KEEP = {"keep": 1}
+"""Attribute of a register: synthesis does not merge it with others that hold the same (`fpga/flow.py`), so each can be
+near what it leads to."""
+
 UP5K = NpuConfig(
     "up5k",
     rows=4,

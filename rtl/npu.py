@@ -9,7 +9,7 @@ from . import isa
 from .accumulators import Accumulators
 from .act_memory import ActMemory
 from .array import Array
-from .config import NpuConfig
+from .config import KEEP, NpuConfig
 from .fetch import Fetch
 from .isa import Cause, Reg, Region, Status
 from .link import Link, identity_registers
@@ -164,10 +164,9 @@ class Npu(wiring.Component):
             on = link.w_en & (link.w_region == region)
             index, byte, value = link.w_index, link.w_byte[: (size - 1).bit_length()], link.w_data
             if not compact:  # a cycle later: the link is far
-                own = {"keep": 1}  # each memory has its registers near it
                 late = [Signal(name=f"{name}_on")]
                 late += [
-                    Signal(len(s), name=f"{name}_w{k}", reset_less=True, attrs=own)
+                    Signal(len(s), name=f"{name}_w{k}", reset_less=True, attrs=KEEP)
                     for k, s in enumerate((index, byte, value))
                 ]
                 m.d.sync += [late[0].eq(on), late[1].eq(index), late[2].eq(byte), late[3].eq(value)]

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.config import KEEP, NpuConfig
 from lepton.rtl.loader import layout_of
 from lepton.rtl.requantizer import Requantizer
 
@@ -410,7 +410,7 @@ class TailEngine(wiring.Component):
 
         for n in range(lanes):
             if n % 2 == 0:  # two lanes share what steers them; the other twos, far away, have it too
-                twin = {"keep": 1} if lanes > 2 else {}
+                twin = KEEP if lanes > 2 else {}
                 mine = Signal(STEERING, name=f"mine_{n}", reset_less=True, attrs=twin)
                 with m.If(starts_now):
                     m.d.sync += mine.eq(steering)

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import NpuConfig
+from .config import KEEP, NpuConfig
 from .isa import DESCRIPTOR, DESCRIPTOR_BYTES
 
 
@@ -52,11 +52,10 @@ class WeightStore(wiring.Component):
         m = Module()
         bits = (cfg.weight_tiles - 1).bit_length()
         n = 2 if cfg.pe == "paired" else 1
-        own = {"keep": 1}  # not one register with what holds the same far away
 
         def stage(of, name):
             """The write port's inputs (en, tile, byte, data) a cycle later."""
-            out = [Signal.like(value, name=f"{name}_{k}", reset_less=bool(k), attrs=own) for k, value in enumerate(of)]
+            out = [Signal.like(value, name=f"{name}_{k}", reset_less=bool(k), attrs=KEEP) for k, value in enumerate(of)]
             m.d.sync += [late.eq(value) for late, value in zip(out, of, strict=True)]
             return out
 
@@ -67,8 +66,8 @@ class WeightStore(wiring.Component):
             m.submodules[name] = unit = Memory(
                 shape=8 * count, depth=cfg.weight_tiles, init=[], attrs=cfg.memory_attrs("weight")
             )
-            on = Signal(name=f"{name}_write", attrs=own)
-            index = Signal(range(count), name=f"{name}_byte", reset_less=True, attrs=own)
+            on = Signal(name=f"{name}_write", attrs=KEEP)
+            index = Signal(range(count), name=f"{name}_byte", reset_less=True, attrs=KEEP)
             en, _, byte, _ = before
             _, at, _, value = now
             m.d.sync += [on.eq(en & (byte >= base) & (byte < base + count)), index.eq(byte - base)]
