@@ -29,7 +29,7 @@ class SerialTransport:
         try:
             self._port.set_low_latency_mode(True)  # else an FTDI chip keeps every short reply for 16 ms
         except (AttributeError, NotImplementedError, ValueError, *self._gone):
-            pass
+            pass  # a system or a port (a pty) without the mode: it works, only later
 
     def _call(self, function, *arguments):
         try:

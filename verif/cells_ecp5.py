@@ -6,6 +6,7 @@ is written reads as its complement, so nothing may depend on it.
 
 from .cells import models, with_body
 
+# With `%`, for the braces are Verilog's; the operands are the cell's ports as it has them, one line each.
 MULTIPLIER = """
     wire signed [18:0] a = {SIGNEDA & A17, A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
     wire signed [18:0] b = {SIGNEDB & B17, B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0};
