@@ -53,7 +53,7 @@ fpga-synth-%: $(FPGA_STAMP)
 	$(VENV)/bin/lepton fpga build $* --synth-only
 
 fpga-sim: $(FPGA_STAMP) ## simulate the netlist of BOARD= (docs/boards.md); an iCE40 board's must be built
-	$(VENV)/bin/python -m lepton.verif.netlist $(BOARD)
+	$(VENV)/bin/python -m lepton.verif.netlist.simulate $(BOARD)
 
 fpga-report: setup ## write docs/fpga.md from the results in build/fpga
 	$(VENV)/bin/lepton fpga report

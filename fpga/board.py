@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 
 class BoardError(ValueError):

@@ -6,8 +6,8 @@ import shutil
 import time
 from pathlib import Path
 
-from . import flow
-from .board import Board, get_board
+from lepton.fpga import flow
+from lepton.fpga.board import Board, get_board
 
 __all__ = ["build", "command_build"]
 
@@ -137,8 +137,8 @@ def add_parser(commands) -> None:
     make.add_argument("board", metavar="BOARD", help="one of `fpga/boards`, with dashes")
     make.add_argument("--synth-only", action="store_true", help="stop after synthesis and check the area")
     make.set_defaults(handler=command_build)
-    from . import program
-    from .report import command_report
+    from lepton.fpga import program
+    from lepton.fpga.report import command_report
 
     report = actions.add_parser("report", help="write docs/fpga.md from the results in build/fpga")
     report.set_defaults(handler=command_report)

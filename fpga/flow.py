@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .board import Board
+from lepton.fpga.board import Board
 
 
 class FlowError(RuntimeError):
@@ -94,7 +94,7 @@ FAMILIES = {
     "ice40": Family(
         synth="synth_ice40 -device u -noabc9",  # ABC9 takes more cells here
         place="nextpnr-ice40",
-        options=("--write", "routed.json", "--sdf", "routed.sdf"),  # for verif/netlist.py and half_cycle.py
+        options=("--write", "routed.json", "--sdf", "routed.sdf"),  # for verif/netlist/simulate.py and half_cycle.py
         pack=("icepack",),
         cells={
             "lut": {"SB_LUT4": 1},
@@ -161,7 +161,7 @@ def tool(name: str) -> str:
 
 def make_plan(board: Board) -> Plan:
     """Elaborate the board's top and take the files and commands from Amaranth's build plan."""
-    from .shell import Shell
+    from lepton.fpga.shell import Shell
 
     os.environ.setdefault("OPENFPGALOADER", "openFPGALoader")  # a platform asks for it though nothing is loaded
     family = FAMILIES[board.family]

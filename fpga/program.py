@@ -61,7 +61,7 @@ def reason(said: str, code: int) -> str:
 
 
 def command_program(args) -> int:
-    from .board import get_board
+    from lepton.fpga.board import get_board
 
     board = get_board(args.board)
     if not board.bitstream:

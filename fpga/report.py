@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-from lepton.rtl.config import NpuConfig
-
-from .board import Board, board_names, get_board
-from .flow import FlowError
+from lepton.fpga.board import Board, board_names, get_board
+from lepton.fpga.flow import FlowError
+from lepton.rtl.spec.config import NpuConfig
 
 RESULTS = Path("docs/fpga.json")  # rows of all boards, kept in the repository
 PAGE = Path("docs/fpga.md")
@@ -48,10 +47,10 @@ def cycles_of(config: NpuConfig, path: Path) -> int | str:
     """
     import numpy as np
 
-    from lepton.sw.bench import example_input
     from lepton.sw.compiler import CompileError
+    from lepton.sw.reference import golden
+    from lepton.sw.report.bench import example_input
     from lepton.sw.session import Session
-    from lepton.verif import golden
 
     session = Session(path, config, "rtl")
     try:
@@ -88,7 +87,7 @@ def synthesized(board: Board, builds: Path) -> dict:
 def collect(boards: list[Board], builds: Path = BUILDS, results: Path = RESULTS, measure=cycles_of) -> dict:
     """Rows by board. In this order: the build that is here; the kept row, if it is of the board's configuration and
     clock; what synthesis counted. A new build's cycles are measured."""
-    from lepton.sw.bench import MODELS, shared_models
+    from lepton.sw.report.bench import MODELS, shared_models
 
     kept = json.loads(results.read_text()) if results.exists() else {}
     rows = {}

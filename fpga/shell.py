@@ -4,8 +4,8 @@ from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Module, 
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
-from .board import Board
-from .top import BoardTop
+from lepton.fpga.board import Board
+from lepton.fpga.top import BoardTop
 
 
 class Shell(Elaboratable):

@@ -4,11 +4,10 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.fpga.uart import UartReceiver, UartTransmitter
 from lepton.rtl.burst_memory import BurstMemory, NpuWithMemory
-from lepton.rtl.config import ConfigError, NpuConfig
-from lepton.rtl.isa import Status
-
-from .uart import UartReceiver, UartTransmitter
+from lepton.rtl.spec.config import ConfigError, NpuConfig
+from lepton.rtl.spec.isa import Status
 
 __all__ = ["BoardTop"]
 

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import KEEP, NpuConfig
+from lepton.rtl.spec.config import KEEP, NpuConfig
 
 
 class Accumulators(wiring.Component):

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 
 def _rotate_right(m, value, by, name, begin=0):

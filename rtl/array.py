@@ -5,10 +5,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import KEEP, NpuConfig
-from .isa import MIN_LINE_DELAY
-from .multiplier import RowMultiplier
-from .pe import Pe
+from lepton.rtl.multiplier import RowMultiplier
+from lepton.rtl.pe import Pe
+from lepton.rtl.spec.config import KEEP, NpuConfig
+from lepton.rtl.spec.isa import MIN_LINE_DELAY
 
 
 class Array(wiring.Component):

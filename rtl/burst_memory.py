@@ -5,9 +5,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import NpuConfig
-from .npu import Npu
-from .prefetch import BURST
+from lepton.rtl.npu import Npu
+from lepton.rtl.prefetch import BURST
+from lepton.rtl.spec.config import NpuConfig
 
 
 class BurstMemory(wiring.Component):

@@ -4,9 +4,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import NpuConfig
-from .isa import LOAD, MUL, OPS, TABLE, TAIL, WORD_BITS, Op, Opcode, last_word, rules
-from .skid import SkidQueue
+from lepton.rtl.skid import SkidQueue
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import LOAD, MUL, OPS, TABLE, TAIL, WORD_BITS, Op, Opcode, last_word, rules
 
 __all__ = ["Fetch"]
 

@@ -5,9 +5,9 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 
-from . import isa
-from .config import NpuConfig
-from .isa import Command, Reg, Region, Result
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Command, Reg, Region, Result
 
 WRITE_HEADER = 6
 """Bytes in front of the data of a WRITE: region, index, byte in the word."""

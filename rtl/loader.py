@@ -4,9 +4,9 @@ from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from . import isa
-from .config import NpuConfig
-from .skid import SkidQueue
+from lepton.rtl.skid import SkidQueue
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
 
 __all__ = ["DESCRIPTOR_LAYOUT", "Loader", "TILE_LAYOUT", "layout_of"]
 

@@ -4,8 +4,8 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal,
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from . import ecp5, gowin
-from .config import NpuConfig
+from lepton.rtl.cells import ecp5, gowin
+from lepton.rtl.spec.config import NpuConfig
 
 
 class RowMultiplier(wiring.Component):

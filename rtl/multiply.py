@@ -5,10 +5,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from . import isa
-from .config import NpuConfig
-from .isa import Cause
-from .loader import DESCRIPTOR_LAYOUT, Loader, layout_of
+from lepton.rtl.loader import DESCRIPTOR_LAYOUT, Loader, layout_of
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Cause
 
 __all__ = ["MultiplyEngine"]
 
@@ -101,7 +101,7 @@ class MultiplyEngine(wiring.Component):
 
         self._config = config
         if config.compact:
-            self._act = pick(act_latency, "spram", "SpramActMemory", "LATENCY")
+            self._act = pick(act_latency, "compact.spram", "SpramActMemory", "LATENCY")
             self._weight = 1
         else:
             self._act = pick(act_latency, "act_memory", "ActMemory", "LATENCY")
@@ -109,7 +109,7 @@ class MultiplyEngine(wiring.Component):
         self._array = pick(array_latency, "array", "Array", "LATENCY")
         accumulators = "SerialAccumulators" if config.compact else "Accumulators"
         self._acc = pick(
-            acc_latency, "serial_accumulators" if config.compact else "accumulators", accumulators, "A_LATENCY"
+            acc_latency, "compact.serial_accumulators" if config.compact else "accumulators", accumulators, "A_LATENCY"
         )
         # Load after start, at the array: load_delay + weight = 1 + act_delay + act (one less than the swap).
         self.load_delay = max(0, 1 + self._act - self._weight)

@@ -5,22 +5,22 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from . import isa
-from .accumulators import Accumulators
-from .act_memory import ActMemory
-from .array import Array
-from .config import KEEP, NpuConfig
-from .fetch import Fetch
-from .isa import Cause, Reg, Region, Status
-from .link import Link, identity_registers
-from .multiply import MultiplyEngine
-from .prefetch import BURST, Prefetch
-from .serial_accumulators import SerialAccumulators
-from .serial_loader import SerialLoader, first_word
-from .serial_tail import SerialTail
-from .spram import Spram, SpramActMemory
-from .tail import TailEngine
-from .weight_store import WeightStore
+from lepton.rtl.accumulators import Accumulators
+from lepton.rtl.act_memory import ActMemory
+from lepton.rtl.array import Array
+from lepton.rtl.compact.serial_accumulators import SerialAccumulators
+from lepton.rtl.compact.serial_loader import SerialLoader, first_word
+from lepton.rtl.compact.serial_tail import SerialTail
+from lepton.rtl.compact.spram import Spram, SpramActMemory
+from lepton.rtl.fetch import Fetch
+from lepton.rtl.link import Link, identity_registers
+from lepton.rtl.multiply import MultiplyEngine
+from lepton.rtl.prefetch import BURST, Prefetch
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import KEEP, NpuConfig
+from lepton.rtl.spec.isa import Cause, Reg, Region, Status
+from lepton.rtl.tail import TailEngine
+from lepton.rtl.weight_store import WeightStore
 
 
 class Npu(wiring.Component):

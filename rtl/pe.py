@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 
 def psum_bits(config: NpuConfig, row: int) -> int:

@@ -4,11 +4,11 @@ from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from . import isa
-from .config import NpuConfig
-from .isa import Region
-from .loader import layout_of
-from .skid import SkidQueue
+from lepton.rtl.loader import layout_of
+from lepton.rtl.skid import SkidQueue
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Region
 
 BURST = data.StructLayout({"address": 32, "length": 16})
 """A burst read: `length` bytes from byte `address` on."""

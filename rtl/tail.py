@@ -5,11 +5,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
-from lepton.rtl.config import KEEP, NpuConfig
 from lepton.rtl.loader import layout_of
 from lepton.rtl.requantizer import Requantizer
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import KEEP, NpuConfig
 
 TAIL_LAYOUT = layout_of(isa.TAIL.fields)
 TABLE_LAYOUT = layout_of(isa.TABLE.fields)

@@ -9,8 +9,8 @@ from pathlib import Path
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
-from . import isa
-from .config import NpuConfig
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
 
 
 def to_verilog(component, name: str = "npu") -> str:
@@ -112,7 +112,7 @@ def write_verilog(config: NpuConfig, path) -> tuple[Path, Path]:
 
     Files whose content would not change are left alone. Returns both paths.
     """
-    from .npu import Npu
+    from lepton.rtl.npu import Npu
 
     path = Path(path)
     top = Npu(config)

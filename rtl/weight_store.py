@@ -5,8 +5,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import KEEP, NpuConfig
-from .isa import DESCRIPTOR, DESCRIPTOR_BYTES
+from lepton.rtl.spec.config import KEEP, NpuConfig
+from lepton.rtl.spec.isa import DESCRIPTOR, DESCRIPTOR_BYTES
 
 
 class WeightStore(wiring.Component):

@@ -12,7 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from lepton.fpga import build as fpga_build
-from lepton.sw import BACKENDS, SERIAL, bench, check, profile
+from lepton.sw import BACKENDS, SERIAL
+from lepton.sw.report import bench, check, profile
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
 INPUT_KEYS, LABEL_KEYS, EXPECTED_KEYS = ("x", "input"), ("y", "labels"), ("tflm", "output")
@@ -20,12 +21,12 @@ INPUT_KEYS, LABEL_KEYS, EXPECTED_KEYS = ("x", "input"), ("y", "labels"), ("tflm"
 # Exceptions that speak to the user, by the module that defines them. They are looked up among the modules already
 # imported: one that was never imported has raised nothing.
 USER_ERRORS = {
-    "lepton.rtl.config": "ConfigError",
-    "lepton.sw.model": "ModelError",
+    "lepton.rtl.spec.config": "ConfigError",
+    "lepton.sw.graph.model": "ModelError",
     "lepton.sw.compiler": "CompileError",
-    "lepton.sw.link": "LinkError",
-    "lepton.sw.rtl_backend": "BackendError",
-    "lepton.verif.iss": "IssError",
+    "lepton.sw.device.link": "LinkError",
+    "lepton.sw.device.verilated": "BackendError",
+    "lepton.sw.reference.iss": "IssError",
     "lepton.fpga.board": "BoardError",
     "lepton.fpga.flow": "FlowError",
     "lepton.fpga.pll": "PllError",
@@ -124,7 +125,7 @@ def check_input(x, shape, name) -> None:
 
 def load_config(name):
     """The preset of that name, or the configuration in a .json file. Raises ConfigError, UserError."""
-    from lepton.rtl.config import ConfigError, NpuConfig, get_config
+    from lepton.rtl.spec.config import ConfigError, NpuConfig, get_config
 
     if not name.endswith(".json"):
         return get_config(name)
@@ -179,7 +180,7 @@ def command_compile(args) -> int:
         raise UserError(f"{args.model}: no such file")
     config = load_config(args.config)
     from lepton.sw.compiler import compile_model
-    from lepton.sw.model import load_model
+    from lepton.sw.graph.reader import load_model
     from lepton.sw.program_file import dump_program
 
     program = compile_model(load_model(args.model), config)
@@ -205,7 +206,7 @@ def command_verilog(args) -> int:
 
 
 def command_sim(args) -> int:
-    from lepton.sw import sim_report
+    from lepton.sw.report import sim as sim_report
 
     if args.count is not None and args.count < 1:
         raise UserError(f"--count {args.count}: must be at least 1")
@@ -237,7 +238,7 @@ def command_sim(args) -> int:
 
 
 def command_devices(args) -> int:
-    from lepton.sw.serial_port import ports
+    from lepton.sw.device.serial_port import ports
 
     for name, description in ports():
         print(f"{name}  {description}".rstrip())

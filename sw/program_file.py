@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler import CompileError, HostStep, Layer, NpuStep, Place, Program
-from lepton.sw.model import load_model
+from lepton.sw.graph.reader import load_model
 
 FORMAT = 1
 MAGIC = b"PK\x03\x04"

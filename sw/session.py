@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig, get_config
 from lepton.rtl.link import identity_registers
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig, get_config
 from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.compiler import HostStep, Program, compile_model
-from lepton.sw.link import Device, LinkError, config_from_registers
-from lepton.sw.model import Model, ModelError, load_model
+from lepton.sw.device.link import Device, LinkError, config_from_registers
+from lepton.sw.graph.model import Model, ModelError
+from lepton.sw.graph.reader import load_model
 from lepton.sw.program_file import MAGIC, parse_program
-from lepton.verif import golden
+from lepton.sw.reference import golden
 
 
 def read_source(path: str | Path) -> bytes:
@@ -27,7 +28,7 @@ class _IssEngine:
     """The instruction-set simulator behind the engine interface: load, write activations, run, read activations."""
 
     def __init__(self, config: NpuConfig, program: Program):
-        from lepton.verif.iss import Iss
+        from lepton.sw.reference.iss import Iss
 
         self.iss = Iss(config)
         if not config.external_bytes:
@@ -170,7 +171,7 @@ class Session:
 
     def _connect(self) -> Device:
         """The board. Its configuration becomes the session's; raises ModelError if another one was asked for."""
-        from lepton.sw.serial_port import BAUD, connect
+        from lepton.sw.device.serial_port import BAUD, connect
 
         port = self.backend.removeprefix(SERIAL)
         device = connect(port, self._baud or BAUD)
@@ -198,7 +199,7 @@ class Session:
                 )
             self._device = self._device or self._connect()
             return _DeviceEngine(self._device, self.program)
-        from lepton.sw.rtl_backend import open_device
+        from lepton.sw.device.verilated import open_device
 
         return _DeviceEngine(open_device(self.config, self.program.external), self.program)
 

@@ -5,7 +5,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from lepton.rtl.accumulators import Accumulators
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 
 @pytest.mark.parametrize("lutram", ["", "acc"])

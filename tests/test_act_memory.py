@@ -5,7 +5,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from lepton.rtl.act_memory import ActMemory
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 SHAPES = [(3, 5, 5), (3, 5, 1), (9, 8, 4), (4, 4, 2), (2, 2, 1), (16, 16, 16), (2, 17, 17)]
 

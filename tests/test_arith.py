@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lepton.verif import arith
+from lepton.sw.reference import arith
 
 EDGES = [
     0,

@@ -5,8 +5,8 @@ import pytest
 from amaranth.sim import Simulator
 
 from lepton.rtl.array import Array
-from lepton.rtl.config import MULTIPLIERS, NpuConfig
 from lepton.rtl.pe import Pe, psum_bits
+from lepton.rtl.spec.config import MULTIPLIERS, NpuConfig
 
 SHAPES = [(6, 3, "single"), (4, 4, "paired"), (9, 8, "single"), (18, 4, "paired"), (4, 4, "single"), (6, 4, "paired")]
 SHAPES += [(2, 2, "single"), (2, 3, "paired"), (3, 5, "single"), (12, 5, "paired")]

@@ -8,7 +8,7 @@ import pytest
 import tflite
 
 from lepton.sw.cli import main
-from lepton.verif.tflite_builder import build, one_operator
+from lepton.verif.random.tflite_builder import build, one_operator
 
 COMMANDS = ("check", "compile", "run")
 SHAPE = (1, 6, 6, 3)

@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from lepton.rtl.config import PRESETS, get_config
-from lepton.sw import bench, check, profile
+from lepton.rtl.spec.config import PRESETS, get_config
 from lepton.sw.compiler import compile_model
-from lepton.sw.model import ModelError, load_model
+from lepton.sw.graph.model import ModelError
+from lepton.sw.graph.reader import load_model
+from lepton.sw.report import bench, check, profile
 
 LAYER_KEYS = {"index", "op", "macs", "cycles", "predicted_cycles", "utilization", "causes"}
 KEYS = {"model", "config", "rows", "cols", "macs", "cycles", "predicted_cycles", "utilization", "causes"}
@@ -56,7 +57,7 @@ def test_hardware_equals_the_prediction_layer_by_layer(shared, name):
 
 
 def test_layers_are_those_of_check(shared):
-    from lepton.sw.check import layer_cycles
+    from lepton.sw.report.check import layer_cycles
 
     program = compile_model(load_model(shared / "models" / "vww_96_int8.tflite"), get_config("large"))
     got = [count.cycles for count in bench.predicted_layers(program)]

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from lepton.rtl import isa
 from lepton.rtl.burst_memory import BurstMemory
-from lepton.rtl.config import ConfigError, NpuConfig
-from lepton.rtl.isa import Region, Result
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import ConfigError, NpuConfig
+from lepton.rtl.spec.isa import Region, Result
 from lepton.sw.compiler import CompileError, compile_model
-from lepton.sw.link import LinkError
-from lepton.sw.model import load_model
-from lepton.sw.rtl_backend import open_device
+from lepton.sw.device.link import LinkError
+from lepton.sw.device.verilated import open_device
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, encode_descriptors
 from lepton.sw.session import Session
-from lepton.verif.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, encode_descriptors
 
 CONFIG = NpuConfig("external4x4", rows=4, cols=4, lanes=1, act_bytes=4096, weight_tiles=64, ring_tiles=8,
                    external_bytes=12000, params=256, program_words=256, acc_depth=64, line_depth=32)  # fmt: skip

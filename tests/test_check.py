@@ -6,12 +6,13 @@ import time
 import numpy as np
 import pytest
 
-from lepton.rtl.config import PRESETS, NpuConfig, get_config
-from lepton.sw import check
+from lepton.rtl.spec.config import PRESETS, NpuConfig, get_config
 from lepton.sw.compiler import CompileError, compile_model
-from lepton.sw.model import ModelError, load_model
-from lepton.verif.cycles import predict
-from lepton.verif.tflite_builder import build, one_operator
+from lepton.sw.graph.model import ModelError
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference.cycles import predict
+from lepton.sw.report import check
+from lepton.verif.random.tflite_builder import build, one_operator
 
 KEYS = {"index", "op", "where", "reason", "macs", "cycles", "weight_bytes", "activation_bytes"}
 
@@ -48,7 +49,7 @@ def test_every_shared_model_is_explained_quickly(shared, config):
 
 @pytest.mark.parametrize("name", ["kws_ref_model", "pretrainedResnet_quant"])
 def test_a_layer_ends_where_the_program_cut_behind_it_sends_its_last_vector(shared, name):
-    from lepton.rtl import isa
+    from lepton.rtl.spec import isa
 
     config = get_config("small")
     program = compile_model(load_model(shared / "models" / f"{name}.tflite"), config)

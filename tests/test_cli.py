@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from lepton.sw import cli, sim_report, train_digits
+from lepton.sw import cli, train_digits
+from lepton.sw.report import sim as sim_report
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lepton.rtl.config import UP5K, ConfigError, NpuConfig
+from lepton.rtl.spec.config import UP5K, ConfigError, NpuConfig
 from lepton.sw.compiler import CompileError, HostStep, NpuStep, compile_model
-from lepton.sw.model import load_model
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference.cycles import predict
 from lepton.sw.session import Session
-from lepton.verif.cycles import predict
 
 
 def check(path):

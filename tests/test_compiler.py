@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig, get_config
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig, get_config
 from lepton.sw.compiler import CompileError, Compiler, HostStep, NpuStep, compile_model
 from lepton.sw.compiler.emitter import Window
 from lepton.sw.compiler.placement import place_tensors
 from lepton.sw.compiler.pooling import average_regions
-from lepton.sw.model import load_model
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference import golden
 from lepton.sw.session import Session
-from lepton.verif import golden
-from lepton.verif.fuzz import Graph, Node
-from lepton.verif.tflite_builder import build, one_operator
+from lepton.verif.random.graphs import Graph, Node
+from lepton.verif.random.tflite_builder import build, one_operator
 
 SMALL = get_config("small")
 CONV = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), padding="SAME", channels=8, activation=1)

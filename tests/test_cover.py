@@ -2,8 +2,8 @@
 
 import pytest
 
-from lepton.rtl import isa
-from lepton.verif import cover
+from lepton.rtl.spec import isa
+from lepton.verif.coverage import functional as cover
 
 
 @pytest.fixture(autouse=True)

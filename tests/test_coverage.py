@@ -2,8 +2,8 @@
 
 import pytest
 
-from lepton.verif import coverage
-from lepton.verif.coverage import Point
+from lepton.verif.coverage import code as coverage
+from lepton.verif.coverage.code import Point
 
 # Two instances of one component, as the generator writes them.
 VERILOG = """module \\top.unit_0 (clk, rst);

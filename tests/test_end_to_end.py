@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lepton.rtl.config import PRESETS, NpuConfig
+from lepton.rtl.spec.config import PRESETS, NpuConfig
 from lepton.sw.session import Session
 
 MODELS = ("pretrainedResnet_quant", "kws_ref_model", "vww_96_int8", "ad01_int8")

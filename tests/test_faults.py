@@ -4,9 +4,9 @@ import zlib
 
 import pytest
 
-from lepton.rtl.isa import Command, Result
-from lepton.sw import link
-from lepton.verif import faults
+from lepton.rtl.spec.isa import Command, Result
+from lepton.sw.device import link
+from lepton.verif.random import faults
 
 
 def test_campaign():

@@ -8,11 +8,11 @@ import pytest
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
 from lepton.rtl.fetch import Fetch
 from lepton.rtl.skid import SkidQueue
-from lepton.verif.programs import keep_rules
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.verif.random.programs import keep_rules
 
 CONFIG = NpuConfig(program_words=64)
 FIRST = 4  # cycle in which the first word, an instruction, is valid at its queue, or an error is up

@@ -6,12 +6,12 @@ from functools import cache
 import numpy as np
 import pytest
 
-from lepton.rtl.config import PRESETS
+from lepton.rtl.spec.config import PRESETS
 from lepton.sw.compiler import Program, compile_model
-from lepton.sw.model import load_model
+from lepton.sw.graph.reader import load_model
 from lepton.sw.session import Session
-from lepton.verif.fuzz import reference
-from lepton.verif.tflite_builder import build
+from lepton.verif.random.graphs import reference
+from lepton.verif.random.tflite_builder import build
 
 pytest.importorskip("tflite_micro.python.tflite_micro.runtime", reason="tflite_micro is not installed")
 

@@ -9,10 +9,10 @@ from lepton.fpga import flow, report
 from lepton.fpga.board import BoardError, board_names, get_board
 from lepton.fpga.build import build
 from lepton.fpga.pll import Ecp5Pll, GowinPll, NexusOscillator, PllError
-from lepton.rtl.config import UP5K
+from lepton.rtl.spec.config import UP5K
 from lepton.sw.cli import main
 from lepton.sw.compiler import compile_model
-from lepton.sw.model import load_model
+from lepton.sw.graph.reader import load_model
 
 SMALL = dict(rows=4, cols=2, lanes=1, act_bytes=256, weight_tiles=16, params=16, program_words=64, acc_depth=16)
 ON_CHIP = {

@@ -5,8 +5,9 @@ import pytest
 
 from lepton.sw import compiler
 from lepton.sw.compiler import network
-from lepton.sw.model import load_model
-from lepton.verif import arith, fuzz
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference import arith
+from lepton.verif.random import graphs as fuzz
 
 pytest.importorskip("tflite_micro.python.tflite_micro.runtime", reason="tflite_micro is not installed")
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from lepton.sw.model import ModelError, load_model
-from lepton.verif import golden
-from lepton.verif.tflite_builder import one_operator
+from lepton.sw.graph.model import ModelError
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference import golden
+from lepton.verif.random.tflite_builder import one_operator
 
 MODELS = ["ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8"]
 ZOO = """

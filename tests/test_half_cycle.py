@@ -2,7 +2,7 @@
 
 import pytest
 
-from lepton.verif.half_cycle import HalfCycle, read_delays
+from lepton.verif.netlist.half_cycle import HalfCycle, read_delays
 
 SELECT = sum((k & 1 if (k >> 2 & 1) != (k >> 3) else k >> 1 & 1) << k for k in range(16))
 """I2 != I3 ? I0 : I1"""

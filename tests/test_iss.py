@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
-from lepton.rtl.isa import Status
-from lepton.verif.arith import requantize
-from lepton.verif.iss import Iss, IssError, decode_descriptors, encode_descriptors
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Status
+from lepton.sw.reference.arith import requantize
+from lepton.sw.reference.iss import Iss, IssError, decode_descriptors, encode_descriptors
 
 SINGLE = NpuConfig("single", rows=4, cols=4, lanes=2, act_bytes=4096, weight_tiles=64, ring_tiles=8, acc_depth=64)
 WIDE = NpuConfig("wide", rows=9, cols=8, lanes=4, act_bytes=4096, weight_tiles=64)

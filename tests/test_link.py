@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from amaranth.sim import Simulator
 
-from lepton.rtl import isa
-from lepton.rtl.config import PRESETS, NpuConfig
-from lepton.rtl.isa import Command, Reg, Region, Result, Status
 from lepton.rtl.link import Link, identity_registers
-from lepton.sw.link import Device, LinkError, config_from_registers, frame
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import PRESETS, NpuConfig
+from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
+from lepton.sw.device.link import Device, LinkError, config_from_registers, frame
 
 CONFIG = NpuConfig(
     rows=4, cols=4, lanes=2, act_bytes=1024, weight_tiles=32, params=32, program_words=64, acc_depth=16, line_depth=16

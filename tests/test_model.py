@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from test_golden import act, ints, weights
 
-from lepton.sw.model import ModelError, load_model
-from lepton.verif.tflite_builder import one_operator
+from lepton.sw.graph.model import ModelError
+from lepton.sw.graph.reader import load_model
+from lepton.verif.random.tflite_builder import one_operator
 
 CONV = dict(Padding=0, StrideH=1, StrideW=2, FusedActivationFunction=1)
 

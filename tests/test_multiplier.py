@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from lepton.rtl.config import MULTIPLIERS, NpuConfig
 from lepton.rtl.multiplier import RowMultiplier
+from lepton.rtl.spec.config import MULTIPLIERS, NpuConfig
 
 LATENCY = {
     ("generic", "single"): 1,

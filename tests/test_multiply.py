@@ -12,13 +12,13 @@ from amaranth.hdl import Fragment, Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
-from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.act_memory import ActMemory
 from lepton.rtl.array import Array
-from lepton.rtl.config import NpuConfig, get_config
-from lepton.rtl.isa import Cause
 from lepton.rtl.multiply import MultiplyEngine
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig, get_config
+from lepton.rtl.spec.isa import Cause
 from lepton.rtl.weight_store import WeightStore
 
 CONFIG = NpuConfig(rows=6, cols=4, lanes=4, act_bytes=1024, weight_tiles=64, ring_tiles=8, acc_depth=64)

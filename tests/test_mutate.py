@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from lepton.verif import mutate, planted
 from lepton.verif.formal.__main__ import choose
+from lepton.verif.mutants import mutate, planted
 
 SOURCE = b'''"""Doc: 1 + 2."""
 class Unit:
@@ -81,7 +81,7 @@ def test_known_mutants(tmp_path):
     unit = mutate.source_of("skid").read_bytes()
     ids += [m.id for m in mutate.mutants("skid") if b"range(self._depth + (0))" in m.apply(unit)]
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "lepton.verif.mutate", "--json", str(out)]
+    command = [sys.executable, "-m", "lepton.verif.mutants.mutate", "--json", str(out)]
     done = subprocess.run([*command, *(f"--id={i}" for i in ids)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(out.read_text())
@@ -112,7 +112,7 @@ def test_a_survivor_meets_whole_programs():
     """A mutant that the tests of its unit (here another's) do not see gets a second run, with other tests."""
     (mutant,) = (m for m in mutate.mutants("requantizer") if m.after == "(scaled - half.as_unsigned())")
     change = (
-        "from lepton.verif import mutate; mutate.UNITS['requantizer'] = mutate.Unit('quantizer', 'Requantizer', "
+        "from lepton.verif.mutants import mutate; mutate.UNITS['requantizer'] = mutate.Unit('quantizer', 'Requantizer', "
         "('fetch::test_queue',)); mutate.WHOLE = ('requantizer::test_exact_and_one_a_cycle',); "
         f"mutate.main(['--id', '{mutant.id}'])"
     )

@@ -11,14 +11,14 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.fpga import flow, shell
 from lepton.fpga.board import get_board
+from lepton.fpga.board_sim import PinModel
 from lepton.fpga.uart import UartReceiver, UartTransmitter
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.compact.spram import SpramActMemory
 from lepton.rtl.multiplier import RowMultiplier
-from lepton.rtl.spram import SpramActMemory
-from lepton.sw.rtl_backend import Model, build_library
-from lepton.verif.board_sim import PinModel
-from lepton.verif.cells_ice40 import PULSES, board_verilog
-from lepton.verif.netlist import synthesize
+from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.device.verilated import Model, build_library
+from lepton.verif.netlist.cells_ice40 import PULSES, board_verilog
+from lepton.verif.netlist.simulate import synthesize
 
 STYLES = {"ecp5": [("single", True), ("single", False), ("paired", True), ("paired", False)],
           "gowin": [("single", True), ("paired", True)],

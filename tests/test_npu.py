@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
-from lepton.rtl.isa import Cause, Reg, Region, Status
 from lepton.rtl.npu import Npu
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Cause, Reg, Region, Status
 from lepton.rtl.verilog import ports, write_verilog
-from lepton.sw import rtl_backend
-from lepton.sw.link import LinkError
-from lepton.sw.rtl_backend import BackendError, open_device
-from lepton.verif.iss import Iss, IssError
+from lepton.sw.device import verilated as rtl_backend
+from lepton.sw.device.link import LinkError
+from lepton.sw.device.verilated import BackendError, open_device
+from lepton.sw.reference.iss import Iss, IssError
 
 SIZES = dict(act_bytes=4096, weight_tiles=128, params=256, program_words=128, acc_depth=64, line_depth=32)
 SINGLE = NpuConfig("test4x4", rows=4, cols=4, lanes=2, ring_tiles=6, **SIZES)

@@ -5,9 +5,9 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
 from lepton.rtl.prefetch import Prefetch
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
 
 CONFIGS = [
     NpuConfig(rows=2, cols=2, lanes=1, weight_tiles=16, ring_tiles=4),

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from lepton.rtl.config import get_config
+from lepton.rtl.spec.config import get_config
 from lepton.sw.compiler import CompileError, compile_model
-from lepton.sw.model import load_model
+from lepton.sw.graph.reader import load_model
 from lepton.sw.program_file import dump_program, parse_program
 
 DIGITS = importlib.resources.files("lepton.sw") / "models" / "digits.tflite"

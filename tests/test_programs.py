@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lepton.rtl import isa
-from lepton.rtl.isa import Status
-from lepton.verif import programs
-from lepton.verif.iss import IssError
-from lepton.verif.programs import CONFIGS, START, Bench, Mismatch, campaign, expected, make, report, shrink
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.isa import Status
+from lepton.sw.reference.iss import IssError
+from lepton.verif.random import programs
+from lepton.verif.random.programs import CONFIGS, START, Bench, Mismatch, campaign, expected, make, report, shrink
 
 
 def test_generator():

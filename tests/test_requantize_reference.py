@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from lepton.verif import arith
+from lepton.sw.reference import arith
 
 # MultiplyByQuantizedMultiplier with two roundings, as gemmlowp's fixedpoint.h and TFLM's common.cc define it.
 SOURCE = r"""

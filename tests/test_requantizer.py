@@ -3,8 +3,8 @@
 import numpy as np
 from amaranth.sim import Simulator
 
-from lepton.rtl.config import get_config
 from lepton.rtl.requantizer import Requantizer
+from lepton.rtl.spec.config import get_config
 
 LOW, HIGH = -(2**31), 2**31 - 1
 

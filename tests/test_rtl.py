@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from test_end_to_end import MODELS, ODD, ZOO
 
-from lepton.rtl.config import NpuConfig
-from lepton.rtl.isa import Cause
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Cause
 from lepton.sw.compiler import NpuStep
-from lepton.sw.model import load_model
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference import golden
+from lepton.sw.reference.cycles import predict
 from lepton.sw.session import Session
-from lepton.verif import golden
-from lepton.verif.cycles import predict
-from lepton.verif.tflite_builder import build
+from lepton.verif.random.tflite_builder import build
 
 
 def predicted(session):

@@ -13,15 +13,17 @@ import pytest
 import serial
 from test_link import DeviceModel
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
-from lepton.sw import cli, serial_port
-from lepton.sw.link import Device, LinkError
-from lepton.sw.model import Model, ModelError, load_model
+from lepton.fpga.board_sim import BoardModel, PtyBoard
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.sw import cli
+from lepton.sw.device import serial_port
+from lepton.sw.device.link import Device, LinkError
+from lepton.sw.graph.model import Model, ModelError
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference import golden
 from lepton.sw.session import Session
-from lepton.verif import golden
-from lepton.verif.board_sim import BoardModel, PtyBoard
-from lepton.verif.tflite_builder import build
+from lepton.verif.random.tflite_builder import build
 
 CONFIG = NpuConfig("external4x4", rows=4, cols=4, lanes=1, act_bytes=4096, weight_tiles=64, ring_tiles=8,
                    external_bytes=12000, params=256, program_words=256, acc_depth=64, line_depth=32)  # fmt: skip

@@ -7,8 +7,8 @@ import pytest
 from amaranth.hdl import Fragment, Module
 from amaranth.sim import Simulator
 
-from lepton.rtl.config import UP5K
-from lepton.rtl.serial_accumulators import SerialAccumulators
+from lepton.rtl.compact.serial_accumulators import SerialAccumulators
+from lepton.rtl.spec.config import UP5K
 
 
 def wrap(x):

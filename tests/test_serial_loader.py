@@ -5,9 +5,9 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from lepton.rtl import isa
-from lepton.rtl.config import UP5K
-from lepton.rtl.serial_loader import SerialLoader
+from lepton.rtl.compact.serial_loader import SerialLoader
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import UP5K
 
 ROWS, COLS, WORDS = UP5K.rows, UP5K.cols, SerialLoader.WORDS
 

@@ -7,9 +7,10 @@ import pytest
 from amaranth.sim import Simulator
 from test_tail import PARAMS, Reference, plain, random_tail
 
-from lepton.rtl import isa, serial_tail
-from lepton.rtl.config import UP5K
-from lepton.rtl.serial_tail import PARAM_CYCLES, PARAM_WORDS, SerialTail, value_cycles
+from lepton.rtl.compact import serial_tail
+from lepton.rtl.compact.serial_tail import PARAM_CYCLES, PARAM_WORDS, SerialTail, value_cycles
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import UP5K
 
 CONFIG = replace(UP5K, acc_depth=256, act_bytes=8192)
 DIGITS = (2, 4)

@@ -9,9 +9,9 @@ from amaranth.hdl import Cat, Fragment, Module, Signal
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
-from lepton.rtl import spram
-from lepton.rtl.config import UP5K
-from lepton.rtl.spram import Spram, SpramActMemory
+from lepton.rtl.compact import spram
+from lepton.rtl.compact.spram import Spram, SpramActMemory
+from lepton.rtl.spec.config import UP5K
 
 
 def cell(m, name, domain, address, w_on, w_data):

@@ -7,8 +7,8 @@ import pytest
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.tail import TailEngine
 
 SIZES = dict(act_bytes=4096, acc_depth=130, params=200)  # smaller than the memories here: the checks must say so

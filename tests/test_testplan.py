@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lepton.verif import cover, plan
+from lepton.verif import plan
+from lepton.verif.coverage import functional as cover
 
 ROWS = plan.load()
 

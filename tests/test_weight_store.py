@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from lepton.rtl.config import NpuConfig
-from lepton.rtl.isa import DESCRIPTOR
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import DESCRIPTOR
 from lepton.rtl.weight_store import WeightStore
 
 

@@ -57,26 +57,27 @@ CAMPAIGNS = {
     ),
     "mutate": Campaign(
         "mutants of the RTL against the tests, a sample of each group",
-        ("lepton.verif.mutate", "--count", "60", "--json", f"{RESULTS / 'mutants.json'}"),
+        ("lepton.verif.mutants.mutate", "--count", "60", "--json", f"{RESULTS / 'mutants.json'}"),
     ),
     "planted": Campaign(
         "bugs planted by hand, against the tests of their unit",
-        ("lepton.verif.planted", "--quick", "--json", f"{RESULTS / 'planted_detail.json'}"),
+        ("lepton.verif.mutants.planted", "--quick", "--json", f"{RESULTS / 'planted_detail.json'}"),
     ),
     "coverage": Campaign(
         "functional and code coverage of the cocotb benches",
-        ("lepton.verif.coverage", "--json", f"{RESULTS / 'coverage_detail.json'}"),
+        ("lepton.verif.coverage.code", "--json", f"{RESULTS / 'coverage_detail.json'}"),
     ),
     "programs": Campaign(
-        "random programs, legal and not, on the RTL against the simulator", ("lepton.verif.programs", "--count", "1200")
+        "random programs, legal and not, on the RTL against the simulator",
+        ("lepton.verif.random.programs", "--count", "1200"),
     ),
     "fuzz_rtl": Campaign(
-        "random graphs on the RTL against TFLM", ("lepton.verif.fuzz", "--count", "100", "--backend", "rtl")
+        "random graphs on the RTL against TFLM", ("lepton.verif.random.graphs", "--count", "100", "--backend", "rtl")
     ),
     "fuzz": Campaign(
-        "random graphs, golden model and simulator against TFLM", ("lepton.verif.fuzz", "--count", "2000")
+        "random graphs, golden model and simulator against TFLM", ("lepton.verif.random.graphs", "--count", "2000")
     ),
-    "faults": Campaign("faults on the host link, RTL and driver", ("lepton.verif.faults", "--count", "100000")),
+    "faults": Campaign("faults on the host link, RTL and driver", ("lepton.verif.random.faults", "--count", "100000")),
 }
 """What `make verify` runs, in this order, two at a time; the longest first."""
 
@@ -339,7 +340,12 @@ def _covered(results: Results) -> list[str]:
     c = results.details["coverage_detail"]
     if c is None:
         return []
-    out = ["## What is covered", "", "Functional coverage, bins hit by the cocotb benches (`verif/cover.py`):", ""]
+    out = [
+        "## What is covered",
+        "",
+        "Functional coverage, bins hit by the cocotb benches (`verif/coverage/functional.py`):",
+        "",
+    ]
     rows = [
         (f"`{n}`", p["what"], f"{p['bins'] - len(p['missing'])} of {p['bins']}") for n, p in c["functional"].items()
     ]
@@ -356,7 +362,7 @@ def _covered(results: Results) -> list[str]:
         key = item["component"], item["kind"], item["reason"] or "NO REASON"
         grouped.setdefault(key, []).append(item["what"])
     out += [
-        "What is left uncovered, and why (`verif/uncovered.yaml`):",
+        "What is left uncovered, and why (`verif/coverage/uncovered.yaml`):",
         "",
     ]
     rows = [(unit, kind, len(what), _points(what), why) for (unit, kind, why), what in sorted(grouped.items())]

@@ -6,7 +6,7 @@ from amaranth_boards.icebreaker import ICEBreakerPlatform
 
 from lepton.fpga.board import Board
 from lepton.fpga.pll import Ice40Pll
-from lepton.rtl.config import UP5K
+from lepton.rtl.spec.config import UP5K
 
 BOARD = Board(
     name="icebreaker",

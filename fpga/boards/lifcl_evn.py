@@ -3,7 +3,7 @@
 from lepton.fpga.board import Board
 from lepton.fpga.nexus import LifclEvnPlatform
 from lepton.fpga.pll import NexusOscillator
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 CONFIG = NpuConfig(
     "lifcl-evn",

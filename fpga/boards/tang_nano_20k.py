@@ -3,7 +3,7 @@
 from lepton.fpga.board import Board
 from lepton.fpga.gowin import TangNano20kPlatform
 from lepton.fpga.pll import GowinPll
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 # A table that holds 64 bits of memory takes the place of eight others and six flip-flops, so few memories can be made
 # of them: the accumulators. A flip-flop that takes no table's output still takes the table beside it, so wide registers

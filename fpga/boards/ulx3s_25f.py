@@ -4,7 +4,7 @@ from amaranth_boards.ulx3s import ULX3S_25F_Platform
 
 from lepton.fpga.board import Board
 from lepton.fpga.pll import Ecp5Pll
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 # The requantizers take 8 of the 28 multipliers, two of the array's four rows of paired PEs 16; the other two are made
 # of look-up tables. Four lanes fit too, but do not reach the clock.

@@ -4,7 +4,7 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
 from lepton.fpga.board import Board
 from lepton.fpga.pll import Ecp5Pll
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 
 # Of the multipliers the requantizers take 32 and seven of the array's nine rows 119; sixteen lanes would leave five
 # rows and take 63 k look-up tables. Block RAM holds the weights of each of the reference models (AD: 1008 tiles), so

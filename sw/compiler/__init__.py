@@ -4,11 +4,10 @@ A network becomes a list of steps: `NpuStep` (a stretch of the program) and `Hos
 by the golden model). How each operator is mapped is told in `docs/architecture.md`, "How a network becomes a program".
 """
 
-from lepton.rtl.config import NpuConfig
-from lepton.sw.model import Model
-
-from .network import Compiler
-from .program import CompileError, HostStep, Layer, NpuStep, Place, Program
+from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.compiler.network import Compiler
+from lepton.sw.compiler.program import CompileError, HostStep, Layer, NpuStep, Place, Program
+from lepton.sw.graph.model import Model
 
 __all__ = ["CompileError", "Compiler", "HostStep", "Layer", "NpuStep", "Place", "Program", "compile_model"]
 

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lepton.sw.model import Operator
-from lepton.verif import golden
-
-from .elementwise import add_entries, add_tails
-from .emitter import Block, Emitter, Feed, Span, Tile, Window, onto
-from .pooling import onto_pooled
+from lepton.sw.compiler.elementwise import add_entries, add_tails
+from lepton.sw.compiler.emitter import Block, Emitter, Feed, Span, Tile, Window, onto
+from lepton.sw.compiler.pooling import onto_pooled
+from lepton.sw.graph.model import Operator
+from lepton.sw.reference import golden
 
 OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 MIN_TILE_PASS = 64  # cycles of multiplication below which groups share a bank, to hide the tail's latency

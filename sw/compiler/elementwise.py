@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from lepton.sw.model import Operator
-from lepton.verif import golden
-
-from .emitter import Emitter, Feed, onto
+from lepton.sw.compiler.emitter import Emitter, Feed, onto
+from lepton.sw.graph.model import Operator
+from lepton.sw.reference import golden
 
 
 def add_entries(e: Emitter, p: dict, reverse=False) -> int:

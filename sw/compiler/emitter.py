@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
-from lepton.sw.model import Model, Operator
-
-from .program import CompileError, Place, Program
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.compiler.program import CompileError, Place, Program
+from lepton.sw.graph.model import Model, Operator
 
 ADDRESS_MASK = 2**20 - 1
 IDENTITY = (1 << 30, 1)  # multiplier and shift that scale by exactly one

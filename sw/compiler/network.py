@@ -1,15 +1,14 @@
 """The whole network: where each operator runs, what is fused, where tensors lie, and who waits for whom."""
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
-from lepton.sw.model import Model, Operator
-from lepton.verif import golden
-
-from . import convolution, elementwise, pooling
-from .convolution import Convolution
-from .emitter import Emitter, Window
-from .placement import place_tensors
-from .program import CompileError, HostStep, Layer, NpuStep, Place, Program
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.compiler import convolution, elementwise, pooling
+from lepton.sw.compiler.convolution import Convolution
+from lepton.sw.compiler.emitter import Emitter, Window
+from lepton.sw.compiler.placement import place_tensors
+from lepton.sw.compiler.program import CompileError, HostStep, Layer, NpuStep, Place, Program
+from lepton.sw.graph.model import Model, Operator
+from lepton.sw.reference import golden
 
 BINARY = ("ADD", "SUB", "MUL")
 PADS = ("PAD", "PADV2")

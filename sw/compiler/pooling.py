@@ -4,10 +4,9 @@ from functools import cache
 
 import numpy as np
 
-from lepton.sw.model import Operator
-from lepton.verif import arith, golden
-
-from .emitter import IDENTITY, Block, Emitter, Feed, Window, onto
+from lepton.sw.compiler.emitter import IDENTITY, Block, Emitter, Feed, Window, onto
+from lepton.sw.graph.model import Operator
+from lepton.sw.reference import arith, golden
 
 
 def onto_pooled(block: Block, k: Window, row: int, address: int, channels: int) -> dict:

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
-from lepton.sw.model import Model
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.graph.model import Model
 
 
 class CompileError(ValueError):

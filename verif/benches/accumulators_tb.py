@@ -4,9 +4,9 @@ import cocotb
 import numpy as np
 
 from lepton.rtl.accumulators import Accumulators
-from lepton.verif import cover
-from lepton.verif.arith import wrap32
+from lepton.sw.reference.arith import wrap32
 from lepton.verif.benches.common import INT32, Bench, Part, Stall, bench_config, pack, unpack
+from lepton.verif.coverage import functional as cover
 
 PHASES, CYCLES = 60, 60
 CLOSE = Accumulators.A_LATENCY

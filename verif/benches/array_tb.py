@@ -4,9 +4,9 @@ import cocotb
 import numpy as np
 
 from lepton.rtl.array import Array
-from lepton.verif import cover
 from lepton.verif.benches.common import Bench, Checker, Part, array_latency, bench_config, corner8, pack, unpack
 from lepton.verif.benches.top import deep_config
+from lepton.verif.coverage import functional as cover
 
 PASSES = 400
 

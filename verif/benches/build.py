@@ -8,7 +8,7 @@ from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import Verilator as CocotbVerilator
 from cocotb_tools.runner import VerilatorControlFile
 
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.verilog import to_verilog, write_if_changed
 from lepton.verif.benches.top import BenchTop
 

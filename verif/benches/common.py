@@ -14,9 +14,9 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 
 from lepton.rtl.array import Array
-from lepton.rtl.config import NpuConfig
-from lepton.verif import cover
+from lepton.rtl.spec.config import NpuConfig
 from lepton.verif.benches.top import CONFIGS
+from lepton.verif.coverage import functional as cover
 
 INT32 = -(1 << 31), (1 << 31) - 1
 

@@ -6,12 +6,11 @@ The units around it are stand-ins: memories with the real latencies, one row of 
 import cocotb
 import numpy as np
 
-from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.act_memory import ActMemory
-from lepton.rtl.isa import Cause
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.isa import Cause
 from lepton.rtl.weight_store import WeightStore
-from lepton.verif import cover
 from lepton.verif.benches.common import (
     Bench,
     Checker,
@@ -25,7 +24,8 @@ from lepton.verif.benches.common import (
     pack,
     unpack,
 )
-from lepton.verif.programs import keep_rules
+from lepton.verif.coverage import functional as cover
+from lepton.verif.random.programs import keep_rules
 
 TILES = 400
 ENTRIES = 1 << 10

@@ -6,12 +6,12 @@ from importlib.resources import files
 import cocotb
 import numpy as np
 
-from lepton.rtl import isa
-from lepton.rtl.isa import Command, Reg, Region, Result, Status
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
 from lepton.sw.compiler import HostStep, compile_model
-from lepton.sw.link import WRITE_HEADER, frame
-from lepton.sw.model import load_model
-from lepton.verif import cover
+from lepton.sw.device.link import WRITE_HEADER, frame
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, encode_descriptors
 from lepton.verif.benches.common import (
     INT32,
     Bench,
@@ -23,7 +23,7 @@ from lepton.verif.benches.common import (
     bench_config,
     corner8,
 )
-from lepton.verif.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, encode_descriptors
+from lepton.verif.coverage import functional as cover
 
 HALF = 2048  # a stage reads one half of the activation memory and writes the other
 QUICK = (0.0, 0.0, 0.0, 0.3)

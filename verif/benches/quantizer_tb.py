@@ -1,13 +1,13 @@
-"""Requantizer: values, multipliers and shifts a cycle, against `lepton.verif.arith.requantize`."""
+"""Requantizer: values, multipliers and shifts a cycle, against `lepton.sw.reference.arith.requantize`."""
 
 import cocotb
 import numpy as np
 
 from lepton.rtl.requantizer import Requantizer
-from lepton.verif import cover
-from lepton.verif.arith import requantize, wrap32
+from lepton.sw.reference.arith import requantize, wrap32
 from lepton.verif.benches.common import INT32, Bench, Checker, Part
 from lepton.verif.benches.top import QUANTIZERS
+from lepton.verif.coverage import functional as cover
 
 LOW, HIGH = INT32
 VALUES = [LOW, LOW + 1, -(1 << 30) - 1, -(1 << 30), -3, -2, -1, 0, 1, 2, 3, (1 << 30) - 1, 1 << 30, HIGH - 1, HIGH]

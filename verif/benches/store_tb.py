@@ -2,11 +2,11 @@
 
 import cocotb
 
-from lepton.rtl.isa import DESCRIPTOR, DESCRIPTOR_BYTES
+from lepton.rtl.spec.isa import DESCRIPTOR, DESCRIPTOR_BYTES
 from lepton.rtl.weight_store import WeightStore
-from lepton.verif import cover
 from lepton.verif.benches.common import Bench, Part, Stall, bench_config, pack
 from lepton.verif.benches.top import store_config
+from lepton.verif.coverage import functional as cover
 
 CYCLES = 6000
 

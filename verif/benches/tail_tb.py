@@ -3,11 +3,11 @@
 import cocotb
 import numpy as np
 
-from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
-from lepton.verif import cover
-from lepton.verif.arith import requantize, wrap32
+from lepton.rtl.spec import isa
+from lepton.sw.reference.arith import requantize, wrap32
 from lepton.verif.benches.common import INT32, Bench, Part, Stall, StreamDriver, bench_config, pack, unpack
+from lepton.verif.coverage import functional as cover
 
 INSTRUCTIONS = 300
 DEPTH, PARAMS = 1024, 256

@@ -8,11 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.array import Array
-from lepton.rtl.config import NpuConfig
 from lepton.rtl.fetch import Fetch
 from lepton.rtl.multiply import MultiplyEngine
 from lepton.rtl.npu import Npu
 from lepton.rtl.requantizer import Requantizer
+from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.tail import TailEngine
 from lepton.rtl.weight_store import WeightStore
 

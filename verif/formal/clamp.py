@@ -7,7 +7,7 @@ number goes on as it is.
 from amaranth.hdl import Mux, Signal, Value, signed
 from amaranth.lib import data
 
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.tail import STEERING, TailEngine
 from lepton.verif.formal.core import Bench, Bug, Check, cut, sentence
 

@@ -12,11 +12,11 @@ from operator import or_
 from amaranth.hdl import Cat, Const, Mux, Signal, Value
 from amaranth.lib import data
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
 from lepton.rtl.fetch import Fetch
-from lepton.rtl.isa import OPS, Opcode
 from lepton.rtl.loader import layout_of
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import OPS, Opcode
 from lepton.verif.formal.core import Bench, Bug, Check, sentence
 
 TARGET = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail"}

@@ -8,11 +8,11 @@ from functools import partial
 
 from amaranth.hdl import Array, Cat, Const, Mux, Signal
 
-from lepton.rtl import isa
 from lepton.rtl.act_memory import ActMemory
-from lepton.rtl.config import NpuConfig
-from lepton.rtl.isa import Command, Region
 from lepton.rtl.link import WRITE_HEADER, Link
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Command, Region
 from lepton.verif.formal.core import Bench, Bug, Check, cut
 
 # Every size another, so that no region is mistaken for another; words of 16 bytes are easy to count.

@@ -15,12 +15,12 @@ So a run of a program of n words lasts at most (n + vectors + reads + external b
 from amaranth.hdl import Cat, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
-from lepton.rtl.isa import Status
 from lepton.rtl.loader import Loader, layout_of
 from lepton.rtl.multiply import MultiplyEngine
 from lepton.rtl.npu import Npu
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Status
 from lepton.rtl.tail import TailEngine
 from lepton.verif.formal.core import Bench, Bug, Check, cut
 from lepton.verif.formal.decoder import breaks

@@ -6,10 +6,10 @@ Inductive, with the units' real pipelines at a small size: any sequence of acces
 
 from amaranth.hdl import Array, Cat, Const, Mux, Signal, Value
 
-from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.act_memory import ActMemory
-from lepton.rtl.config import NpuConfig
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.weight_store import WeightStore
 from lepton.verif.formal.core import Bench, Bug, Check
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from amaranth.hdl import Cat, Const, Signal, Value
 
-from lepton.rtl.config import NpuConfig
 from lepton.rtl.multiplier import RowMultiplier
+from lepton.rtl.spec.config import NpuConfig
 from lepton.verif.formal.core import Bench, Bug, Check, sentence
 
 LANES = 16

@@ -11,8 +11,8 @@ then right for every pair is the distributive law. Simulation (`tests/test_requa
 
 from amaranth.hdl import Cat, Const, Mux, Signal, signed
 
-from lepton.rtl.config import get_config
 from lepton.rtl.requantizer import Requantizer
+from lepton.rtl.spec.config import get_config
 from lepton.verif.formal.core import Bench, Bug, Check, cut
 
 CONFIG = get_config("tiny")

@@ -7,10 +7,10 @@ the tile is freed; byte b of the next tile in that place comes more than b cycle
 
 from amaranth.hdl import Mux, Signal
 
-from lepton.rtl import isa
-from lepton.rtl.config import NpuConfig
-from lepton.rtl.isa import Region
 from lepton.rtl.prefetch import Prefetch
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Region
 from lepton.verif.formal.core import Bench, Bug, Check, sentence
 
 CONFIG = NpuConfig(

@@ -6,12 +6,12 @@ is pushed without asking always has room. A reset, or prefetch's ``clear``, may 
 
 from amaranth.hdl import Value
 
-from lepton.rtl.config import NpuConfig
 from lepton.rtl.fetch import Fetch
 from lepton.rtl.link import Link
 from lepton.rtl.loader import Loader
 from lepton.rtl.prefetch import Prefetch
 from lepton.rtl.skid import SkidQueue
+from lepton.rtl.spec.config import NpuConfig
 from lepton.verif.formal.core import Bench, Bug, Check, sentence
 
 CONFIG = NpuConfig(

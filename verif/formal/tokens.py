@@ -11,11 +11,11 @@ from operator import add
 from amaranth.hdl import Cat, Const, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data
 
-from lepton.rtl import isa
 from lepton.rtl.accumulators import Accumulators
-from lepton.rtl.config import NpuConfig
 from lepton.rtl.loader import layout_of
 from lepton.rtl.multiply import MultiplyEngine
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.tail import TailEngine
 from lepton.verif.formal.core import Bench, Bug, Check
 

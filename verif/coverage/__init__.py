@@ -1,0 +1,1 @@
+"""Functional coverage of the benches and code coverage of the RTL."""

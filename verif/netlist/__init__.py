@@ -1,0 +1,1 @@
+"""Simulation of synthesized and routed netlists."""

@@ -1,0 +1,836 @@
+"""Differential fuzzing: random int8 graphs on TensorFlow Lite Micro, the golden model and the accelerator.
+
+    python -m lepton.verif.random.graphs --count 2000 --seed 1
+    python -m lepton.verif.random.graphs --count 100 --seed 1 --backend rtl
+
+`graph(seed)` gives the bytes of a .tflite file, the same for the same seed; `run_graph` compares what everybody
+computes, byte for byte, and on the RTL the cycles. A graph that fails is made smaller as long as it fails, and is kept
+in `build/fuzz`.
+
+Configurations: golden and ISS take for 40 % of the seeds one of CONFIGS (the presets, odd shapes, paired PEs, with
+memories of their own or roomy ones), else an array of random shape whose memories are as large as the model needs, so
+that weights stream from a ring of random size. The RTL takes `small` and `tiny` in turn, because each other shape is a
+build; half of its seeds (2 and 3 of 4) have all weights in external memory, the others are held to the cycle model.
+"Too large" counts graphs that truly do not fit a preset; any other refusal is a mismatch.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from lepton.rtl.spec.config import PRESETS, NpuConfig
+from lepton.rtl.spec.isa import PARAM_BYTES, Region, word_bytes
+from lepton.sw.compiler import CompileError, Compiler, NpuStep, compile_model
+from lepton.sw.graph.model import ModelError, window
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference import arith, golden
+from lepton.sw.reference.cycles import predict
+from lepton.sw.reference.iss import Iss, IssError
+from lepton.sw.session import Session
+from lepton.verif.random.tflite_builder import build
+
+ARENA_BYTES = 8 << 20
+FOLDER = Path("build/fuzz")
+
+
+class Mismatch(AssertionError):
+    """Two implementations disagree, or one refuses a graph it must run; one line."""
+
+
+class Invalid(ValueError):
+    """These nodes do not make a graph (a shape or a scale does not fit)."""
+
+
+# --- Graphs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator. inputs: values it reads (0: the graph's input, i + 1: node i); seed: of its constants."""
+
+    op: str
+    inputs: tuple[int, ...]
+    attrs: dict = field(default_factory=dict)
+    seed: int = 0
+    quant: tuple[float, int] | None = None
+    """Scale (of a linear operator: relative to its natural one) and zero point; None: as the first input."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph before its shapes are known: the input's shape and quantization, and nodes; the last is the output."""
+
+    shape: tuple[int, ...]
+    quant: tuple[float, int]
+    nodes: tuple[Node, ...]
+
+    def to_bytes(self) -> bytes:
+        """The .tflite file. Raises Invalid."""
+        return _Writer(self).data()
+
+    def __str__(self):
+        return f"{'x'.join(map(str, self.shape))} -> " + ", ".join(f"{n.op}{list(n.inputs)}" for n in self.nodes)
+
+
+FIXED = {"LOGISTIC": (1 / 256, -128), "SOFTMAX": (1 / 256, -128), "TANH": (1 / 128, 0)}
+SAME_QUANT = ("AVERAGE_POOL_2D", "MAX_POOL_2D", "PAD", "PADV2", "CONCATENATION", "RESHAPE", "RELU6")
+LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def _need(ok, why):
+    if not ok:
+        raise Invalid(why)
+
+
+class _Writer:
+    """Tensors and operators of a Graph."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.tensors, self.operators = [], []
+        self.values = [self.add(graph.shape, *graph.quant)]
+        for node in graph.nodes:
+            self.values.append(self.node(node))
+
+    def add(self, shape, scale=None, zero=0, data=None, axis=0) -> int:
+        self.tensors.append((tuple(int(d) for d in shape), scale, zero, data, axis))
+        return len(self.tensors) - 1
+
+    def integers(self, values) -> int:
+        values = np.array(values, np.int32)
+        return self.add(values.shape, data=values)
+
+    def shape(self, value) -> tuple[int, ...]:
+        return self.tensors[self.values[value]][0]
+
+    def quant(self, value) -> tuple[float, int]:
+        return self.tensors[self.values[value]][1:3]
+
+    def data(self) -> bytes:
+        return build(self.tensors, self.operators, [self.values[0]], [self.values[-1]])
+
+    def node(self, node: Node) -> int:
+        ins = [self.values[v] for v in node.inputs]
+        x, quant = self.shape(node.inputs[0]), self.quant(node.inputs[0])
+        method = getattr(self, f"_{node.op.lower()}", None)
+        if method is None:
+            shape, extra, options, out = x, [], None, node.quant
+        else:
+            shape, extra, options, out = method(node, x, quant)
+        if node.op in FIXED:
+            out = FIXED[node.op]
+        elif node.op in SAME_QUANT or out is None:
+            out = quant
+        _need(all(d > 0 for d in shape), "an empty tensor")
+        _need(int(np.prod(shape)) <= 8192, "a large tensor")
+        y = self.add(shape, *out)
+        if extra and extra[-1] < 0 and node.op != "FULLY_CONNECTED":
+            extra = extra[:-1]  # TFLM's convolutions take no bias as a missing input, not as -1
+        self.operators.append((node.op, [*ins, *extra], [y], options))
+        return y
+
+    def weights(self, node, shape, axis, fan_in, x_quant):
+        """(weight tensor, bias tensor or -1, output quantization) of a linear operator."""
+        rng = np.random.default_rng(node.seed)
+        channels = shape[axis]
+        low = -127 if rng.random() < 0.8 else -128
+        data = rng.integers(low, 128, shape).astype(np.int8)
+        kind = rng.random()
+        if kind < 0.15:
+            data[rng.random(shape) < 0.9] = 0
+        elif kind < 0.2:
+            data[:] = rng.choice([-127, 127], shape)
+        elif kind < 0.25:
+            data[tuple(slice(None) if a == axis else slice(0, 1) for a in range(len(shape)))] = 0
+            data = data if rng.random() < 0.7 else data * 0
+        per_channel = rng.random() < 0.8
+        scale = 0.003 * rng.uniform(0.4, 2.5, channels if per_channel else 1).astype(np.float32)
+        if rng.random() < 0.1:
+            scale *= np.float32(rng.choice([1e-3, 20.0]))
+        w = self.add(shape, scale, 0, data, axis)
+        bias = -1
+        if rng.random() < 0.8:
+            b = (rng.normal(0, 1500 * np.sqrt(fan_in), channels)).astype(np.int32)
+            bias = self.add((channels,), np.float32(x_quant[0]) * scale, 0, b, 0)
+        natural = float(x_quant[0]) * float(scale.mean()) * 73 * 73 * np.sqrt(fan_in) / 60
+        return w, bias, (np.float32(natural * node.quant[0]), node.quant[1])
+
+    def windows(self, node, x, kernel):
+        _need(len(x) == 4, "not a map")
+        a = node.attrs
+        sizes = [
+            window(n, k, s, d, a["padding"])[0]
+            for n, k, s, d in zip(x[1:3], kernel, a["stride"], a.get("dilation", (1, 1)))
+        ]
+        _need(all(n > 0 for n in sizes), "a window larger than its input")
+        options = {
+            "Padding": int(a["padding"] == "VALID"),
+            "StrideH": a["stride"][0],
+            "StrideW": a["stride"][1],
+            "FusedActivationFunction": a["activation"],
+        }
+        return sizes, options
+
+    def _conv_2d(self, node, x, quant):
+        a = node.attrs
+        sizes, options = self.windows(node, x, a["kernel"])
+        groups = a.get("groups", 1)
+        _need(x[3] % groups == 0 and a["channels"] % groups == 0, "groups do not divide the channels")
+        shape = (a["channels"], *a["kernel"], x[3] // groups)
+        w, bias, out = self.weights(node, shape, 0, int(np.prod(shape[1:])), quant)
+        options |= {"DilationHFactor": a["dilation"][0], "DilationWFactor": a["dilation"][1]}
+        return (1, *sizes, a["channels"]), [w, bias], ("Conv2DOptions", options), out
+
+    def _depthwise_conv_2d(self, node, x, quant):
+        a = node.attrs
+        sizes, options = self.windows(node, x, a["kernel"])
+        channels = x[3] * a["multiplier"]
+        w, bias, out = self.weights(node, (1, *a["kernel"], channels), 3, int(np.prod(a["kernel"])), quant)
+        options |= {"DilationHFactor": a["dilation"][0], "DilationWFactor": a["dilation"][1]}
+        options["DepthMultiplier"] = a["multiplier"]
+        return (1, *sizes, channels), [w, bias], ("DepthwiseConv2DOptions", options), out
+
+    def _fully_connected(self, node, x, quant):
+        a = node.attrs
+        inputs = x[-1] if a["per_pixel"] else int(np.prod(x))
+        w, bias, out = self.weights(node, (a["channels"], inputs), 0, inputs, quant)
+        shape = (*x[:-1], a["channels"]) if a["per_pixel"] else (1, a["channels"])
+        options = {"FusedActivationFunction": a["activation"], "KeepNumDims": bool(a["per_pixel"])}
+        return shape, [w, bias], ("FullyConnectedOptions", options), out
+
+    def _pool(self, node, x, quant):
+        a = node.attrs
+        sizes, options = self.windows(node, x, a["kernel"])
+        options |= {"FilterHeight": a["kernel"][0], "FilterWidth": a["kernel"][1]}
+        return (1, *sizes, x[3]), [], ("Pool2DOptions", options), quant
+
+    _average_pool_2d = _max_pool_2d = _pool
+
+    def _binary(self, node, x, quant):
+        scale, zero = node.quant
+        extra, second, other = [], x, quant
+        if len(node.inputs) == 2:
+            second, other = self.shape(node.inputs[1]), self.quant(node.inputs[1])
+        elif node.attrs.get("constant"):
+            rng = np.random.default_rng(node.seed)
+            second, other = x[-1:], (np.float32(quant[0] * rng.uniform(0.3, 3)), int(rng.integers(-128, 128)))
+            extra = [self.add(second, *other, rng.integers(-128, 128, second).astype(np.int8))]
+        try:
+            shape = np.broadcast_shapes(x, second)
+        except ValueError:
+            raise Invalid("shapes do not broadcast") from None
+        _need(len(x) == len(second) or extra, "ranks differ")
+        if node.op == "MUL":
+            natural, kind = float(quant[0]) * float(other[0]) * 70, "MulOptions"
+        else:
+            natural, kind = max(float(quant[0]), float(other[0])) * 1.3, f"{node.op.title()}Options"
+        options = {"FusedActivationFunction": node.attrs["activation"]}
+        return shape, extra, (kind, options), (np.float32(natural * scale), zero)
+
+    _add = _sub = _mul = _binary
+
+    def _mean(self, node, x, quant):
+        _need(len(x) == 4, "not a map")
+        axes, keep = node.attrs["axes"], node.attrs["keep"]
+        shape = [1 if i in axes else d for i, d in enumerate(x) if keep or i not in axes]
+        _need(shape, "no dimension left")
+        out = None if node.quant is None else (np.float32(quant[0] * node.quant[0]), node.quant[1])
+        return tuple(shape), [self.integers(axes)], ("ReducerOptions", {"KeepDims": keep}), out
+
+    def _pad(self, node, x, quant):
+        _need(len(x) == 4, "not a map")
+        pads = node.attrs["pads"]
+        shape = tuple(d + a + b for d, (a, b) in zip(x, pads))
+        extra = [self.integers(pads)]
+        if node.op == "PADV2":
+            extra.append(self.add((1,), *quant, np.array([node.attrs["value"]], np.int8)))
+        return shape, extra, ("PadV2Options" if node.op == "PADV2" else "PadOptions", {}), quant
+
+    _padv2 = _pad
+
+    def _concatenation(self, node, x, quant):
+        axis = node.attrs["axis"]
+        shapes = [self.shape(v) for v in node.inputs]
+        _need(-len(x) <= axis < len(x) and all(len(s) == len(x) for s in shapes), "ranks differ")
+        at = axis % len(x)
+        _need(at > 0 and all(s[:at] + s[at + 1 :] == x[:at] + x[at + 1 :] for s in shapes), "shapes differ")
+        _need(all(self.quant(v) == quant for v in node.inputs), "quantizations differ")
+        shape = x[:at] + (sum(s[at] for s in shapes),) + x[at + 1 :]
+        return shape, [], ("ConcatenationOptions", {"Axis": axis}), quant
+
+    def _reshape(self, node, x, quant):
+        kind, size = node.attrs["kind"], int(np.prod(x))
+        if kind == "flat":
+            shape = (1, size)
+        elif kind == "rows":
+            shape = (1, size // x[-1], x[-1])
+        else:  # a map with twice, or half, the channels
+            shape = (1, *x[1:-2], x[-2] * x[-1], 1) if len(x) == 4 else (1, 1, 1, size)
+        return shape, [self.integers(shape)], ("ReshapeOptions", {}), quant
+
+    def _relative(self, node, x, quant):
+        options = {"LEAKY_RELU": ("LeakyReluOptions", {"Alpha": node.attrs.get("alpha", 0.0)})}.get(node.op)
+        return x, [], options, (np.float32(quant[0] * node.quant[0]), node.quant[1])
+
+    _leaky_relu = _hard_swish = _relu = _quantize = _relative
+
+    def _softmax(self, node, x, quant):
+        _need(node.attrs["beta"] * quant[0] > 1 / 1024, "softmax of too small a scale")
+        _need(x[-1] < arith.SOFTMAX_SUM, "TFLM may assert")
+        return x, [], ("SoftmaxOptions", {"Beta": node.attrs["beta"]}), None
+
+
+# --- Random graphs -------------------------------------------------------------------------------------------------
+
+
+def _zero(rng) -> int:
+    kind = rng.random()
+    return -128 if kind < 0.25 else int(rng.choice([0, 127, -127])) if kind < 0.4 else int(rng.integers(-128, 128))
+
+
+def _quant(rng, low=0.4, high=2.5) -> tuple[float, int]:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high)))), _zero(rng)
+
+
+def _channels(rng) -> int:
+    return int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 18, 20, 24, 31, 33, 40]))
+
+
+def _pair(rng, values, same=0.7) -> tuple[int, int]:
+    a, b = (int(v) for v in rng.choice(values, 2))
+    return (a, a) if rng.random() < same else (a, b)
+
+
+def _activation(rng) -> int:
+    return int(rng.choice([0, 0, 0, 1, 3]))
+
+
+OPERATORS = {
+    "CONV_2D": 8,
+    "DEPTHWISE_CONV_2D": 6,
+    "FULLY_CONNECTED": 2,
+    "ADD": 5,
+    "MUL": 2,
+    "SUB": 1,
+    "AVERAGE_POOL_2D": 2,
+    "MAX_POOL_2D": 3,
+    "MEAN": 1,
+    "PAD": 1,
+    "PADV2": 0.5,
+    "CONCATENATION": 2,
+    "RESHAPE": 0.8,
+    "QUANTIZE": 1,
+    "LOGISTIC": 0.6,
+    "TANH": 0.6,
+    "LEAKY_RELU": 0.6,
+    "HARD_SWISH": 0.6,
+    "RELU": 0.6,
+    "RELU6": 0.6,
+    "SOFTMAX": 0.4,
+}
+
+
+def _random_nodes(rng, writer, op, source) -> list[Node]:
+    """Nodes (one, or a few where the operands must be prepared) that apply `op` to the value `source`."""
+    x = writer.shape(source)
+    seed = int(rng.integers(1 << 30))
+    new = len(writer.values)  # the value of the next node
+
+    def node(inputs, **attrs):
+        return Node(op, tuple(inputs), attrs, seed, _quant(rng))
+
+    def spatial(kernels):
+        return dict(
+            kernel=_pair(rng, kernels, 0.6),
+            stride=_pair(rng, [1, 1, 1, 2, 2, 3], 0.85),
+            padding=str(rng.choice(["SAME", "SAME", "VALID"])),
+            activation=_activation(rng),
+        )
+
+    if op in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        attrs = spatial([1, 1, 2, 3, 3, 3, 4, 5, 7])
+        attrs["dilation"] = (1, 1)
+        if attrs["stride"] == (1, 1) and rng.random() < 0.2:
+            attrs["dilation"] = _pair(rng, [1, 2, 3])
+        if op == "DEPTHWISE_CONV_2D":
+            return [node([source], multiplier=int(rng.choice([1, 1, 1, 1, 2, 3])), **attrs)]
+        if rng.random() < 0.3:
+            attrs["kernel"] = (1, 1)
+        attrs["channels"] = _channels(rng)
+        if rng.random() < 0.08 and x[-1] > 1:
+            attrs["groups"] = next(g for g in (2, 3, x[-1]) if x[-1] % g == 0)
+            attrs["channels"] = attrs["groups"] * int(rng.integers(1, 5))
+        if rng.random() < 0.2:  # a residual block keeps the channels
+            attrs |= {"channels": x[-1], "stride": (1, 1), "padding": "SAME", "groups": 1}
+        return [node([source], **attrs)]
+    if op == "FULLY_CONNECTED":
+        per_pixel = bool(rng.random() < 0.15)
+        return [node([source], channels=_channels(rng), per_pixel=per_pixel, activation=_activation(rng))]
+    if op in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
+        attrs = spatial([1, 2, 2, 3, 3, 4, 5, 7])
+        if rng.random() < 0.4:
+            attrs["stride"] = attrs["kernel"]
+        if op == "AVERAGE_POOL_2D" and rng.random() < 0.3 and len(x) == 4:
+            attrs |= {"kernel": x[1:3], "padding": "VALID"}
+        return [node([source], **attrs)]
+    if op in ("ADD", "SUB", "MUL"):
+        kind = rng.random()
+        if kind < 0.08:
+            return [node([source], constant=1, activation=_activation(rng))]
+        if kind < 0.2 and len(x) == 4:  # a gate: one value a channel
+            mean = Node("MEAN", (source,), {"axes": (1, 2), "keep": True}, 0, _quant(rng))
+            gate = Node("LOGISTIC", (new,))
+            return [mean, gate, node([source, new + 1], activation=_activation(rng))]
+        others = [v for v in range(len(writer.values)) if writer.shape(v) == x and v != source]
+        pick = [source, int(rng.choice(others)) if others else source]
+        if not others and rng.random() < 0.7:
+            branch = Node("QUANTIZE", (source,), {}, 0, _quant(rng))
+            if len(x) == 4:
+                attrs = dict(kernel=_pair(rng, [1, 3]), stride=(1, 1), padding="SAME", dilation=(1, 1))
+                attrs |= {"channels": x[3], "activation": _activation(rng)}
+                branch = Node("CONV_2D", (source,), attrs, seed + 1, _quant(rng))
+            pick = [source, new]
+            rng.shuffle(pick)
+            return [branch, node(pick, activation=_activation(rng))]
+        rng.shuffle(pick)
+        return [node([int(v) for v in pick], activation=_activation(rng))]
+    if op == "MEAN":
+        axes = (1, 2) if rng.random() < 0.8 else tuple(sorted({int(a) for a in rng.integers(1, 4, 2)}))
+        made = node([source], axes=axes, keep=bool(rng.integers(2)))
+        return [replace(made, quant=None) if rng.random() < 0.4 else made]
+    if op in ("PAD", "PADV2"):
+        pads = rng.integers(0, 4, (4, 2))
+        pads[0] = 0
+        if rng.random() < 0.85:
+            pads[3] = 0
+        value = {"value": int(rng.integers(-128, 128))} if op == "PADV2" else {}
+        return [node([source], pads=tuple((int(a), int(b)) for a, b in pads), **value)]
+    if op == "CONCATENATION":
+        axis = int(rng.choice([-1, -1, -1, -2, 1]))
+        at = axis % len(x)
+        others = [
+            v
+            for v in range(len(writer.values))
+            if len(writer.shape(v)) == len(x)
+            and writer.shape(v)[:at] + writer.shape(v)[at + 1 :] == x[:at] + x[at + 1 :]
+        ]
+        pick = [int(v) for v in rng.choice(others, int(rng.integers(1, 4)))]
+        nodes, inputs = [], [source]
+        for v in pick:  # operands of another quantization are requantized first
+            if writer.quant(v) == writer.quant(source):
+                inputs.append(v)
+                continue
+            nodes.append(Node("QUANTIZE", (v,), {"like": source}, 0, (1.0, 0)))
+            inputs.append(new + len(nodes) - 1)
+        rng.shuffle(inputs)
+        return [*nodes, node([int(v) for v in inputs], axis=axis)]
+    if op == "RESHAPE":
+        return [node([source], kind=str(rng.choice(["flat", "rows", "map"])))]
+    if op == "LEAKY_RELU":
+        return [node([source], alpha=float(rng.choice([0.0, 0.01, 0.1, 0.3, 1.0])))]
+    if op == "SOFTMAX":
+        return [node([source], beta=1.0)]
+    return [node([source])]
+
+
+def random_graph(seed: int) -> Graph:
+    """The graph of a seed: 1 to 10 operators that depend on one another."""
+    rng = np.random.default_rng([seed, 1])
+    kind = rng.random()
+    if kind < 0.12:
+        shape = (1, int(rng.integers(1, 300)))
+    elif kind < 0.2:
+        shape = (1, 1, 1, _channels(rng))
+    elif kind < 0.3:
+        shape = (1, int(rng.integers(1, 60)), 1, _channels(rng))[:: int(rng.choice([1, 1]))]
+    else:
+        shape = (1, int(rng.integers(1, 17)), int(rng.integers(1, 17)), _channels(rng))
+    if rng.random() < 0.25 and len(shape) == 4:
+        shape = (*shape[:3], int(rng.choice([1, 3])))
+    graph = Graph(shape, (float(np.float32(rng.uniform(0.005, 0.1))), _zero(rng)), ())
+    names, weights = list(OPERATORS), np.array(list(OPERATORS.values()))
+    wanted, attempts = int(rng.integers(1, 10)), 0
+    while len(graph.nodes) < wanted and attempts < 60:
+        attempts += 1
+        writer = _Writer(graph)
+        last = len(graph.nodes)
+        source = last if rng.random() < 0.85 else int(rng.integers(last + 1))
+        op = str(rng.choice(names, p=weights / weights.sum()))
+        nodes = []
+        for n in _random_nodes(rng, writer, op, source):
+            like = n.attrs.get("like")
+            if like is not None:  # becomes a ratio of the operand's scale
+                ratio = float(writer.quant(like)[0]) / float(writer.quant(n.inputs[0])[0])
+                n = replace(n, attrs={}, quant=(ratio, writer.quant(like)[1]))
+            nodes.append(n)
+        made = replace(graph, nodes=(*graph.nodes, *nodes))
+        if valid(made):
+            graph = made
+    if not graph.nodes:
+        graph = replace(graph, nodes=(Node("QUANTIZE", (0,), {}, 0, (1.0, 0)),))
+    if rng.random() < 0.9:
+        graph = prune(graph)
+    return graph
+
+
+def valid(graph: Graph) -> bool:
+    """Whether the nodes make a model whose scales the kernels accept."""
+    try:
+        writer = _Writer(graph)
+    except Invalid:
+        return False
+    products = 0
+    for op, ins, outs, _ in writer.operators:
+        scale = float(writer.tensors[outs[0]][1])
+        if not 1e-6 < scale < 1e4:
+            return False
+        if op in LINEAR:
+            w, y = writer.tensors[ins[1]][0], writer.tensors[outs[0]][0]
+            products += int(np.prod(y)) * int(np.prod(w[:-1] if op == "DEPTHWISE_CONV_2D" else w[1:]))
+    if products > 3_000_000:
+        return False
+    model = load_model(writer.data())
+    try:
+        for op in model.operators:
+            if op.op in LINEAR:
+                golden.conv_parameters(model, op)
+            elif op.op in ("ADD", "SUB"):
+                golden.add_parameters(model, op)
+            elif op.op in golden.UNARY:
+                golden.unary_table(model, op)
+    except (ModelError, arith.ArithmeticRangeError):
+        return False
+    return True
+
+
+def prune(graph: Graph) -> Graph:
+    """Without the nodes that the output does not depend on."""
+    used, stack = set(), [len(graph.nodes)]
+    while stack:
+        v = stack.pop()
+        if v and v not in used:
+            used.add(v)
+            stack += graph.nodes[v - 1].inputs
+    number = {0: 0} | {v: i + 1 for i, v in enumerate(sorted(used))}
+    nodes = [graph.nodes[v - 1] for v in sorted(used)]
+    return replace(graph, nodes=tuple(replace(n, inputs=tuple(number[v] for v in n.inputs)) for n in nodes))
+
+
+def graph(seed: int) -> bytes:
+    """A .tflite file, the same for the same seed."""
+    return random_graph(seed).to_bytes()
+
+
+# --- Configurations ------------------------------------------------------------------------------------------------
+
+SIZES = dict(weight_tiles=1 << 15, params=1 << 14, program_words=1 << 16, act_bytes=1 << 17)
+CONFIGS = (
+    *(replace(c, **SIZES) for c in PRESETS.values()),
+    NpuConfig("odd3x5", rows=3, cols=5, lanes=5, acc_depth=64, **SIZES),
+    NpuConfig("odd9x8", rows=9, cols=8, lanes=2, **SIZES),
+    NpuConfig("odd18x14", rows=18, cols=14, lanes=7, acc_depth=40, **SIZES),
+    NpuConfig("min2x2", rows=2, cols=2, lanes=2, acc_depth=16, line_depth=16, **SIZES),
+    NpuConfig("paired4x4", rows=4, cols=4, lanes=2, pe="paired", acc_depth=32, line_depth=24, **SIZES),
+    NpuConfig("paired6x4", rows=6, cols=4, lanes=4, pe="paired", line_depth=20, **SIZES),
+)
+RTL_CONFIGS = (PRESETS["small"], PRESETS["tiny"])
+
+
+def random_config(seed: int, data: bytes | None = None) -> NpuConfig:
+    """One of CONFIGS, or an array of any shape with little depth and, given the model, no more memory than it needs."""
+    rng = np.random.default_rng([seed, 2])
+    if rng.random() < 0.4:
+        return CONFIGS[int(rng.integers(len(CONFIGS)))]
+    rows, cols = (int(v) for v in rng.integers(2, 20, 2))
+    config = NpuConfig(
+        f"random{seed}",
+        rows=rows,
+        cols=cols,
+        lanes=int(rng.choice([n for n in range(1, cols + 1) if cols % n == 0])),
+        pe="paired" if rows % 2 == 0 and rng.random() < 0.4 else "single",
+        acc_depth=int(rng.integers(16, 65)),
+        line_depth=int(rng.integers(16, 40)),
+        **SIZES,
+    )
+    ring = int(rng.choice([0, 4, 5, 16, 64]))
+    return config if data is None else tight(config, load_model(data), ring, float(rng.uniform()))
+
+
+def tight(config: NpuConfig, model, ring: int = 0, resident: float = 1.0) -> NpuConfig:
+    """The configuration with just the memories the model needs; with a ring, `resident` of the weights stay on chip."""
+    peak = compile_model(model, config).peak_bytes
+    config = replace(config, act_bytes=max(256, 1 << (peak - 1).bit_length()))
+    program = compile_model(model, config)
+    tiles = len(program.tiles) // word_bytes(Region.WEIGHT, config)
+    if ring:
+        movable = movable_tiles(model, config)
+        tiles += ring - movable + int(movable * resident)
+    return replace(
+        config,
+        weight_tiles=max(16, tiles, ring + 1 if ring else 0),
+        ring_tiles=ring,
+        params=max(16, len(program.params) // PARAM_BYTES),
+        program_words=max(64, len(program.words)),
+    )
+
+
+def external_program(model, config: NpuConfig):
+    """The model compiled with all its weights in external memory."""
+    linear = frozenset(op.index for op in model.operators if op.op in LINEAR)
+    compiler = Compiler(model, config, linear)
+    program = compiler.compile()
+    compiler.check_fit()
+    return program
+
+
+def too_large(model, config: NpuConfig) -> bool:
+    """Whether it is true that the model does not fit, which only the presets' fixed memories can cause."""
+    program = compile_model(model, replace(config, ring_tiles=0, **SIZES))
+    return (
+        len(program.tiles) // word_bytes(Region.WEIGHT, config) > config.resident_tiles
+        or len(program.params) // PARAM_BYTES > config.params
+        or len(program.words) > config.program_words
+        or program.peak_bytes > config.act_bytes
+    )
+
+
+def movable_tiles(model, config: NpuConfig) -> int:
+    """Tiles of the operators whose weights may lie in external memory."""
+    compiler = Compiler(model, config)
+    compiler.compile()
+    return sum(compiler.layer_tiles.values())
+
+
+# --- Comparison ----------------------------------------------------------------------------------------------------
+
+
+class _CheckedSession(Session):
+    """A session whose instruction-set simulator also reports what would depend on timing."""
+
+    def _open(self):
+        engine = super()._open()
+        if self.backend == "iss":
+            engine.iss = Iss(self.config, hazards=True)
+            engine.iss.external = self.program.external
+            for region, data in self.program.images():
+                engine.iss.write(region, 0, data)
+        return engine
+
+
+def reference(data: bytes, xs) -> np.ndarray:
+    """Outputs of TensorFlow Lite Micro for inputs (N, ...)."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(data, arena_size=ARENA_BYTES)
+    out = []
+    for x in xs:
+        interpreter.set_input(x[None], 0)
+        interpreter.invoke()
+        out.append(np.array(interpreter.get_output(0)))
+    return np.stack(out)
+
+
+def inputs(data: bytes, seed: int, count=2) -> np.ndarray:
+    """Random inputs of a model, the first with many corner values."""
+    model = load_model(data)
+    shape = model.tensors[model.inputs[0]].shape
+    rng = np.random.default_rng([seed, 3])
+    xs = rng.integers(-128, 128, (count, *shape[1:])).astype(np.int8)
+    corner = rng.random(xs[0].shape) < 0.4
+    xs[0][corner] = rng.choice(np.array([-128, 127], np.int8), int(corner.sum()))
+    return xs
+
+
+def check(data: bytes, configs, backends=("golden", "iss"), seed=0) -> int:
+    """Compare every backend (and configuration) with TensorFlow Lite Micro on two inputs. Raises Mismatch.
+
+    Returns how many comparisons were left out because the model truly does not fit a preset's memories.
+    """
+    skipped = 0
+    xs = inputs(data, seed)
+    want = reference(data, xs)
+    model = load_model(data, "fuzz")
+    for backend in backends:
+        for config in configs if backend != "golden" else configs[:1]:
+            where = backend if backend == "golden" else f"{backend} {config.name}"
+            try:
+                session = _CheckedSession(model, config, backend)
+                if backend == "rtl" and seed % 4 >= 2:
+                    session._program = external_program(model, config)
+                got = session.run(xs)
+            except (CompileError, IssError, ModelError) as error:
+                if isinstance(error, CompileError) and config in PRESETS.values() and too_large(model, config):
+                    skipped += 1
+                    continue
+                raise Mismatch(f"{where}: {type(error).__name__}: {error}") from None
+            if not np.array_equal(got.reshape(want.shape), want):
+                wrong = np.argwhere(got.reshape(want.shape) != want)
+                at = tuple(int(i) for i in wrong[0])
+                raise Mismatch(
+                    f"{where}: {len(wrong)} of {want.size} bytes differ from TFLM, the first at {at}: "
+                    f"{got.reshape(want.shape)[at]} for {want[at]}"
+                )
+            if backend == "rtl" and not session.program.external:
+                _check_cycles(session, where)
+    return skipped
+
+
+def _check_cycles(session: Session, where):
+    """The cycle model and the RTL's counters agree."""
+    program = session.program
+    steps = [step for step in program.steps if isinstance(step, NpuStep)]
+    want = sum(
+        predict(program.config, program.words, program.tiles, step.pc, params=program.params).cycles for step in steps
+    )
+    got = (session.report or {}).get("cycles") or 0
+    if got != want:
+        raise Mismatch(f"{where}: {got} cycles differ from the cycle model's {want}")
+
+
+def run_graph(seed: int, configs=None, backends=("golden", "iss")) -> int:
+    """Compare the graph of a seed, at the configurations given or a random one. Raises Mismatch; result as `check`."""
+    data = graph(seed)
+    return check(data, configs or [choose(seed, data)], backends, seed)
+
+
+def choose(seed: int, data: bytes) -> NpuConfig:
+    """A random configuration for a model. Raises Mismatch when the compiler refuses it."""
+    try:
+        return random_config(seed, data)
+    except CompileError as error:
+        raise Mismatch(f"compiler: {error}") from None
+
+
+def shrink(made: Graph, fails, progress=None) -> Graph:
+    """A smaller graph for which `fails(graph)` still holds, tried greedily until nothing helps."""
+
+    def candidates(g: Graph):
+        for cut in range(1, len(g.nodes)):  # from the end
+            yield prune(replace(g, nodes=g.nodes[:cut]))
+        for drop in range(len(g.nodes)):  # one operator bypassed by its input
+            if len(g.nodes) == 1:
+                break
+            for bypass in g.nodes[drop].inputs:
+                number = [bypass if v == drop + 1 else v - (v > drop + 1) for v in range(len(g.nodes) + 1)]
+                rest = [n for i, n in enumerate(g.nodes) if i != drop]
+                rest = [replace(n, inputs=tuple(number[v] for v in n.inputs)) for n in rest]
+                if number[len(g.nodes)] == len(g.nodes) - 1:
+                    yield prune(replace(g, nodes=tuple(rest)))
+        try:
+            writer = _Writer(g)
+        except Invalid:
+            return
+        for v in range(1, len(g.nodes)):  # from the front: a value becomes the input
+            if all(not set(n.inputs) & set(range(v)) for n in g.nodes[v:]):
+                rest = [replace(n, inputs=tuple(i - v for i in n.inputs)) for n in g.nodes[v:]]
+                yield Graph(writer.shape(v), writer.quant(v), tuple(rest))
+        for axis in range(1, len(g.shape)):
+            for size in (g.shape[axis] // 2, g.shape[axis] - 1):
+                if 1 <= size < g.shape[axis]:
+                    yield replace(g, shape=(*g.shape[:axis], size, *g.shape[axis + 1 :]))
+        for i, n in enumerate(g.nodes):
+            for key, values in (
+                ("channels", [n.attrs.get("channels", 1) // 2, n.attrs.get("channels", 1) - 1]),
+                ("dilation", [(1, 1)]),
+                ("stride", [(1, 1)]),
+                ("activation", [0]),
+                ("multiplier", [1]),
+                ("kernel", [(1, 1), *((k, k) for k in range(2, min(n.attrs.get("kernel", (0,)))))]),
+            ):
+                for value in values:
+                    if (
+                        key in n.attrs
+                        and n.attrs[key] != value
+                        and value != 0
+                        or key == "activation"
+                        and n.attrs.get(key)
+                    ):
+                        changed = replace(n, attrs={**n.attrs, key: value})
+                        yield replace(g, nodes=(*g.nodes[:i], changed, *g.nodes[i + 1 :]))
+
+    again = True
+    while again:
+        again = False
+        for smaller in candidates(made):
+            if smaller.nodes and valid(smaller) and fails(smaller):
+                made, again = smaller, True
+                if progress:
+                    progress(made)
+                break
+    return made
+
+
+def keep(seed: int, config: NpuConfig | None, backends, error: Mismatch, folder: Path = FOLDER):
+    """Shrink the failing graph of a seed and write it; (file, graph, what is wrong with the small one).
+
+    config: None for the random configuration of the seed, which follows the graph's size.
+    """
+    message = [str(error)]
+
+    def kind(text):
+        return [word for word in ("CompileError", "IssError", "ModelError", "golden", "differ") if word in text]
+
+    def fails(g):
+        data = g.to_bytes()
+        try:
+            check(data, [config or choose(seed, data)], backends, seed)
+        except Mismatch as wrong:
+            if kind(str(wrong)) != kind(message[0]):
+                return False
+            message[0] = str(wrong)
+            return True
+        return False
+
+    small = shrink(random_graph(seed), fails)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"seed{seed}.tflite"
+    path.write_bytes(small.to_bytes())
+    return path, small, message[0]
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lepton.verif.random.graphs", description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=2000, help="graphs (default 2000)")
+    parser.add_argument("--seed", type=int, help="first seed (default: random)")
+    parser.add_argument(
+        "--backend", choices=("golden", "iss", "rtl"), default="iss", help="what to compare (default iss)"
+    )
+    parser.add_argument("--max-failures", type=int, default=5, help="stop after this many (default 5)")
+    args = parser.parse_args(arguments)
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    first = int(np.random.SeedSequence().entropy % (1 << 31)) if args.seed is None else args.seed
+    backends = {"golden": ("golden",), "iss": ("golden", "iss"), "rtl": ("rtl",)}[args.backend]
+    print(f"seed {first}: {args.count} graphs on {' and '.join(backends)} against TensorFlow Lite Micro")
+    failures, operators, done, skipped = [], {}, 0, 0
+    columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("graphs", total=args.count)
+        for seed in range(first, first + args.count):
+            config = RTL_CONFIGS[seed % len(RTL_CONFIGS)] if args.backend == "rtl" else None
+            made = random_graph(seed)
+            for n in made.nodes:
+                operators[n.op] = operators.get(n.op, 0) + 1
+            try:
+                skipped += run_graph(seed, config and [config], backends)
+            except Mismatch as error:
+                path, small, message = keep(seed, config, backends, error)
+                failures.append(seed)
+                progress.console.print(f"seed {seed}: {message}\n  {small}\n  kept in {path}", soft_wrap=True)
+            done += 1
+            progress.update(task, advance=1)
+            if len(failures) >= args.max_failures:
+                break
+    print(", ".join(f"{n} {op}" for op, n in sorted(operators.items(), key=lambda item: -item[1])))
+    print(
+        f"seed {first}: {done} graphs, {skipped} too large, {len(failures)} mismatches"
+        + (f" (seeds {failures})" if failures else "")
+    )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
