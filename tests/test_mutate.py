@@ -112,7 +112,8 @@ def test_a_survivor_meets_whole_programs():
     """A mutant that the tests of its unit (here another's) do not see gets a second run, with other tests."""
     (mutant,) = (m for m in mutate.mutants("requantizer") if m.after == "(scaled - half.as_unsigned())")
     change = (
-        "from lepton.verif.mutants import mutate; mutate.UNITS['requantizer'] = mutate.Unit('quantizer', 'Requantizer', "
+        "from lepton.verif.mutants import mutate; "
+        "mutate.UNITS['requantizer'] = mutate.Unit('quantizer', 'Requantizer', "
         "('fetch::test_queue',)); mutate.WHOLE = ('requantizer::test_exact_and_one_a_cycle',); "
         f"mutate.main(['--id', '{mutant.id}'])"
     )
