@@ -10,13 +10,15 @@ from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference.kernels import KERNELS
 
 
-def run_operator(model: Model, op: Operator, tensors: dict):
-    """Output of one operator, a tuple where it has several.
+def run_operator(model: Model, op: Operator, tensors: dict) -> tuple[np.ndarray, ...]:
+    """Outputs of one operator. `tensors` maps tensor index to array; constants are taken from the model when absent.
 
-    `tensors` maps tensor index to array; constants are taken from the model when absent.
+    A kernel is f(model, op, args) -> array or tuple of arrays. args are in the tensors' own types and shapes, constants
+    included, None where an input is absent; a variable tensor is the state's own array, to be changed in place.
     """
     args = [None if i < 0 else tensors[i] if i in tensors else model.tensors[i].data for i in op.inputs]
-    return KERNELS[op.op](model, op, args)
+    made = KERNELS[op.op](model, op, args)
+    return made if isinstance(made, tuple) else (made,)
 
 
 def run_all(model: Model, *inputs) -> dict:
@@ -27,8 +29,7 @@ def run_all(model: Model, *inputs) -> dict:
         if x.dtype.name != t.dtype or x.shape != t.shape:
             raise ModelError(f"input {t.name!r} is {t.dtype} {t.shape}, got {x.dtype} {x.shape}")
     for op in model.operators:
-        result = run_operator(model, op, tensors)
-        tensors.update(zip(op.outputs, result if isinstance(result, tuple) else (result,), strict=True))
+        tensors.update(zip(op.outputs, run_operator(model, op, tensors), strict=True))
     return tensors
 
 
