@@ -7,7 +7,7 @@ import numpy as np
 from lepton.sw.compiler.emitter import IDENTITY, Emitter, Feed
 from lepton.sw.compiler.strided import Box, View, boxes, bring, move
 from lepton.sw.graph.model import Operator
-from lepton.sw.reference import golden
+from lepton.sw.reference import quantities
 
 
 def add_entries(e: Emitter, p: dict, reverse=False) -> int:
@@ -56,7 +56,7 @@ def meeting(e: Emitter, op: Operator, out: int, sign: int = 1) -> Iterator[Box]:
 def binary(e: Emitter, op: Operator, out: int):
     """ADD, SUB and MUL of two activations, or of an activation and constants; either may be broadcast."""
     half, product = e.config.acc_depth // 2, op.op == "MUL"
-    p = golden.mul_parameters(e.model, op) if product else golden.add_parameters(e.model, op)
+    p = quantities.mul_parameters(e.model, op) if product else quantities.add_parameters(e.model, op)
     entry = e.add_param([(-p["z1"], -p["z2"], 0), (0, p["m"], p["s"])]) if product else add_entries(e, p)
     for box in meeting(e, op, out):
         target = box.onto()
@@ -95,7 +95,7 @@ def copy(e: Emitter, op: Operator, out: int, param: int, **tail):
 
 
 def quantize(e: Emitter, op: Operator, out: int):
-    p = golden.quantize_parameters(e.model, op)
+    p = quantities.quantize_parameters(e.model, op)
     copy(e, op, out, e.add_param([(-p["zi"], p["m"], p["s"])]), zero_point=p["zo"])
 
 

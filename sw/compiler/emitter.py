@@ -124,8 +124,7 @@ def table_of(model: Model, op: Operator) -> np.ndarray | None:
     (x,) = moving
     if any(t.size != 1 for t in ins if t.constant) or x.size != model.tensors[op.outputs[0]].size:
         return None
-    made = golden.run_operator(model, op, {x.index: np.arange(-128, 128).astype(np.int8)})
-    table = np.asarray(made[0] if isinstance(made, tuple) else made)
+    (table,) = golden.run_operator(model, op, {x.index: np.arange(-128, 128).astype(np.int8)})
     return table.reshape(256) if table.size == 256 else None
 
 

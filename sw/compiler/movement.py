@@ -73,7 +73,6 @@ def pieces(model: Model, op: Operator) -> list[Piece]:
         feeds[t] = np.arange(first[-1], first[-1] + model.tensors[t].size, dtype=np.int64).reshape(shape)
         first.append(first[-1] + model.tensors[t].size)
     made = golden.run_operator(model, op, feeds)
-    made = made if isinstance(made, tuple) else (made,)
     out: list[Piece] = []
     for t, numbers in zip(op.outputs, made, strict=True):
         numbers = np.asarray(numbers)

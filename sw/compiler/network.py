@@ -9,7 +9,7 @@ from lepton.sw.compiler.movement import MOVERS, NotStrided
 from lepton.sw.compiler.placement import place_tensors
 from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program
 from lepton.sw.graph.model import Model, ModelError, Operator
-from lepton.sw.reference import golden
+from lepton.sw.reference import quantities
 
 BINARY = ("ADD", "SUB", "MUL")
 EXTREMES = ("MAXIMUM", "MINIMUM")
@@ -89,7 +89,7 @@ class Compiler(Emitter):
         if op.op in convolution.OPERATORS:
             return None
         if op.op == "QUANTIZE":
-            golden.quantize_parameters(self.model, op)
+            quantities.quantize_parameters(self.model, op)
             return None
         if self.function(op) is not None:
             return "a compact configuration has no table" if self.config.compact else None
@@ -97,7 +97,7 @@ class Compiler(Emitter):
             if self.config.compact and op.op != "MAXIMUM":
                 return "a compact configuration has neither a second operand nor a table"
             if op.op in BINARY:
-                parameters = golden.mul_parameters if op.op == "MUL" else golden.add_parameters
+                parameters = quantities.mul_parameters if op.op == "MUL" else quantities.add_parameters
                 parameters(self.model, op)
             return None
         if op.op == "MAX_POOL_2D":
