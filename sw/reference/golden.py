@@ -316,10 +316,15 @@ _KERNELS = {
 } | dict.fromkeys(UNARY, _unary)
 
 
-def run_operator(model: Model, op: Operator, tensors: dict) -> np.ndarray:
-    """Output of one operator. `tensors` maps tensor index to array; constants are taken from the model when absent."""
+def run_operator(model: Model, op: Operator, tensors: dict) -> tuple[np.ndarray, ...]:
+    """Outputs of one operator. `tensors` maps tensor index to array; constants are taken from the model when absent.
+
+    A kernel is f(model, op, args) -> array or tuple of arrays. args are in the tensors' own types and shapes, constants
+    included, None where an input is absent; a variable tensor is the state's own array, to be changed in place.
+    """
     args = [None if i < 0 else tensors[i] if i in tensors else model.tensors[i].data for i in op.inputs]
-    return _KERNELS[op.op](model, op, args)
+    made = _KERNELS[op.op](model, op, args)
+    return made if isinstance(made, tuple) else (made,)
 
 
 def run_all(model: Model, *inputs) -> dict:
@@ -330,7 +335,7 @@ def run_all(model: Model, *inputs) -> dict:
         if x.dtype != np.int8 or x.shape != t.shape:
             raise ModelError(f"input {t.name!r} is int8 {t.shape}, got {x.dtype} {x.shape}")
     for op in model.operators:
-        tensors[op.outputs[0]] = run_operator(model, op, tensors)
+        tensors.update(zip(op.outputs, run_operator(model, op, tensors), strict=True))
     return tensors
 
 
