@@ -120,7 +120,7 @@ def _defaults(kind: str) -> bytes:
 
 
 def _read_options(o, kind: str | None, where) -> dict:
-    """All fields of the options, snake_case; the defaults where they are absent or of another kind, as TFLM takes them."""
+    """All fields of the options, snake_case. TFLM takes defaults where they are absent or of a wrong kind."""
     if kind is None:
         return {}
     table = o.BuiltinOptions()
