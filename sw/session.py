@@ -227,8 +227,8 @@ class Session:
             if isinstance(step, HostStep):
                 op = operators[step.operator]
                 feeds = {t: fetch(t) for t in op.inputs if t >= 0 and model.tensors[t].data is None}
-                values[op.outputs[0]] = golden.run_operator(model, op, feeds)
-                host_written.add(op.outputs[0])
+                values.update(zip(op.outputs, golden.run_operator(model, op, feeds), strict=True))
+                host_written.update(op.outputs)
                 continue
             for t in sorted(host_written - in_memory):
                 if t in program.places:
