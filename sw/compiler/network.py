@@ -19,6 +19,7 @@ KERNELS = {
     "AVERAGE_POOL_2D": pooling.average_pool,
     "MEAN": pooling.mean,
     "QUANTIZE": elementwise.quantize,
+    "TRANSPOSE_CONV": convolution.write_transposed,
     **dict.fromkeys(MOVERS, elementwise.movement),
     **dict.fromkeys(BINARY, elementwise.binary),
     **dict.fromkeys(EXTREMES, elementwise.maximum),
@@ -72,7 +73,7 @@ class Compiler(Emitter):
 
     def _supports(self, op: Operator) -> str | None:
         o = op.options
-        if op.op in convolution.OPERATORS:
+        if op.op in convolution.OPERATORS or op.op == "TRANSPOSE_CONV":
             if not self.tensor(op.inputs[1]).constant:
                 return "weights that are not constant"
             if self.tensor(op.inputs[1]).dtype != "int8":
@@ -82,6 +83,14 @@ class Compiler(Emitter):
             if self.tensor(op.inputs[0]).size // inputs >= 2**11:
                 return "more than 2047 input vectors"
             return None if inputs < 2**15 else "more than 32767 inputs"
+        if op.op == "TRANSPOSE_CONV":
+            n, h, w, c = self.tensor(op.inputs[2]).shape
+            if n > 1:
+                return "a batch of more than one"
+            if w * c >= 2**15 or h >= 2**11 or w >= 2**12 or o["filter_h"] // o["stride_h"] > 127:
+                return "a row of more than 32767 bytes, more than 2047 rows or 4095 columns"
+            quantities.conv_parameters(self.model, op)
+            return None
         if "filter_h" in o or op.op == "MEAN":
             reason = self.limit_of_map(op)
             if reason is not None:
@@ -306,9 +315,11 @@ class Compiler(Emitter):
     # --- layers ----------------------------------------------------------------------------------------------------
 
     def macs(self, op: Operator) -> int:
-        if op.op not in convolution.OPERATORS:
+        if op.op not in (*convolution.OPERATORS, "TRANSPOSE_CONV"):
             return 0
         weights = self.tensor(op.inputs[1]).shape
+        if op.op == "TRANSPOSE_CONV":
+            return self.tensor(op.inputs[2]).size * weights[0] * weights[1] * weights[2]
         if op.op == "FULLY_CONNECTED":
             return self.tensor(op.outputs[0]).size * weights[1]
         per = weights[1] * weights[2] * (weights[3] if op.op == "CONV_2D" else 1)
