@@ -7,6 +7,7 @@ import numpy as np
 from lepton.sw.compiler.elementwise import add_entries, add_tails
 from lepton.sw.compiler.emitter import Block, Emitter, Feed, Span, Tile, Window, onto
 from lepton.sw.compiler.pooling import onto_pooled
+from lepton.sw.compiler.strided import paired_sum
 from lepton.sw.graph.model import Operator
 from lepton.sw.reference import quantities
 
@@ -153,13 +154,6 @@ def streamed_tiles(e: Emitter, op: Operator, k: Window) -> list[list[Tile]]:
                     tiles.append(Tile(weights, (ky0 * k.w + kx0) * k.c, kx0 * k.c, ky0, used - 1))
         groups.append(tiles)
     return groups
-
-
-def paired_sum(e: Emitter, tiles: list[Tile]) -> np.ndarray:
-    """What a column of paired PEs adds besides the products, to be taken from the bias."""
-    if e.config.pe != "paired":
-        return np.zeros(e.config.cols, np.int64)
-    return sum((t.weights[0::2].astype(np.int64) * t.weights[1::2]).sum(axis=0) for t in tiles)
 
 
 class Products:
