@@ -96,9 +96,8 @@ def quantize_value(real: float, scale, zero_point: int) -> int:
     return int(zero_point) + _round_away(float(np.float32(real) / np.float32(scale)))
 
 
-def activation_range(activation: str, scale, zero_point: int) -> tuple[int, int]:
-    """int8 limits (low, high) of a fused activation."""
-    low, high = INT8_MIN, INT8_MAX
+def activation_range(activation: str, scale, zero_point: int, low=INT8_MIN, high=INT8_MAX) -> tuple[int, int]:
+    """Limits (low, high) of a fused activation within those of the type, int8 unless given."""
     if activation in ("RELU", "RELU6"):
         low = max(low, quantize_value(0.0, scale, zero_point))
     if activation == "RELU6":
