@@ -31,7 +31,6 @@ class Tensor:
     zero_points: np.ndarray
     quant_axis: int
     data: np.ndarray | None
-    variable: bool = False
 
     @property
     def scale(self) -> np.float32:

@@ -36,7 +36,7 @@ DTYPES = {
     tflite.TensorType.INT8: "int8",
     tflite.TensorType.INT4: "int4",
 }
-ITEM_BYTES = {"int8": 1, "int16": 2, "int32": 4, "int64": 8}
+ITEM_BYTES = {"int8": 1, "int32": 4, "int64": 8}
 
 
 def load_model(path_or_bytes, name: str | None = None) -> Model:
@@ -95,7 +95,8 @@ def _read(data: bytes, name: str) -> Model:
             "dynamic shape: convert the model with fixed input sizes",
         )
     operators = []
-    known = set(inputs) | {t.index for t in tensors if t.variable}
+    known = set(inputs)
+    need(len(known) == len(inputs), "model inputs", "the same tensor twice")
     for i in known:
         need(not tensors[i].constant, tensor_name(tensors[i]), "a model input has constant data")
     for i in range(_count(graph.OperatorsLength(), "operators")):
@@ -116,7 +117,7 @@ def _read(data: bytes, name: str) -> Model:
         need(i in known, "model outputs", f"{tensor_name(tensors[i])} is never computed")
     for i in inputs:
         need(
-            True,
+            tensors[i].shape and tensors[i].shape[0] == 1,
             tensor_name(tensors[i]),
             "batch is not 1: convert with batch 1",
         )
@@ -135,6 +136,7 @@ def _read_tensor(root, t, index, buffers) -> Tensor:
     need(math.prod(shape) <= MAX_TENSOR_ELEMENTS, where, f"shape {shape} has too many elements")
     dtype = DTYPES.get(t.Type(), f"type {t.Type()}")
     need(t.Sparsity() is None, where, "sparse weights are not supported: convert without sparsity")
+    need(not t.IsVariable(), where, "variable tensors are not supported")
     scales, zero_points, axis = np.zeros(0, np.float32), np.zeros(0, np.int64), 0
     q = t.Quantization()
     if q is not None and q.ScaleLength():
@@ -157,11 +159,7 @@ def _read_tensor(root, t, index, buffers) -> Tensor:
     need(buffer.Offset() <= 1 and buffer.Size() <= 1, where, "data outside the flatbuffer is not supported")
     data = None
     length = buffer.DataLength()
-    if length and dtype == "int4":
-        want = (math.prod(shape) + 1) // 2
-        need(length == want, where, f"{length} bytes of data, shape {shape} of {dtype} needs {want}")
-        data = _unpack_int4(buffer.DataAsNumpy(), shape)
-    elif length:
+    if length:
         item = ITEM_BYTES.get(dtype)
         if item is not None:
             want = math.prod(shape) * item
@@ -170,12 +168,4 @@ def _read_tensor(root, t, index, buffers) -> Tensor:
             need(len(data) == length, where, "data beyond the end of the file")
             data = data.view("<i%d" % item if item > 1 else np.int8).reshape(shape)
             data.flags.writeable = False
-    return Tensor(index, name, shape, dtype, scales, zero_points, axis, data, bool(t.IsVariable()))
-
-
-def _unpack_int4(packed: np.ndarray, shape) -> np.ndarray:
-    """int8 array of values packed two a byte, the first in the low half."""
-    halves = np.stack([packed << 4, packed & 0xF0], axis=-1).reshape(-1)[: math.prod(shape)]
-    data = (halves.view(np.int8) >> 4).reshape(shape)
-    data.flags.writeable = False
-    return data
+    return Tensor(index, name, shape, dtype, scales, zero_points, axis, data)
