@@ -194,6 +194,45 @@ def test_log_softmax(n, scale):
     compare(model_of("LOG_SOFTMAX", tensors, [0], [1], "LogSoftmaxOptions"))
 
 
+# TFLM multiplies and divides these scales in double. Where a float32 product would be a short binary fraction, sums
+# lie on ties, and the two differ.
+
+
+def test_ties_of_batch_matmul():
+    tensors = [act((40, 2), 0.05), act((2, 40), 0.1, -1), act((40, 40), 0.004)]
+    compare(model_of("BATCH_MATMUL", tensors, [0, 1], [2], "BatchMatMulOptions"))
+
+
+@pytest.mark.parametrize(
+    "x, feature, memory, time, y", [(0.05, 0.1, 0.004, 0.1, 0.0004), (1.0, 0.05, 0.05, 0.1, 0.004)]
+)
+def test_ties_of_svdf(x, feature, memory, time, y):
+    rng = np.random.default_rng(0)
+    tensors = [
+        act((1, 2), x),
+        const(rng.integers(-3, 4, (200, 2)).astype(np.int8), feature),
+        const(rng.integers(-3, 4, (200, 1)).astype(np.int16), time),
+        const(np.zeros(200, np.int32), np.float32(memory) * np.float32(time)),
+        state((1, 200), memory, 0, "int16"),
+        act((1, 200), y, 0),
+    ]
+    compare(model_of("SVDF", tensors, [0, 1, 2, 3, 4], [5], "SVDFOptions", Rank=1), 6)
+
+
+def test_ties_of_lstm():
+    """The sums of the gates are seen through an output gate that is nearly shut, so that int8 shows small changes."""
+    rng = np.random.default_rng(0)
+    tensors = [act((1, 6, 2), 0.05)]
+    tensors += [const(rng.integers(-60, 61, (128, 2)).astype(np.int8), 25 / 4096) for _ in range(4)]
+    tensors += [const(np.zeros((128, 128), np.int8), 25 / 4096)] * 4
+    tensors += [const(np.full(128, -17000 if k == 3 else 0, np.int32), 0.0001) for k in range(4)]
+    tensors += [state((1, 128), 2.0**-14, 0, "int8"), state((1, 128), 2.0**-12, 0, "int16")]
+    tensors.append(act((1, 6, 128), 2.0**-14, 0))
+    ins = [0, *range(1, 9), -1, -1, -1, *range(9, 13), -1, -1, 13, 14, -1, -1, -1, -1]
+    kind = "UnidirectionalSequenceLSTMOptions"
+    compare(model_of("UNIDIRECTIONAL_SEQUENCE_LSTM", tensors, ins, [15], kind, FusedActivationFunction=4), 6)
+
+
 def test_refusals():
     rng = np.random.default_rng(0)
     tensors = [act((2, 4, 6), 0.04, 4), act((2, 5, 5), 0.013, -6), act((2, 4, 5), 0.05)]

@@ -125,6 +125,16 @@ def test_fully_connected_rows(x, y, keep):
     compare(model_of("FULLY_CONNECTED", tensors, [0, 1, 2], [3], "FullyConnectedOptions", KeepNumDims=bool(keep)))
 
 
+@pytest.mark.parametrize("scales", [(0.05, 0.1, 0.004), (0.081, 0.009, 0.002916), (0.024, 0.018, 0.0001728)])
+@pytest.mark.parametrize("constant", [True, False])
+def test_ties_of_fully_connected(scales, constant):
+    """Scales whose ratio in float32 is a short binary fraction, in double not."""
+    x, w, y = scales
+    weight = const(RNG.integers(-128, 128, (4, 2)).astype(np.int8), w) if constant else act((4, 2), w, 0)
+    tensors = [act((200, 2), x), weight, act((200, 4), y, 1)]
+    compare(model_of("FULLY_CONNECTED", tensors, [0, 1], [2], "FullyConnectedOptions"))
+
+
 def test_refusals():
     tensors = [act((1, 8)), int4((5, 8), 5), bias(5, "int32"), act((1, 5))]
     with pytest.raises(ModelError, match="int4 weights with a scale a channel"):

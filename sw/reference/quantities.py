@@ -42,10 +42,7 @@ def conv_parameters(model: Model, op: Operator):
     ins, y = tensors_of(model, op)
     x, w, b = (ins[2], ins[1], ins[3:]) if op.op == "TRANSPOSE_CONV" else (ins[0], ins[1], ins[2:])
     channels = w.shape[3] if op.op == "DEPTHWISE_CONV_2D" else w.shape[0]
-    if op.op == "FULLY_CONNECTED" and len(w.scales) == 1:
-        real = [float(x.scale * w.scale) / float(y.scale)]  # one scale: the product is a float in TFLM
-    else:
-        real = [float(x.scale) * float(s) / float(y.scale) for s in w.scales]
+    real = [float(x.scale) * float(s) / float(y.scale) for s in w.scales]
     pairs = np.array([scaled(op, arith.quantize_multiplier, r) for r in real], np.int32).reshape(-1, 2)
     pairs = np.broadcast_to(pairs, (channels, 2))
     bias = np.zeros(channels, np.int32)

@@ -33,9 +33,11 @@ def lstm_parameters(model: Model, op: Operator) -> dict:
     def pair(real):
         return scaled(op, arith.quantize_multiplier, real)
 
-    # TFLM multiplies the two scales in float32, then divides in double.
     gates = [
-        (pair(float(x.scale * w.scale) / GATE_SCALE), pair(float(h.scale * r.scale) / GATE_SCALE))
+        (
+            pair(float(x.scale) * float(w.scale) / GATE_SCALE),
+            pair(float(h.scale) * float(r.scale) / GATE_SCALE),
+        )
         for w, r in zip(tensors[WEIGHTS], tensors[RECURRENT])
         if w is not None and r is not None
     ]

@@ -12,7 +12,7 @@ def matmul_parameters(model: Model, op: Operator) -> dict:
     """m, s, z1, z2, zo: the output is requantize(sum (a - z1)(b - z2), m, s) + zo."""
     a, b = (model.tensors[i] for i in op.inputs)
     y = model.tensors[op.outputs[0]]
-    m, s = scaled(op, arith.quantize_multiplier, float(a.scale * b.scale) / float(y.scale))  # a float32 product in TFLM
+    m, s = scaled(op, arith.quantize_multiplier, float(a.scale) * float(b.scale) / float(y.scale))
     return dict(m=m, s=s, z1=a.zero_point, z2=b.zero_point, zo=y.zero_point)
 
 

@@ -15,11 +15,11 @@ def svdf_parameters(model: Model, op: Operator) -> dict:
     """feature, time: (multiplier, shift) of the products with the input and with the memory."""
     x, feature, time, _, state = (model.tensors[i] for i in op.inputs)
     y = model.tensors[op.outputs[0]]
-    # float32 throughout, as TFLM
-    return dict(
-        feature=scaled(op, arith.quantize_multiplier, x.scale * feature.scale / state.scale),
-        time=scaled(op, arith.quantize_multiplier, state.scale * time.scale / y.scale),
-    )
+
+    def pair(a, b, out):
+        return scaled(op, arith.quantize_multiplier, float(a.scale) * float(b.scale) / float(out.scale))
+
+    return dict(feature=pair(x, feature, state), time=pair(state, time, y))
 
 
 @kernel("SVDF")
