@@ -76,6 +76,16 @@ def test_transpose_conv_of_int16(of_bias):
     compare(model_of("TRANSPOSE_CONV", tensors, list(range(n)), [n], "TransposeConvOptions", **options))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+@pytest.mark.parametrize("activation", [1, 2, 3])
+def test_transpose_conv_with_activation(dtype, activation):
+    shape = const(np.array([1, 7, 5, 3], np.int32))
+    x, y = (act((1, 4, 3, 4)), act((1, 7, 5, 3), 0.07)) if dtype == "int8" else (wide((1, 4, 3, 4)), wide((1, 7, 5, 3)))
+    tensors = [shape, weights((3, 3, 3, 4), 3, 0, 0.02), x, y]
+    options = {"StrideH": 2, "StrideW": 2, "Padding": 0, "FusedActivationFunction": activation}
+    compare(model_of("TRANSPOSE_CONV", tensors, [0, 1, 2], [3], "TransposeConvOptions", **options))
+
+
 @pytest.mark.parametrize("channels", [1, 9])
 @pytest.mark.parametrize("of_bias", ["int64", "int32", "none", "none, 32 bits"])
 def test_fully_connected_of_int16(channels, of_bias):

@@ -373,7 +373,6 @@ def _check_transpose_conv(o, ins, outs):
     check_activation(y, o, x.dtype)
     need(len(x.shape) == 4 and len(w.shape) == 4, o, "input and weights must have 4 dimensions")
     p = o.options
-    need(p["activation"] == "NONE", o, "a fused activation is not supported")
     _weights(o, x, w, bias, w.shape[0], 0)
     need(w.shape[3] == x.shape[3], o, f"{x.shape[3]} input channels, weights for {w.shape[3]}")
     need(tuple(_integers(o, shape, "the output shape", 4)) == y.shape, o, f"output shape is {y.shape}, not as stated")
