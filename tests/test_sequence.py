@@ -167,7 +167,7 @@ def test_batch_matmul_with_a_constant(side):
 
 SOFTMAX = [
     (n, scale, beta, kinds)
-    for n in (1, 2, 37, 255, 1500)
+    for n in (1, 2, 37, 255, 1500, 5000)
     for scale in (1e-6, 0.003, 0.07, 1.9)
     for beta in (1.0, 0.37)
     for kinds in (("int8", "int8"), ("int8", "int16"), ("int16", "int16"), ("float32", "float32"))
