@@ -287,12 +287,11 @@ def _softmax_exps(x, scale, beta):
 def softmax(x, scale, beta=1.0, bits=8):
     """SOFTMAX of int8 over the last axis, output scale 2**-bits and zero point the smallest value of `bits` (8 or 16).
 
-    Where TFLM has no answer (see SOFTMAX_SUM; for 16 bits the sum of the exponentials must stay below 4096), its
-    formula is carried on.
+    Where TFLM has no answer (see SOFTMAX_SUM), its formula is carried on. From 4096 on, with 16 bits, the sum of the
+    exponentials is TFLM's, unsigned: right below 8192, then modulo that.
     """
     exps, inside = _softmax_exps(x, scale, beta)
-    total = np.where(inside, rounding_divide(exps, 12), 0).sum(axis=-1, keepdims=True)
-    total = saturate32(total)
+    total = np.where(inside, rounding_divide(exps, 12), 0).sum(axis=-1, keepdims=True) & 0xFFFFFFFF
     headroom = 32 - np.vectorize(int.bit_length, otypes=[np.int64])(total)
     reciprocal = one_over_one_plus(((total << headroom) & 0xFFFFFFFF) - (1 << 31))
     y = rounding_divide(doubling_high_multiply(reciprocal, exps), 12 - headroom + 31 - bits)
