@@ -4,7 +4,7 @@ import numpy as np
 
 from lepton.sw.compiler.emitter import Emitter, Feed, onto
 from lepton.sw.graph.model import Operator
-from lepton.sw.reference import golden
+from lepton.sw.reference import quantities
 
 
 def add_entries(e: Emitter, p: dict, reverse=False) -> int:
@@ -37,7 +37,7 @@ def binary(e: Emitter, op: Operator, out: int):
     half = e.config.acc_depth // 2
     a, b = (e.place(t).address for t in op.inputs[:2])
     product = op.op == "MUL"
-    p = golden.mul_parameters(e.model, op) if product else golden.add_parameters(e.model, op)
+    p = quantities.mul_parameters(e.model, op) if product else quantities.add_parameters(e.model, op)
     entry = e.add_param([(-p["z1"], -p["z2"], 0), (0, p["m"], p["s"])]) if product else add_entries(e, p)
     for at, bw, n in e.runs(e.tensor(out).size, half):
         block = (0, 0, 1, bw)
@@ -55,12 +55,12 @@ def binary(e: Emitter, op: Operator, out: int):
 
 def unary(e: Emitter, op: Operator, out: int):
     """A function of one value, through the table."""
-    e.table(golden.unary_table(e.model, op))
+    e.table(quantities.unary_table(e.model, op))
     e.copy_flat(e.place(op.inputs[0]).address, e.tensor(out).size, e.place(out).address, e.identity_entry(), table=1)
 
 
 def quantize(e: Emitter, op: Operator, out: int):
-    p = golden.quantize_parameters(e.model, op)
+    p = quantities.quantize_parameters(e.model, op)
     param = e.add_param([(-p["zi"], p["m"], p["s"])])
     source, target = e.place(op.inputs[0]).address, e.place(out).address
     e.copy_flat(source, e.tensor(out).size, target, param, zero_point=p["zo"])

@@ -8,11 +8,11 @@ from lepton.sw.compiler.emitter import Emitter, Window
 from lepton.sw.compiler.placement import place_tensors
 from lepton.sw.compiler.program import CompileError, HostStep, Layer, NpuStep, Place, Program
 from lepton.sw.graph.model import Model, Operator
-from lepton.sw.reference import golden
+from lepton.sw.reference import quantities
 
 BINARY = ("ADD", "SUB", "MUL")
 PADS = ("PAD", "PADV2")
-TABLES = tuple(name for name in golden.UNARY if name != "QUANTIZE")  # an entry scales QUANTIZE; it needs no table
+TABLES = tuple(name for name in quantities.UNARY if name != "QUANTIZE")  # an entry scales QUANTIZE; it needs no table
 KERNELS = {
     "MAX_POOL_2D": pooling.max_pool,
     "AVERAGE_POOL_2D": pooling.average_pool,
@@ -79,7 +79,7 @@ class Compiler(Emitter):
         if op.op == "AVERAGE_POOL_2D":
             counts = {count for _, count in pooling.average_regions(Window.of(self.model, op))}
             return None if all(map(pooling.average_scale, counts)) else "no exact scale for this window"
-        if op.op in golden.UNARY or op.op == "RESHAPE":
+        if op.op in quantities.UNARY or op.op == "RESHAPE":
             return None
         if op.op in PADS:
             pads = o["paddings"]
@@ -152,7 +152,7 @@ class Compiler(Emitter):
             if op.op not in TABLES and self.single_use(result):
                 following = ops[self.consumers[result][0]]
                 supported = self.why_host[following.index] is None
-                if following.op in golden.UNARY and supported and following.index not in done:
+                if following.op in quantities.UNARY and supported and following.index not in done:
                     done.add(following.index)
                     group.append(following)
             layers.append(("npu", group))
@@ -247,10 +247,10 @@ class Compiler(Emitter):
     def layer(self, ops: list[Operator]):
         """Emit the instructions of one group of fused operators."""
         out = ops[-1].outputs[0]
-        self.mapped = len(ops) > 1 and ops[-1].op in golden.UNARY
+        self.mapped = len(ops) > 1 and ops[-1].op in quantities.UNARY
         if self.mapped:
             *ops, function = ops
-            self.table(golden.unary_table(self.model, function))
+            self.table(quantities.unary_table(self.model, function))
         op = ops[0]
         if op.op not in convolution.OPERATORS:
             KERNELS[op.op](self, op, out)
