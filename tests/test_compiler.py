@@ -30,6 +30,14 @@ def pool(op, value, size, **attrs):
     return Node(op, (value,), {**kept, **attrs})
 
 
+def spread(value):
+    """A map as large as the one it is made of."""
+    return Node("MAX_POOL_2D", (value,), dict(kernel=(3, 3), stride=(1, 1), padding="SAME", activation=0))
+
+
+SPREAD = spread(0)
+
+
 def model(*nodes, shape=(1, 8, 8, 3)):
     return load_model(Graph(shape, (0.05, -3), nodes).to_bytes(), "net")
 
@@ -196,8 +204,8 @@ def test_a_residual_add_is_one_layer(op, operands):
 
 
 def test_a_difference_of_two_maps_runs_on_the_array():
-    made = model(Node("TANH", (0,)), Node("SUB", (0, 1), {"activation": 0}, 0, (1.0, 7)))
-    assert names(made) == ["TANH", "SUB"] and exact(made, SMALL)
+    made = model(SPREAD, Node("SUB", (0, 1), {"activation": 0}, 0, (1.0, 7)))
+    assert names(made) == ["MAX_POOL_2D", "SUB"] and exact(made, SMALL)
     assert [t["dual"] for t in instructions(compile_model(made, SMALL), isa.TAIL) if t["dual"]] == [3]
 
 
@@ -270,10 +278,30 @@ def test_a_unary_function_is_fused_into_any_layer(before):
 
 
 def test_no_fusion_of_a_function_with_a_value_that_others_read():
-    made = model(conv(), Node("TANH", (1,)), Node("MUL", (1, 2), {"activation": 0}, 0, (1.0, 0)))
-    assert names(made) == ["CONV_2D", "TANH", "MUL"] and exact(made, SMALL)
+    made = model(conv(), Node("TANH", (1,)), spread(1), Node("MUL", (2, 3), {"activation": 0}, 0, (1.0, 0)))
+    assert names(made) == ["CONV_2D", "TANH", "MAX_POOL_2D", "MUL"] and exact(made, SMALL)
+
+
+def test_operators_that_are_a_function_of_one_value_are_one_table():
+    """x * logistic(x), hard swish from its parts, one function of another: fused into the convolution, all of them."""
+    silu = model(conv(), Node("LOGISTIC", (1,)), Node("MUL", (1, 2), {"activation": 0}, 0, (1.0, 0)))
+    assert names(silu) == ["CONV_2D+LOGISTIC+MUL"] and exact(silu, SMALL)
     two = model(Node("TANH", (0,)), Node("LOGISTIC", (1,)))
-    assert names(two) == ["TANH", "LOGISTIC"] and exact(two, SMALL)
+    assert names(two) == ["TANH+LOGISTIC"] and exact(two, SMALL)
+    program = compile_model(silu, SMALL)
+    assert not {t for op in silu.operators[:2] for t in op.outputs} & set(program.places)
+
+
+def test_a_value_that_others_read_ends_a_function():
+    """The tanh is read by a pooling too: it is stored, and the logistic is a layer of its own."""
+    made = model(
+        conv(),
+        Node("TANH", (1,)),
+        Node("LOGISTIC", (2,)),
+        spread(2),
+        Node("ADD", (3, 4), {"activation": 0}, 0, (1.0, 0)),
+    )
+    assert names(made) == ["CONV_2D+TANH", "LOGISTIC", "MAX_POOL_2D", "ADD"] and exact(made, SMALL)
 
 
 # --- Input layout --------------------------------------------------------------------------------------------------

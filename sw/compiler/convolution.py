@@ -33,7 +33,7 @@ def stacking(e: Emitter, op: Operator) -> dict | None:
     """
     if op.op == "FULLY_CONNECTED" or dense_weights(e, op) is None or op.options["dilation_w"] != 1:
         return None
-    k = Window.of(e.model, op)
+    k = e.window(op)
     rows = e.config.rows
     if k.kh * -(-k.kw * k.c // rows) <= -(-k.kh * k.kw * k.c // rows):
         return None
@@ -269,14 +269,15 @@ class Convolution(Products):
     def __init__(self, e: Emitter, op: Operator):
         data = np.asarray(e.tensor(op.inputs[1]).data, np.int8)
         zero_point = e.tensor(op.inputs[0]).zero_point
-        address, stack = e.place(op.inputs[0]).address, e.place(op.inputs[0]).stack
+        place = e.place(e.activations(op)[0])
+        address, stack = place.address, place.stack
         if op.op == "FULLY_CONNECTED":
             inputs = data.shape[1]
             rows = e.tensor(op.inputs[0]).size // inputs
             super().__init__(e, op, Feed(address, rows, 1, inputs, zero_point=zero_point), rows, 1, data.shape[0])
             groups = flat_tiles(e, data.T)
         else:
-            k = Window.of(e.model, op)
+            k = e.window(op)
             feed = Feed(address, k.h, k.w, k.c, k.sy, k.sx, k.top, k.left, zero_point)
             super().__init__(e, op, feed, k.oh, k.ow, e.tensor(op.outputs[0]).shape[3])
             self.window = k
@@ -334,7 +335,7 @@ class Convolution(Products):
 
     def write_pooled(self, pool: Operator, out: int):
         """With the max pooling behind it: only the pooled map is written."""
-        e, cfg, p = self.e, self.e.config, Window.of(self.e.model, pool)
+        e, cfg, p = self.e, self.e.config, self.e.window(pool)
         for block in e.blocks(p.oh, p.ow, cfg.acc_depth // (p.kh * p.kw)):
             py, px, bh, bw = block
             self.multiply((py * p.sy, px * p.sx, bh * p.sy, bw * p.sx), 0, len(self.spans), release=1)

@@ -256,15 +256,13 @@ def maximum(e: Emitter, op: Operator, out: int):
 
 def unary(e: Emitter, op: Operator, out: int):
     """A function of one value, through the table."""
-    table = e.function(op)
-    assert table is not None
-    e.table(table)
+    e.table(e.expressions[op.index].table)
     copy(e, op, out, e.identity_entry(), table=1)
 
 
 def copy(e: Emitter, op: Operator, out: int, param: int, **tail):
     """All bytes of the operator's activation, one after the other."""
-    (t,) = (t for t in op.inputs if t >= 0 and not e.tensor(t).constant)
+    (t,) = e.activations(op)
     shape = (e.tensor(out).size,)
     move(e, View.dense(e.place(out).address, shape), View.dense(e.place(t).address, shape), param, **tail)
 

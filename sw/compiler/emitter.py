@@ -1,7 +1,7 @@
 """What all operators' compilation shares: tiles, parameters, instructions, blocks, and copies through the array."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -113,20 +113,37 @@ def onto(block: Block, address: int, width: int, channels: int) -> dict:
 
 
 _known: WeakKeyDictionary = WeakKeyDictionary()
-"""What the compilations of one model share: of its operators, what they move and their tables."""
+"""What the compilations of one model share: of its operators, what they move and the tables of expressions."""
 
 
-def table_of(model: Model, op: Operator) -> np.ndarray | None:
-    """int8[256] of an operator that is a function of one int8 value (index -128 first), else None."""
+@dataclass(frozen=True)
+class Expression:
+    """Operators that together are a function of one tensor, value by value; only the last one's result is used."""
+
+    root: int
+    ops: tuple[Operator, ...]
+    table: np.ndarray
+    """int8[256], index -128 first."""
+
+
+def value_by_value(model: Model, op: Operator) -> bool:
+    """Whether every value of the int8 output comes from the same value of each activation, and from scalars."""
+    if op.op not in VALUE_BY_VALUE or len(op.outputs) != 1:
+        return False
+    y = model.tensors[op.outputs[0]]
     ins = [model.tensors[t] for t in op.inputs if t >= 0]
-    moving = [t for t in ins if not t.constant]
-    if op.op not in VALUE_BY_VALUE or len(moving) != 1 or len(op.outputs) != 1:
-        return None
-    (x,) = moving
-    if any(t.size != 1 for t in ins if t.constant) or x.size != model.tensors[op.outputs[0]].size:
-        return None
-    (table,) = golden.run_operator(model, op, {x.index: np.arange(-128, 128).astype(np.int8)})
-    return table.reshape(256) if table.size == 256 else None
+    return all(t.size == (1 if t.constant else y.size) and t.dtype == y.dtype == "int8" for t in ins)
+
+
+def table_of(model: Model, root: int, ops: Sequence[Operator]) -> np.ndarray | None:
+    """int8[256] of operators that are a function of one tensor; None where the golden model cannot say."""
+    values = {root: np.arange(-128, 128).astype(np.int8)}
+    for op in ops:
+        (made,) = golden.run_operator(model, op, values)
+        values[op.outputs[0]] = np.asarray(made)
+        if made.size != 256:
+            return None
+    return values[ops[-1].outputs[0]].reshape(256)
 
 
 class Emitter:
@@ -152,7 +169,11 @@ class Emitter:
         self._identity: int | None = None
         known = _known.setdefault(model, ({}, {}))
         self._moves: dict[int, list[Piece]] = known[0]
-        self._functions: dict[int, np.ndarray | None] = known[1]
+        self._tables: dict[tuple[int, ...], np.ndarray | None] = known[1]
+        self.expressions: dict[int, Expression] = {}
+        """By the last operator of each."""
+        self.paddings: dict[int, Operator] = {}
+        """Convolutions whose windows reach over the border instead of reading what a PAD before them makes."""
         self.gathers: dict = {}
         """Tiles that bring bytes of given places to the columns (`strided.gather`)."""
         self.constants: dict[tuple, Span] = {}
@@ -176,8 +197,21 @@ class Emitter:
         return self.program.places[i]
 
     def activations(self, op: Operator) -> list[int]:
-        """The inputs that are not constant, each once."""
-        return list(dict.fromkeys(t for t in op.inputs if t >= 0 and not self.tensor(t).constant))
+        """What an operator reads besides constants, each once: of an expression and behind a padding, their input."""
+        if op.index in self.expressions:
+            return [self.expressions[op.index].root]
+        inputs = self.paddings.get(op.index, op).inputs
+        return list(dict.fromkeys(t for t in inputs if t >= 0 and not self.tensor(t).constant))
+
+    def window(self, op: Operator) -> Window:
+        """The window of a convolution or pooling over what it reads."""
+        k = Window.of(self.model, op)
+        if op.index in self.paddings:
+            pad = self.paddings[op.index]
+            (top, _), (left, _) = pad.options["paddings"][1:3]
+            _, h, w, _ = self.tensor(pad.inputs[0]).shape
+            k = replace(k, h=h, w=w, top=k.top + top, left=k.left + left)
+        return k
 
     def moves(self, op: Operator) -> list[Piece]:
         """What an operator moves. Raises NotStrided."""
@@ -185,11 +219,13 @@ class Emitter:
             self._moves[op.index] = pieces(self.model, op)
         return self._moves[op.index]
 
-    def function(self, op: Operator) -> np.ndarray | None:
-        """int8[256] of an operator that is a function of one int8 value (index -128 first), else None."""
-        if op.index not in self._functions:
-            self._functions[op.index] = table_of(self.model, op)
-        return self._functions[op.index]
+    def expression(self, root: int, ops: Sequence[Operator]) -> Expression | None:
+        """Operators as a function of one tensor, if they are. Raises ModelError where a scale is out of range."""
+        key = (root, *(op.index for op in ops))
+        if key not in self._tables:
+            self._tables[key] = table_of(self.model, root, ops)
+        table = self._tables[key]
+        return None if table is None else Expression(root, tuple(ops), table)
 
     # --- memories --------------------------------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler import convolution, elementwise, pooling
 from lepton.sw.compiler.convolution import Convolution
-from lepton.sw.compiler.emitter import Emitter, Window
+from lepton.sw.compiler.emitter import Emitter, value_by_value
 from lepton.sw.compiler.movement import MOVERS, NotStrided
 from lepton.sw.compiler.placement import place_tensors
 from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program
 from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference import quantities
 
+MOST_MEMBERS = 64  # of an expression
 BINARY = ("ADD", "SUB", "MUL")
 EXTREMES = ("MAXIMUM", "MINIMUM")
 SUMS = ("MEAN", "SUM")
@@ -53,11 +54,16 @@ class Compiler(Emitter):
         self.views: dict[int, tuple[int, int]] = {}
         """Tensors that are a part of another: that tensor, and the first byte in it."""
         self.why_host = {op.index: self.supports(op) for op in model.operators}
+        self.absorbed: set[int] = set()
+        """Operators of expressions and paddings that are part of another operator's layer."""
+        self.find_expressions()
+        self.find_paddings()
         self.consumers: dict[int, list[int]] = {}
         """Operators that read a tensor; -1 for the host, which reads the outputs."""
         for op in model.operators:
-            for t in op.inputs:
-                if t >= 0:
+            once = op.index in self.expressions or op.index in self.paddings
+            for t in self.activations(op) if once else op.inputs:
+                if t >= 0 and op.index not in self.absorbed:
                     self.consumers.setdefault(t, []).append(op.index)
         for t in model.outputs:
             self.consumers.setdefault(t, []).append(-1)
@@ -105,7 +111,8 @@ class Compiler(Emitter):
         if op.op == "QUANTIZE":
             quantities.quantize_parameters(self.model, op)
             return None
-        if self.function(op) is not None:
+        moving = self.activations(op)
+        if len(moving) == 1 and value_by_value(self.model, op) and self.expression(moving[0], [op]):
             return "a compact configuration has no table" if self.config.compact else None
         if op.op == "PRELU":
             if self.config.compact:
@@ -127,7 +134,7 @@ class Compiler(Emitter):
                 return f"a window of {kh}x{kw} needs {kh * kw} accumulators, acc_depth is {depth}"
             return None if max(kh, kw) < 16 else "a window above 15"
         if op.op == "AVERAGE_POOL_2D":
-            counts = {count for _, count in pooling.average_regions(Window.of(self.model, op))}
+            counts = {count for _, count in pooling.average_regions(self.window(op))}
             return None if all(map(pooling.average_scale, counts)) else "no exact scale for this window"
         if op.op in MOVERS:
             self.moves(op)
@@ -164,7 +171,7 @@ class Compiler(Emitter):
                 return "more than 2047 rows or 4095 columns"
         if "filter_h" not in op.options:
             return None
-        k = Window.of(self.model, op)
+        k = self.window(op)
         if max(k.sy, k.sx) > 15 and not (op.op == "AVERAGE_POOL_2D" and k.oh == k.ow == 1):
             return "stride above 15"
         if op.op not in convolution.OPERATORS and k.oh == k.ow == 1:
@@ -174,6 +181,60 @@ class Compiler(Emitter):
         return None
 
     # --- fusion ----------------------------------------------------------------------------------------------------
+
+    def find_expressions(self):
+        """Operators that together are a function of one tensor, as large as can be, from the last on."""
+        if self.config.compact:
+            return
+        ops = {op.index: op for op in self.model.operators}
+        maker = {t: op for op in self.model.operators for t in op.outputs}
+        readers: dict[int, set[int]] = {t: {-1} for t in self.model.outputs}
+        for op in self.model.operators:
+            for t in op.inputs:
+                readers.setdefault(t, set()).add(op.index)
+
+        def fits(op):
+            return self.why_host[op.index] is None and value_by_value(self.model, op)
+
+        for op in reversed(self.model.operators):
+            if op.index in self.absorbed or not fits(op):
+                continue
+            members, open_ends, best = {op.index}, set(self.activations(op)), None
+            while open_ends:
+                if len(open_ends) == 1:
+                    best = next(iter(open_ends)), set(members)
+                inner = [t for t in open_ends if t in maker and readers[t] <= members and fits(maker[t])]
+                if not inner or len(members) == MOST_MEMBERS:
+                    break
+                t = max(inner, key=lambda t: maker[t].index)
+                members.add(maker[t].index)
+                open_ends = open_ends - {t} | set(self.activations(maker[t]))
+            if best is None:
+                continue
+            root, members = best
+            found = self.expression(root, [ops[i] for i in sorted(members)])
+            if found is not None:
+                self.expressions[op.index] = found
+                self.absorbed |= members - {op.index}
+
+    def find_paddings(self):
+        """PADs with the zero point, in height and width, that only one convolution reads."""
+        readers: dict[int, list[Operator]] = {}
+        for op in self.model.operators:
+            for t in op.inputs:
+                readers.setdefault(t, []).append(op)
+        for pad in self.model.operators:
+            if pad.op not in PADS or self.why_host[pad.index] is not None or pad.outputs[0] in self.model.outputs:
+                continue
+            following = readers.get(pad.outputs[0], [])
+            if len(following) != 1 or following[0].op not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+                continue
+            conv = following[0]
+            if self.why_host[conv.index] is not None or conv.inputs[0] != pad.outputs[0]:
+                continue
+            if self.pads_map(pad) and pad.options["value"] == self.tensor(conv.inputs[0]).zero_point:
+                self.paddings[conv.index] = pad
+                self.absorbed.add(pad.index)
 
     def single_use(self, t) -> bool:
         """Whether a tensor has one reader, which is an operator."""
@@ -185,7 +246,7 @@ class Compiler(Emitter):
         done: set[int] = set()
         layers = []
         for op in self.model.operators:
-            if op.index in done:
+            if op.index in done or op.index in self.absorbed:
                 continue
             done.add(op.index)
             if self.why_host[op.index] is not None:
@@ -212,7 +273,7 @@ class Compiler(Emitter):
             if not self.uses_table(group[-1]) and self.single_use(result) and len(op.outputs) == 1:
                 following = ops[self.consumers[result][0]]
                 supported = self.why_host[following.index] is None and following.index not in done
-                if supported and self.function(following) is not None and not self.config.compact:
+                if supported and following.index in self.expressions:
                     done.add(following.index)
                     group.append(following)
             layers.append(("npu", group))
@@ -221,7 +282,11 @@ class Compiler(Emitter):
 
     def uses_table(self, op: Operator) -> bool:
         """Whether the operator alone needs the table for its own bytes."""
-        return op.op in ("MINIMUM", "REDUCE_MIN") or (op.op != "QUANTIZE" and self.function(op) is not None)
+        return op.op in ("MINIMUM", "REDUCE_MIN") or (op.index in self.expressions and not self.only_scales(op))
+
+    def only_scales(self, op: Operator) -> bool:
+        """Whether the operator is a QUANTIZE alone, which a scale computes as well as a table."""
+        return op.op == "QUANTIZE" and len(self.expressions[op.index].ops if op.index in self.expressions else "1") == 1
 
     def find_views(self, layers: list[tuple[str, list[Operator]]]):
         """Which tensors lie inside others: views, and parts of a concatenation that are made in their place."""
@@ -269,7 +334,7 @@ class Compiler(Emitter):
 
     def pool_fuses(self, pool: Operator) -> bool:
         """Windows tile the map without overlap or padding and fit a bank; the clamp commutes with the maximum."""
-        k = Window.of(self.model, pool)
+        k = self.window(pool)
         tiles = (k.kh, k.kw) == (k.sy, k.sx) and not k.padded
         return tiles and pool.options["activation"] == "NONE" and k.kh * k.kw <= self.config.acc_depth
 
@@ -302,7 +367,7 @@ class Compiler(Emitter):
                 dies[t] = i
             if kind == "npu":
                 on_array |= reads | writes
-                source = ops[0].inputs[0]
+                source = self.activations(ops[0])[0] if self.activations(ops[0]) else -1
                 if ops[0].op in convolution.OPERATORS and source in self.model.inputs and self.single_use(source):
                     stacks[source] = convolution.stacking(self, ops[0])
         for t in self.model.outputs:
@@ -344,14 +409,13 @@ class Compiler(Emitter):
     def layer(self, ops: list[Operator]):
         """Emit the instructions of one group of fused operators."""
         out = ops[-1].outputs[0]
-        table = self.function(ops[-1]) if len(ops) > 1 else None
-        self.mapped = table is not None
-        if table is not None:
+        self.mapped = len(ops) > 1 and ops[-1].index in self.expressions
+        if self.mapped:
+            self.table(self.expressions[ops[-1].index].table)
             ops = ops[:-1]
-            self.table(table)
         op = ops[0]
         if op.op not in convolution.OPERATORS:
-            if op.op != "QUANTIZE" and self.function(op) is not None:
+            if op.index in self.expressions and not self.only_scales(op):
                 elementwise.unary(self, op, out)
             elif op.op in PADS and self.pads_map(op):
                 elementwise.pad(self, op, out)
@@ -365,6 +429,14 @@ class Compiler(Emitter):
             conv.write_pooled(ops[1], out)
         else:
             conv.write_sum(ops[1], out)
+
+    def with_absorbed(self, ops: list[Operator]) -> list[Operator]:
+        """The operators of a layer with those that are part of them."""
+        out = []
+        for op in ops:
+            out += [self.paddings[op.index]] if op.index in self.paddings else []
+            out += self.expressions[op.index].ops if op.index in self.expressions else [op]
+        return out
 
     def pads_map(self, op: Operator) -> bool:
         """Whether windows over the border of a map do the padding."""
@@ -404,7 +476,7 @@ class Compiler(Emitter):
             except LayerError as error:
                 error.operator = ops[0].index
                 raise
-            needs = max((producer.get(t, -1) for op in ops for t in op.inputs if t >= 0), default=-1)
+            needs = max((producer.get(t, -1) for op in ops for t in self.activations(op)), default=-1)
             if needs > synced and needs >= segment_start:
                 self.set_flag(spans[needs], isa.TAIL, "post", last=True)
                 self.set_flag((start, len(program.words)), isa.MUL, "wait", last=False)
@@ -412,8 +484,10 @@ class Compiler(Emitter):
             spans.append((start, len(program.words)))
             for op in ops:
                 producer.update(dict.fromkeys(op.outputs, i))
-            indexes, name = tuple(op.index for op in ops), "+".join(op.op for op in ops)
-            macs = sum(self.macs(op) for op in ops)
+            whole = self.with_absorbed(ops)
+            name, macs = "+".join(op.op for op in whole), sum(self.macs(op) for op in whole)
+            indexes = tuple(op.index for op in whole if op.op not in PADS or op is ops[0])
+            indexes += tuple(op.index for op in whole if op.index not in indexes)
             program.layers.append(Layer(indexes, name, macs, start, len(program.words)))
         if running:
             self.emit(isa.END)

@@ -28,7 +28,7 @@ def onto_pooled(block: Block, k: Window, row: int, address: int, channels: int) 
 
 def max_pool(e: Emitter, op: Operator, out: int):
     """Blocks of the unpooled map are copied in; the tail's window takes the maximum."""
-    k, p, depth = Window.of(e.model, op), quantities.pool_parameters(e.model, op), e.config.acc_depth
+    k, p, depth = e.window(op), quantities.pool_parameters(e.model, op), e.config.acc_depth
     feed = Feed(e.place(op.inputs[0]).address, k.h, k.w, k.c, 1, 1, k.top, k.left, -128)
     scale = {"shared": 1, "clamp": 1, "param": e.identity_entry(), "low": p["low"], "high": p["high"]}
     # The unpooled block of n outputs a side is (n - 1) * stride + window a side.
@@ -84,7 +84,7 @@ def average_regions(k: Window) -> list[tuple[Block, int]]:
 
 def average_pool(e: Emitter, op: Operator, out: int):
     """Identity tiles for every tap sum up the window, padding adds 0; a global one sums all pixels into one entry."""
-    k, p = Window.of(e.model, op), quantities.pool_parameters(e.model, op)
+    k, p = e.window(op), quantities.pool_parameters(e.model, op)
     address, target = e.place(op.inputs[0]).address, e.place(out).address
     regions = average_regions(k)
     scales = {}
