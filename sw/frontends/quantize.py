@@ -394,6 +394,10 @@ class _Writer:
         state = self.add(f"{y.name}/hidden", (1, n), "int8", [hidden.scale], [hidden.zero_point], variable=True)
         cell = self.add(f"{y.name}/cell", (1, n), "int16", [2.0**exponent], [0], variable=True)
         inputs += [-1, -1, state, cell, -1, -1, -1, -1]
+        # The source starts every inference from zero, TFLite's variable tensors go on from the last one
+        zero = self.add(f"{y.name}/zero", (1, n), "int16", [2.0**exponent], [0], 0, np.zeros((1, n), np.int16))
+        for variable in (state, cell):
+            self.operator(node, "QUANTIZE", [zero], [variable])
         middle = [self.add(f"{y.name}/gate{i}", (0,), "float32") for i in range(4)]
         middle.append(self.add(f"{y.name}/product", (0,), "int8", [hidden.scale], [hidden.zero_point]))
         self.tensors[y] = self.activation(y, hidden)
