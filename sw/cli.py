@@ -116,7 +116,8 @@ def choose_inputs(arrays: dict, ends, name) -> dict:
         if x is not None:
             return {"input0": x}
     if not known and ends:
-        names = ", ".join(f"input{k} ({end.name})" for k, end in enumerate(ends))
+        names = ", ".join(f"input{k} or {end.name}" for k, end in enumerate(ends))
+        names += " or x or input" if len(ends) == 1 else ""
         raise UserError(f"{name}: holds {', '.join(arrays) or 'nothing'}; the model's inputs are {names}")
     return known
 
@@ -204,7 +205,7 @@ def command_run(args) -> int:
                 f"--output {args.output}: the model has {len(outputs)} outputs; give a name that ends in .npz"
             )
         if arrays and not len(arrays[0]):
-            raise UserError(f"{args.input}: shape is {arrays[0].shape}: no rows; give at least one")
+            raise UserError(f"{args.input}: shape is {arrays[0].shape}; the model takes {ends[0]} with N at least 1")
         found = session.run(arrays, reset=args.reset)
     made = list(found.values()) if isinstance(found, dict) else [found]
     if args.float:

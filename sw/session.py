@@ -28,13 +28,26 @@ def read_source(path: str | Path) -> bytes:
         raise ModelError(f"{path}: cannot be read ({error.strerror}): check the path") from None
 
 
+def most_vectors(model: Model) -> int:
+    """More vectors than the program of a model multiplies: each takes part in a product or carries a byte."""
+    most = 1 << 20
+    for op in model.operators:
+        tensors = [model.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
+        most += 4 * sum(t.size for t in tensors)
+        weights = [t for t in tensors if t.constant and len(t.shape) > 1]
+        if weights and op.outputs:
+            channels = weights[0].shape[-1 if op.op == "DEPTHWISE_CONV_2D" else 0]
+            most += 4 * model.tensors[op.outputs[0]].size * (weights[0].size // max(channels, 1))
+    return min(most, MAX_VECTORS)
+
+
 class _IssEngine:
     """The instruction-set simulator behind the engine interface: load, write activations, run, read activations."""
 
     def __init__(self, config: NpuConfig, program: Program):
         from lepton.sw.reference.iss import Iss
 
-        self.iss = Iss(config)
+        self.iss = Iss(config, limit=most_vectors(program.model))
         if not config.external_bytes:
             self.iss.external = program.external
         for region, data in program.images():
@@ -87,6 +100,10 @@ class End:
     row: tuple[int, ...]
     """Shape of one value in an array of many, (N, *row): `shape` without a leading 1."""
 
+    def __str__(self) -> str:
+        """Type and shape of an array of many."""
+        return f"{self.dtype} (N, {', '.join(map(str, self.row))})".replace(", )", ",)")
+
     @classmethod
     def of(cls, t: Tensor) -> "End":
         scale = float(t.scale) if len(t.scales) == 1 else 0.0
@@ -108,6 +125,8 @@ class End:
         return ((q.astype(np.float64) - self.zero_point) * self.scale).astype(np.float32)
 
 
+MAX_VECTORS = 1 << 30
+"""No program runs longer on the instruction set simulator."""
 Arrays = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
 
 
@@ -200,12 +219,13 @@ class Session:
         need(len(arrays) == len(ends), name, f"{given} for {takes if len(ends) != 1 else 'one input'}")
         for end, a in zip(ends, arrays):
             what = "input" if len(ends) == 1 else f"input {end.name!r}"
-            shape = f"(N{''.join(f', {d}' for d in end.row)}{',' * (not end.row)})"
-            hint = f": quantize it with scale {end.scale:g} and zero point {end.zero_point}" if end.scale else ""
-            if a.dtype != end.dtype:
-                raise ModelError(f"{what} has type {a.dtype}, the model takes {end.dtype} {shape}{hint}")
-            if a.shape[1:] != end.row or not a.ndim:
-                raise ModelError(f"{what} has shape {a.shape}, the model takes {shape}")
+            if a.dtype != end.dtype or a.shape[1:] != end.row or not a.ndim:
+                hint = ""
+                if a.dtype != end.dtype and end.scale:
+                    hint = f": quantize it with scale {end.scale:g} and zero point {end.zero_point}"
+                elif a.shape == end.row:
+                    hint = "; add the leading N with x[None]"
+                raise ModelError(f"{what} is {a.dtype} {a.shape}, the model takes {end}{hint}")
             need(len(a) == len(arrays[0]), what, f"{len(a)} rows, {len(arrays[0])} of the first input")
         return arrays
 
