@@ -1,4 +1,4 @@
-"""Stand-ins for the reference models, for who does not have them: nets of the same shapes, with weights drawn by chance.
+"""Stand-ins for the reference models: nets of the same shapes, with weights drawn by chance.
 
 `make(folder)` writes `models` (the four of MLPerf Tiny) and `zoo` (a block each), every .tflite with an .npz of `input`
 and `output` (N, ...), as TensorFlow Lite Micro computes them.
@@ -123,7 +123,9 @@ class Net:
         quant = self.quant(parts[0])
         for t in parts:  # the kernel only copies: they are quantised alike
             self.tensors[t] = (self.tensors[t][0], *quant, *self.tensors[t][3:])
-        return self.add_op("CONCATENATION", list(parts), self.tensor(shape, quant=quant), "ConcatenationOptions", Axis=-1)
+        return self.add_op(
+            "CONCATENATION", list(parts), self.tensor(shape, quant=quant), "ConcatenationOptions", Axis=-1
+        )
 
     def data(self) -> bytes:
         return build(self.tensors, self.operators, [self.x], [self.operators[-1][2][0]])
@@ -234,7 +236,17 @@ def pretrained_resnet_quant(n, x):
 @one(96, 96, 3)
 def vww_96_int8(n, x):
     x = n.conv(x, 8, stride=2, act=1)
-    for channels, stride in ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1)):
+    for channels, stride in (
+        (16, 1),
+        (32, 2),
+        (32, 1),
+        (64, 2),
+        (64, 1),
+        (128, 2),
+        *[(128, 1)] * 5,
+        (256, 2),
+        (256, 1),
+    ):
         x = n.conv(n.dw(x, stride=stride, act=1), channels, (1, 1), act=1)
     n.softmax(n.fc(n.flat(n.pool(x, (3, 3), kind="AVERAGE")), 2))
 
