@@ -11,7 +11,9 @@ def add_parser(subparsers) -> None:
     """Register `import`."""
     text = "import a network from ONNX, PyTorch, Keras or float TensorFlow Lite as an int8 .tflite"
     parser = subparsers.add_parser("import", help=text, description=text)
-    parser.add_argument("source", metavar="SOURCE", help=".onnx (float or QDQ)")
+    parser.add_argument(
+        "source", metavar="SOURCE", help=".onnx (float or QDQ), .pt2 (torch.export.save), .keras, or float .tflite"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="MODEL.tflite", help="file to write")
     parser.add_argument(
         "--calibrate",

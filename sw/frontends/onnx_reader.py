@@ -263,7 +263,7 @@ class _Reader:
 
     def _fold(self, node, inputs) -> tuple[Const, ...] | Const:
         op = node.op_type
-        first = inputs[0] if inputs else None
+        first: Any = inputs[0] if inputs else None
         if op in ("Identity", "Dropout"):
             return first
         if op == "Transpose" and first.quant is not None:
@@ -825,7 +825,7 @@ class _Reader:
         return self.unary("GELU", inputs[0], {"Approximate": attributes.get("approximate", b"none") == b"tanh"})
 
     def _Neg(self, inputs, attributes):
-        return self.binary("MUL", inputs[0], Const(np.float32(-1)))
+        return self.binary("MUL", inputs[0], Const(np.array(-1, np.float32)))
 
     def _Abs(self, inputs, attributes):
         return self.unary("ABS", inputs[0])
@@ -862,13 +862,17 @@ class _Reader:
         if a == 0:
             x = self.unary("RELU", x)
         elif a > LOWEST:
-            x = self.binary("MAXIMUM", x, Const(np.float32(a)))
-        return self.binary("MINIMUM", x, Const(np.float32(b))) if b < -LOWEST else x
+            x = self.binary("MAXIMUM", x, Const(np.array(a, np.float32)))
+        return self.binary("MINIMUM", x, Const(np.array(b, np.float32))) if b < -LOWEST else x
 
     def _HardSigmoid(self, inputs, attributes):
         alpha, beta = float(attributes.get("alpha", 0.2)), float(attributes.get("beta", 0.5))
-        y = self.binary("ADD", self.binary("MUL", inputs[0], Const(np.float32(6 * alpha))), Const(np.float32(6 * beta)))
-        return self.binary("MUL", self.unary("RELU6", y), Const(np.float32(1 / 6)))
+        y = self.binary(
+            "ADD",
+            self.binary("MUL", inputs[0], Const(np.array(6 * alpha, np.float32))),
+            Const(np.array(6 * beta, np.float32)),
+        )
+        return self.binary("MUL", self.unary("RELU6", y), Const(np.array(1 / 6, np.float32)))
 
     def _Identity(self, inputs, attributes):
         return inputs[0]
@@ -928,7 +932,7 @@ class _Reader:
         centred = self.binary("SUB", x, mean)
         square = self.binary("SQUARED_DIFFERENCE", x, mean)
         variance = self._mean("MEAN", square, axes, True)
-        root = self.unary("RSQRT", self.binary("ADD", variance, Const(np.float32(epsilon))))
+        root = self.unary("RSQRT", self.binary("ADD", variance, Const(np.array(epsilon, np.float32))))
         return self.binary("MUL", centred, root)
 
     # Shapes

@@ -151,9 +151,7 @@ def sink_reshapes(p: _Pass) -> None:
         others = [v for i, v in enumerate(node.inputs) if i != places[0]]
         if shape.y.shape[-1:] != channels or node.y.shape != shape.y.shape:
             continue
-        if any(
-            v is None or _per_channel(v.data, channels[0]) is None for v in others if v is None or v.data is not None
-        ):
+        if any(v is None or v.data is None or _per_channel(v.data, channels[0]) is None for v in others):
             continue
         inner = shape.x()
         if inner.quant is None:
@@ -241,7 +239,7 @@ def split_products(p: _Pass) -> None:
             if u.op != "STRIDED_SLICE" or u.x() is not node.y or u.options["ShrinkAxisMask"]:
                 break
             tables = [u.x(i).data for i in (1, 2, 3)]
-            parts = ir._slices(u, *tables, len(node.y.shape))
+            parts = ir.slices(u, tables[0], tables[1], tables[2], len(node.y.shape))
             if any(s != slice(0, None, 1) for s in parts[:-1]) or u.y.shape[:-1] != node.y.shape[:-1]:
                 break
             rows = np.arange(w.shape[0])[parts[-1]]

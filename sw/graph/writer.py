@@ -118,7 +118,7 @@ def write_model(
         tflite.OperatorAddInputs(b, ins)
         tflite.OperatorAddOutputs(b, outs)
         if table is not None:
-            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, o.options_kind))
+            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, str(o.options_kind)))
             tflite.OperatorAddBuiltinOptions(b, table)
         if middle is not None:
             tflite.OperatorAddIntermediates(b, middle)
