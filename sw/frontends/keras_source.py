@@ -48,19 +48,23 @@ def read_keras(source: Any, name: str | None = None) -> Graph:
     recurrent = [layer for layer in layers if type(layer).__name__ == "LSTM"]
     if not recurrent:
         return read_tflite(_converted(tf, source, source.inputs, name), name)
-    if not _is_chain(layers):
+    if type(source).__name__ != "Sequential" and not _is_chain(layers):
         raise ImportModelError(f"{name}: an LSTM in a network that is no chain of layers: export it to ONNX (tf2onnx)")
     return _chain(tf, layers, tuple(source.inputs[0].shape[1:]), name)
 
 
 def _converted(tf, model, inputs, name: str) -> bytes:
+    from tensorflow.python.framework.convert_to_constants import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        convert_variables_to_constants_v2,
+    )
+
     specs = [tf.TensorSpec((1, *t.shape[1:]), tf.float32) for t in inputs]
 
     def call(*x):
         return model(list(x) if len(x) > 1 else x[0], training=False)
 
     try:
-        function = tf.function(call).get_concrete_function(*specs)
+        function = convert_variables_to_constants_v2(tf.function(call).get_concrete_function(*specs))
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
         return converter.convert()
     except Exception as error:
