@@ -10,6 +10,7 @@ from lepton.sw.cli import DIGITS, main
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
 from lepton.sw.frontends.importer import cosine, import_model, read_source
+from lepton.sw.frontends.simplify import simplify, without_gelu
 from lepton.sw.frontends.tflite_reader import read_tflite
 from lepton.sw.graph.writer import OperatorSpec, TensorSpec, write_model
 
@@ -122,6 +123,36 @@ def test_scales_are_tflites():
     np.testing.assert_array_equal(weights.data, [[64, -127], [64, 127]])
     bias = next(t for t in model.tensors if t.dtype == "int32")
     np.testing.assert_array_equal(bias.data, np.round([1 / (0.02 * 2 / 127), -1 / (0.02 * 0.5 / 127)]))
+
+
+def test_a_norm_as_keras_writes_it_is_centred_first():
+    """x * r + -mean * r becomes (x - mean) * r, and NEG, which int8 has not, goes."""
+    x, mean, r, a, b, y, minus = (
+        Value(n, (1, 4) if n in "xay" else (1, 1)) for n in ("x", "m", "r", "a", "b", "y", "n")
+    )
+    table = Value("axes", (1,), np.array([1], np.int32))
+    nodes = [
+        Node("MEAN", [x, table], [mean], {"KeepDims": True}),
+        Node("NEG", [mean], [minus]),
+        Node("LOGISTIC", [mean], [r]),
+        Node("MUL", [x, r], [a], {"FusedActivationFunction": 0}),
+        Node("MUL", [minus, r], [b], {"FusedActivationFunction": 0}),
+        Node("ADD", [a, b], [y], {"FusedActivationFunction": 0}),
+    ]
+    data = floats(1, 4)
+    want = ir.evaluate(Graph(list(nodes), [x], [y]), data)[y]
+    graph = simplify(Graph(nodes, [x], [y]))
+    assert [n.op for n in graph.nodes] == ["MEAN", "LOGISTIC", "SUB", "MUL"]
+    np.testing.assert_allclose(ir.evaluate(graph, data)[y], want, rtol=1e-5)
+
+
+def test_without_gelu_is_near_gelu():
+    x, y = Value("x", (1, 200)), Value("y", (1, 200))
+    graph = Graph([Node("GELU", [x], [y], {"Approximate": False})], [x], [y])
+    data = np.linspace(-6, 6, 200, dtype=np.float32)[None]
+    other = without_gelu(graph)
+    assert [n.op for n in other.nodes] == ["MUL", "LOGISTIC", "MUL"]
+    assert 0.001 < np.abs(ir.evaluate(graph, data)[y] - ir.evaluate(other, data)[y]).max() < 0.021
 
 
 # lepton.compile

@@ -25,6 +25,11 @@ def add_parser(subparsers) -> None:
         action="store_true",
         help="inputs and outputs keep their channels last; else they are as in the source",
     )
+    parser.add_argument(
+        "--tflm",
+        action="store_true",
+        help="only operators that TensorFlow Lite Micro has: GELU becomes x * sigmoid(1.702 x)",
+    )
     parser.add_argument("--report", action="store_true", help="the agreement with the float model layer by layer")
     parser.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")
     parser.set_defaults(func=_import, handler=_import)

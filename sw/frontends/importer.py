@@ -13,6 +13,7 @@ from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends import keras_source, torch_source
 from lepton.sw.frontends.graph import Graph, ImportModelError, Value
 from lepton.sw.frontends.quantize import Quantized, Ranges, calibrate, quantize
+from lepton.sw.frontends.simplify import without_gelu
 from lepton.sw.frontends.tflite_reader import read_tflite
 from lepton.sw.graph.model import Model, ModelError
 from lepton.sw.graph.reader import load_model
@@ -132,15 +133,18 @@ def import_model(
     where: str = "calibration",
     progress=None,
     example_inputs: list[np.ndarray] | None = None,
+    tflm: bool = False,
 ) -> Imported:
     """An int8 model of a source (see `read_source`).
 
     calibration: (N, shape of the input) in the source's layout, a list of such for several inputs; None for sources
-    that are quantized (QDQ). nhwc: inputs and outputs keep their channels last, as they run. Raises ImportModelError.
+    that are quantized (QDQ). nhwc: inputs and outputs keep their channels last, as they run. tflm: only operators that
+    TFLM has (`without_gelu`). Raises ImportModelError.
     """
     arrays = [calibration] if isinstance(calibration, np.ndarray) else list(calibration or [])
     shapes = [(1, *a.shape[1:]) for a in arrays] or None
     graph = read_source(source, nhwc, shapes, name, example_inputs)
+    graph = without_gelu(graph) if tflm else graph
     turned = nhwc and not _channels_last(source)
     samples = samples_of(graph, arrays, turned, where) if arrays else []
     ranges = calibrate(graph, samples, progress) if samples else Ranges()
@@ -250,7 +254,9 @@ def command(args) -> int:
         raise UserError(f"{source}: no such file")
     arrays = load_calibration(args.calibrate) if args.calibrate else None
     steps = len(arrays[0]) if arrays is not None and arrays[0].ndim else 0
-    imported = import_model(source, arrays, args.nhwc, where=args.calibrate or "", progress=_progress(steps))
+    imported = import_model(
+        source, arrays, args.nhwc, where=args.calibrate or "", progress=_progress(steps), tflm=args.tflm
+    )
     with atomic(args.output) as temporary:
         temporary.write_bytes(imported.data)
     model = imported.model()

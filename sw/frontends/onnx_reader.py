@@ -28,6 +28,8 @@ except ImportError:
 MAX_PADDING = 65536
 MAX_STEPS = 256
 LOWEST = np.float32(-3.4e38)
+MASKED = np.float32(-16)
+"""What stands for minus infinity in a mask: exp(-16) is below an int8's 1/256, and the scores keep their resolution."""
 FOLDED = frozenset(
     "Abs Add And Cast Ceil Clip Concat ConstantOfShape Div Equal Exp Expand Flatten Floor Gather Greater Identity Less "
     "Log Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceProd Reshape Shape Slice Split Sqrt Squeeze Sub Tile "
@@ -748,7 +750,22 @@ class _Reader:
     # Elementwise
 
     def _Add(self, inputs, attributes):
-        return self.binary("ADD", *inputs)
+        return self.binary("ADD", *(_unmasked(x) for x in inputs))
+
+    def _Where(self, inputs, attributes):
+        choose, a, b = inputs
+        self.need(isinstance(choose, Const), "its condition depends on data: use arithmetic, or a constant mask")
+        keep = choose.data.astype(bool)
+        if isinstance(a, Const):
+            a, b, keep = b, a, ~keep
+        self.need(isinstance(a, Laid), "a constant where the network's data is expected")
+        if isinstance(b, Const) and (b.data < -1e4).all():  # a mask before a softmax
+            return self.binary("ADD", a, Const(np.where(keep, 0, MASKED).astype(np.float32)))
+        kept = self.binary("MUL", a, Const(keep.astype(np.float32)))
+        if isinstance(b, Laid):
+            return self.binary("ADD", kept, self.binary("MUL", b, Const((~keep).astype(np.float32))))
+        rest = np.where(keep, 0, b.data).astype(np.float32)
+        return kept if not rest.any() else self.binary("ADD", kept, Const(rest))
 
     def _Sub(self, inputs, attributes):
         a, b = inputs
@@ -1438,6 +1455,13 @@ def _turn_constant(x: Const, perm) -> Const:
         axis = perm.index(q.axis) if len(q.scales) > 1 else 0
         q = Quant(q.scales, q.zero_points, axis, q.stored.transpose(perm))
     return Const(x.data.transpose(perm), q)
+
+
+def _unmasked(x):
+    """A constant whose lowest values stand for minus infinity, with MASKED in their place."""
+    if isinstance(x, Const) and x.quant is None and x.data.dtype.kind == "f" and (x.data < -1e4).any():
+        return Const(np.where(x.data < -1e4, MASKED, x.data))
+    return x
 
 
 def _is(x, value: float) -> bool:
