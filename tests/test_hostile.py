@@ -114,7 +114,7 @@ def test_no_file(tmp_path):
         '{"rows":1e999}',
         " " * (2 << 20),
     ],
-    ids=str,
+    ids="floats float_counts bool name list brackets_in text number nesting digits infinity spaces".split()[:11],
 )
 def test_configurations(tmp_path, capsys, text):
     path = tmp_path / "c.json"
