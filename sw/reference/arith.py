@@ -109,6 +109,18 @@ def quantize_value(real: float, scale, zero_point: int) -> int:
     return int(zero_point) + _round_away(float(np.float32(real) / np.float32(scale)))
 
 
+def affine_quantize(x, scale, zero_point: int, dtype) -> np.ndarray:
+    """float32 QUANTIZE: round(x / scale) in float32, halves away from zero, plus the zero point, limited to the type.
+
+    What int32 can't hold becomes its smallest value before the zero point is added, as x86 converts (a NaN, too).
+    """
+    with np.errstate(all="ignore"):
+        whole = round_away(np.asarray(x, np.float32) / np.float32(scale)).astype(np.float64)
+    inside = np.abs(whole) < 1 << 31
+    whole = np.where(inside, whole, INT32_MIN).astype(np.int64)
+    return to_type(wrap32(whole + zero_point), dtype)
+
+
 def activation_range(activation: str, scale, zero_point: int, dtype="int8") -> tuple[int, int]:
     """Limits (low, high) of a fused activation in a quantized type."""
     low, high = LIMITS[dtype]
@@ -230,30 +242,124 @@ def tanh_table(in_scale, in_zero_point: int):
     return _sigmoid_table(in_scale, in_zero_point, _tanh_raw, 7, 0)
 
 
-def requantize_table(in_scale, in_zero_point, out_scale, out_zero_point, low=INT8_MIN, high=INT8_MAX):
-    """int8 to int8 QUANTIZE, and RELU with low at the output's zero."""
+def requantize_table(in_scale, in_zero_point, out_scale, out_zero_point):
+    """int8 to int8 QUANTIZE."""
     multiplier, shift = quantize_multiplier(float(np.float32(in_scale)) / float(np.float32(out_scale)))
-    return clamp8(requantize(INT8_VALUES - in_zero_point, multiplier, shift) + out_zero_point, low, high)
+    return clamp8(requantize(INT8_VALUES - in_zero_point, multiplier, shift) + out_zero_point)
+
+
+def relu(x, in_scale, in_zero_point, out_scale, out_zero_point, dtype="int8"):
+    """Quantized RELU."""
+    multiplier, shift = quantize_multiplier(float(np.float32(in_scale)) / float(np.float32(out_scale)))
+    low = max(LIMITS[dtype][0], out_zero_point)
+    return to_type(requantize(np.asarray(x, np.int64) - in_zero_point, multiplier, shift) + out_zero_point, dtype, low)
 
 
 def relu_table(in_scale, in_zero_point, out_scale, out_zero_point):
-    return requantize_table(in_scale, in_zero_point, out_scale, out_zero_point, max(INT8_MIN, out_zero_point))
+    return relu(INT8_VALUES, in_scale, in_zero_point, out_scale, out_zero_point)
+
+
+def relu6(x, in_scale, in_zero_point, dtype="int8"):
+    """Quantized RELU6: it keeps the quantisation of its input."""
+    high = min(LIMITS[dtype][1], quantize_value(6.0, in_scale, in_zero_point))
+    return to_type(np.minimum(np.maximum(x, in_zero_point), high), dtype)
 
 
 def relu6_table(in_scale, in_zero_point):
-    """RELU6 keeps the quantisation of its input."""
-    high = min(INT8_MAX, quantize_value(6.0, in_scale, in_zero_point))
-    return clamp8(np.minimum(np.maximum(INT8_VALUES, in_zero_point), high))
+    return relu6(INT8_VALUES, in_scale, in_zero_point)
+
+
+def _relux_table(low, high):
+    """LiteRT's RELU_0_TO_1 and RELU_N1_TO_1: QUANTIZE with the limits of the output's scale."""
+
+    def table(in_scale, in_zero_point, out_scale, out_zero_point):
+        least = max(INT8_MIN, quantize_value(low, out_scale, out_zero_point))
+        most = min(INT8_MAX, quantize_value(high, out_scale, out_zero_point))
+        multiplier, shift = quantize_multiplier(np.float32(in_scale) / np.float32(out_scale))
+        return clamp8(requantize(INT8_VALUES - in_zero_point, multiplier, shift) + out_zero_point, least, most)
+
+    return table
+
+
+relu_0_to_1_table = _relux_table(0.0, 1.0)
+relu_n1_to_1_table = _relux_table(-1.0, 1.0)
+
+
+def leaky_relu(x, in_scale, in_zero_point, out_scale, out_zero_point, alpha, dtype="int8"):
+    """Quantized LEAKY_RELU. The source says float32 for the ratios; the compiled kernel has doubles."""
+    s, o, a = float(np.float32(in_scale)), float(np.float32(out_scale)), float(np.float32(alpha))
+    x = np.asarray(x, np.int64) - in_zero_point
+    positive = requantize(x, *quantize_multiplier(s / o))
+    negative = requantize(x, *quantize_multiplier(s * abs(a) / o)) * (1 if a >= 0 else -1)
+    return to_type(np.where(x >= 0, positive, negative) + out_zero_point, dtype)
 
 
 def leaky_relu_table(in_scale, in_zero_point, out_scale, out_zero_point, alpha):
-    s, o, a = np.float32(in_scale), np.float32(out_scale), np.float32(alpha)
-    x = INT8_VALUES - in_zero_point
-    if a < 0:
-        raise ArithmeticRangeError(f"LEAKY_RELU with negative alpha {a}")
-    positive = requantize(x, *quantize_multiplier(s / o))
-    negative = requantize(x, *quantize_multiplier(s * a / o))
-    return clamp8(np.where(x >= 0, positive, negative) + out_zero_point)
+    return leaky_relu(INT8_VALUES, in_scale, in_zero_point, out_scale, out_zero_point, alpha)
+
+
+def absolute(x, in_scale, in_zero_point, out_scale, out_zero_point, dtype="int8"):
+    """Quantized ABS."""
+    value = np.abs(np.asarray(x, np.int64) - in_zero_point)
+    if np.float32(in_scale) != np.float32(out_scale):
+        value = requantize(value, *quantize_multiplier(np.float32(in_scale) / np.float32(out_scale)))
+    return to_type(value + out_zero_point, dtype)
+
+
+def abs_table(in_scale, in_zero_point, out_scale, out_zero_point):
+    return absolute(INT8_VALUES, in_scale, in_zero_point, out_scale, out_zero_point)
+
+
+def rsqrt_table(in_scale, in_zero_point, out_scale, out_zero_point):
+    """RSQRT. Below the zero point TFLM has no answer; the largest value stands there."""
+    multiplier, shift = quantize_multiplier(1.0 / float(np.sqrt(np.float32(in_scale)) * np.float32(out_scale)))
+    value = INT8_VALUES - in_zero_point
+    inverse, inverse_shift = inverse_sqrt(np.maximum(value, 1))
+    data = requantize(1, inverse, inverse_shift + 20)
+    y = clamp8(requantize(data, multiplier, shift - 20) + out_zero_point)
+    return np.where(value <= 0, np.int8(INT8_MAX), y)
+
+
+def float_table(function):
+    """Table of a float32 function, as LiteRT fills its look-up tables: dequantize, call, quantize, all in float32."""
+
+    def table(in_scale, in_zero_point, out_scale, out_zero_point, *options):
+        scale, inverse = np.float32(in_scale), np.float32(1) / np.float32(out_scale)
+        x = scale * (INT8_VALUES - in_zero_point).astype(np.float32)
+        with np.errstate(all="ignore"):
+            y = function(x, *options) * inverse
+        y = np.nan_to_num(round_away(y) + np.float32(out_zero_point), nan=INT8_MIN, posinf=1e9, neginf=-1e9)
+        return clamp8(y)
+
+    return table
+
+
+def round_away(x):
+    """float32 x rounded to an integer, halves away from zero (std::round)."""
+    x = np.asarray(x, np.float32)
+    return np.copysign(np.floor(np.abs(x).astype(np.float64) + 0.5), x).astype(np.float32)
+
+
+def elu_float(x):
+    """float32 ELU as its table has it."""
+    return np.where(x < 0, libm("expf", x) - np.float32(1), x)
+
+
+def gelu_float(x, approximate=False):
+    """float32 GELU (LiteRT)."""
+    half, one = np.float32(0.5), np.float32(1)
+    if approximate:
+        inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
+        return half * x * (one + libm("tanhf", inner))
+    return half * x * libm("erfcf", x * np.float32(-0.7071067811865476))
+
+
+elu_table = float_table(elu_float)
+gelu_table = float_table(gelu_float)
+exp_table = float_table(lambda x: libm("expf", x))
+log_table = float_table(lambda x: libm("logf", x))
+sign_table = float_table(np.sign)
+sqrt_table = float_table(np.sqrt)
 
 
 def _high16(a, b):

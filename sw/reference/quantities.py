@@ -60,7 +60,11 @@ def add_parameters(model: Model, op: Operator) -> dict:
     left = 15 if y.dtype == "int16" else 20
     kind = np.float32 if op.op == "SUB" else np.float64
     twice = 2 * kind(max(a.scale, b.scale))
-    real = [float(kind(a.scale) / twice), float(kind(b.scale) / twice), float(twice / (kind(1 << left) * kind(y.scale)))]
+    real = [
+        float(kind(a.scale) / twice),
+        float(kind(b.scale) / twice),
+        float(twice / (kind(1 << left) * kind(y.scale))),
+    ]
     if real[2] >= 1:
         raise ModelError(f"{op}: its output scale {y.scale} is far too small for its inputs")
     (m1, s1), (m2, s2), (mo, so) = (scaled(op, arith.quantize_multiplier, r) for r in real)
@@ -80,7 +84,7 @@ def sum_parameters(model: Model, op: Operator) -> dict:
 
 
 def difference_parameters(model: Model, op: Operator) -> dict:
-    """SQUARED_DIFFERENCE: left_shift (7, of int16 0), m1, s1, m2, s2 of the inputs, mo, so of the output, z1, z2, zo."""
+    """SQUARED_DIFFERENCE: left_shift (7, of int16 0), m1, s1, m2, s2 (inputs), mo, so (output), z1, z2, zo."""
     (a, b), y = tensors_of(model, op)
     left = 0 if y.dtype == "int16" else 7
     twice = 2 * float(max(a.scale, b.scale))

@@ -8,9 +8,9 @@ from lepton.sw.graph.writer import OperatorSpec, TensorSpec, write_model
 def build(tensors, operators, inputs, outputs) -> bytes:
     """Bytes of a model of one subgraph.
 
-    tensors: (shape, scale(s) or None, zero_point(s), data or None, quant_axis, then if need be dtype and whether it is a
-    variable), or a TensorSpec; the dtype is that of the data, without data int8. operators: (name, inputs, outputs, options), options None or (name of the options
-    table, field to value). inputs, outputs: tensor indexes.
+    tensors: (shape, scale(s) or None, zero_point(s), data or None, quant_axis, then if need be dtype and whether it is
+    a variable), or a TensorSpec; the dtype is that of the data, without data int8. operators: (name, inputs, outputs,
+    options), options None or (name of the options table, field to value). inputs, outputs: tensor indexes.
     """
     specs = [t if isinstance(t, TensorSpec) else _tensor(i, *t) for i, t in enumerate(tensors)]
     coded = [OperatorSpec(op, ins, outs, *(options or (None,))) for op, ins, outs, options in operators]
