@@ -74,7 +74,8 @@ def test_reads_from_a_path(shared):
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4))], [0, 0], [1], graph_inputs=[0]), "2 inputs"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4), -1.0)], [0], [1]), "scale is not a positive"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4), None)], [0], [1]), "needs one scale"),
-        (lambda: one_operator("CONV_2D", [act((1, 4)), act((1, 4))], [0, 1], [1]), "options are missing"),
+        (lambda: one_operator("CONV_2D", [act((1, 4)), act((1, 4))], [0, 1], [1]), "must have 4 dimensions"),
+        (lambda: one_operator("SOFTMAX", [act((1, 4)), act((1, 4), 1 / 256, -128)], [0], [1]), "beta 0.0"),
     ],
 )
 def test_errors_are_told_in_one_line(data, message):

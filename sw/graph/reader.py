@@ -23,7 +23,7 @@ from lepton.sw.graph.model import (
     need,
     tensor_name,
 )
-from lepton.sw.graph.operators import check_activation, indexes, read_operator
+from lepton.sw.graph.operators import check_operator, indexes, read_operator
 
 DTYPES = {
     tflite.TensorType.FLOAT32: "float32",
@@ -101,6 +101,7 @@ def _read(data: bytes, name: str) -> Model:
         need(not tensors[i].constant, tensor_name(tensors[i]), "a model input has constant data")
     for i in range(_count(graph.OperatorsLength(), "operators")):
         operator = read_operator(root, graph.Operators(i), i, tensors)
+        check_operator(operator, tensors)
         for j in operator.inputs:
             need(
                 j < 0 or j in known or tensors[j].constant,
@@ -115,7 +116,6 @@ def _read(data: bytes, name: str) -> Model:
     for i in outputs:
         need(i in known, "model outputs", f"{tensor_name(tensors[i])} is never computed")
     for i in inputs:
-        check_activation(tensors[i], "model input")
         need(
             tensors[i].shape and tensors[i].shape[0] == 1,
             tensor_name(tensors[i]),

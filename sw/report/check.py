@@ -267,13 +267,13 @@ def _refused_row(root, o, index, tensors, broken) -> dict:
     outs = [i for i in (o.Outputs(j) for j in range(min(o.OutputsLength(), 1024))) if 0 <= i < len(tensors)]
     where, reason = "npu or host", None
     bad = next((broken[i] for i in (*ins, *outs) if i in broken), None)
-    if op not in operators.OPERATORS:
+    if op not in operators.SPECS:
         where, reason = "unsupported", "the operator is not known" + (f": {HINTS[op]}" if op in HINTS else "")
     elif bad is not None:
         where, reason = "unsupported", bad
     else:
         try:
-            operators.read_operator(root, o, index, tensors)
+            operators.check_operator(operators.read_operator(root, o, index, tensors), tensors)
         except ModelError as why:
             where, reason = "unsupported", str(why).removeprefix(f"operator {index} ({op}): ")
     constants = [tensors[i] for i in ins if tensors[i].constant]
