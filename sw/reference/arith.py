@@ -81,6 +81,13 @@ def requantize(x, multiplier, shift, pre_shift=0):
     return rounding_divide(doubling_high_multiply(v, multiplier), np.maximum(-shift, 0))
 
 
+def requantize16(x, multiplier: int, shift: int):
+    """TFLM's MultiplyByQuantizedMultiplier of 48-bit x: a multiplier of 16 bits, one rounding, half up."""
+    reduced = (multiplier + (1 << 15)) >> 16 if multiplier < 0x7FFF0000 else 0x7FFF
+    total = 15 - shift
+    return wrap32((np.asarray(x, np.int64) * reduced + (np.int64(1) << (total - 1))) >> total)
+
+
 def _round_away(x: float) -> int:
     return int(math.floor(abs(x) + 0.5)) * (1 if x >= 0 else -1)
 

@@ -146,6 +146,13 @@ def mean_parameters(model: Model, op: Operator) -> dict:
     return dict(axis=op.options["axis"], count=count, m=m, s=s, zi=x.zero_point, zo=y.zero_point, low=low, high=high)
 
 
+def product_parameters(model: Model, op: Operator, count: int) -> tuple[int, int, int, int]:
+    """REDUCE_PROD of `count` values: multiplier, shift, zero points of input and output."""
+    x, y = model.tensors[op.inputs[0]], model.tensors[op.outputs[0]]
+    real = float(x.scale) / float(y.scale) ** (1.0 / count)
+    return *scaled(op, arith.quantize_multiplier, real), x.zero_point, y.zero_point
+
+
 def quantize_parameters(model: Model, op: Operator) -> dict:
     """QUANTIZE of integers to integers: m, s, zi, zo, low, high."""
     (x,), y = tensors_of(model, op)
@@ -220,3 +227,19 @@ def resize_indices(op: Operator, size: int, out: int) -> np.ndarray:
     place = (np.arange(out, dtype=np.float32) + np.float32(0.5 if half else 0)) * np.float32(scale)
     index = np.floor(place + np.float32(0.5)) if corners else np.floor(place)
     return np.clip(index.astype(np.int64), 0, size - 1)
+
+
+def bilinear_places(op: Operator, size: int, out: int):
+    """(lower, upper source index, share of the upper in 1024) of each of `out` places along an axis of `size`.
+
+    Of the integer RESIZE_BILINEAR; the share may be negative or above 1024 at borders.
+    """
+    scale = ((1 << 10) * size + out // 2) // out
+    if op.options["align_corners"] and out > 1:
+        scale = ((1 << 10) * (size - 1) + (out - 1) // 2) // (out - 1)
+    at = np.arange(out, dtype=np.int64) * scale
+    if op.options["half_pixel_centers"]:
+        at += scale // 2 - (1 << 9)
+    low = np.maximum(np.where(at < 0, -(-at >> 10), at >> 10), 0)  # C++ divides toward zero
+    high = np.minimum((at + 1023) >> 10, size - 1)
+    return low, high, at - 1024 * low
