@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lepton.rtl.spec import isa
+from lepton.rtl.spec.codec import CodecError, Record
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.program import CompileError, Place, Program
 from lepton.sw.graph.model import Model, Operator
@@ -141,15 +142,21 @@ class Emitter:
 
     # --- memories --------------------------------------------------------------------------------------------------
 
+    def _pack(self, record: Record, **values: int) -> bytes:
+        try:
+            return record.to_bytes(**values)
+        except CodecError as error:
+            raise self._exceeds(error) from None
+
+    def _exceeds(self, error: CodecError) -> CompileError:
+        return CompileError(f"{self.model.name}: a layer exceeds the instruction set ({error})")
+
     def add_param(self, entries) -> int:
         """Append (bias, multiplier, shift) entries; their first index."""
         first = len(self.param_words)
         for bias, multiplier, shift in entries:
-            self.param_words.append(
-                (int(bias) & 0xFFFFFFFF).to_bytes(4, "little")
-                + int(multiplier & 0xFFFFFFFF).to_bytes(4, "little")
-                + int(shift & 0xFF).to_bytes(1, "little")
-            )
+            bias = (int(bias) + 2**31) % 2**32 - 2**31  # accumulators wrap, so it counts modulo 2**32
+            self.param_words.append(self._pack(isa.PARAM, bias=bias, multiplier=multiplier, shift=shift))
         return first
 
     def identity_entry(self) -> int:
@@ -162,14 +169,15 @@ class Emitter:
         for tiles in groups:
             spans.append(Span(len(words), len(tiles), external))
             for i, t in enumerate(tiles):
-                raw = (
-                    (t.offset & ADDRESS_MASK)
-                    | (t.x & 0xFFFF) << 20
-                    | (t.y & 0xFF) << 36
-                    | t.skip << 44
-                    | (i == len(tiles) - 1) << 47
+                where = self._pack(
+                    isa.DESCRIPTOR,
+                    offset=t.offset & ADDRESS_MASK,  # addresses wrap
+                    x=t.x,
+                    y=t.y,
+                    skip=t.skip,
+                    last=i == len(tiles) - 1,
                 )
-                words.append(raw.to_bytes(6, "little") + np.ascontiguousarray(t.weights, np.int8).tobytes())
+                words.append(where + np.ascontiguousarray(t.weights, np.int8).tobytes())
         return spans
 
     def chunk_tiles(self, run: np.ndarray, offset: int, x: int, y: int) -> list[Tile]:
@@ -197,8 +205,8 @@ class Emitter:
     def emit(self, op, **values):
         try:
             self.program.words += isa.encode(op, **values)
-        except ValueError as error:
-            raise CompileError(f"{self.model.name}: a layer exceeds the instruction set ({error})") from None
+        except CodecError as error:
+            raise self._exceeds(error) from None
 
     def load(self, span: Span):
         if span.external:

@@ -54,6 +54,9 @@ class Compiler(Emitter):
     def supports(self, op: Operator) -> str | None:
         """None if the array runs the operator, else why not (it then runs on the host)."""
         o = op.options
+        for t in (*op.inputs, *op.outputs):
+            if t >= 0 and self.tensor(t).dtype != "int8" and not self.tensor(t).constant:
+                return f"{self.tensor(t).dtype} values"
         if op.op == "FULLY_CONNECTED":
             inputs = self.tensor(op.inputs[1]).shape[1]
             if self.tensor(op.inputs[0]).size != inputs:

@@ -17,6 +17,7 @@ from lepton.sw.graph.checks import check_activation, integers, same_shape, shape
 from lepton.sw.graph.model import (
     MAX_PRODUCTS,
     MAX_TENSOR_ELEMENTS,
+    STORED,
     ModelError,
     Operator,
     Tensor,
@@ -284,6 +285,25 @@ def _check_transpose_conv(o, ins, outs):
     need(y.shape[0] == x.shape[0] and y.shape[3] == w.shape[0], o, f"output shape {y.shape} does not fit")
 
 
+def _check_nothing(o, ins, outs):
+    """Checked elsewhere: what runs other graphs, with them."""
+
+
+def _check_handle(o, ins, outs):
+    need(outs[0].dtype == "resource" and outs[0].size == 1, o, f"its output is {outs[0].dtype}, not one resource")
+
+
+def _check_variable(o, ins, outs):
+    """READ_VARIABLE, ASSIGN_VARIABLE."""
+    handle, value = ins[0], (outs or ins[1:])[0]
+    need(handle.dtype == "resource" and handle.constant, o, "its variable does not come from a VAR_HANDLE")
+    need(value.dtype in STORED and value.dtype != "resource", o, f"a variable of type {value.dtype} is not supported")
+
+
+def _check_if(o, ins, outs):
+    need(ins[0].dtype == "bool" and ins[0].size == 1, o, "its condition is not one bool")
+
+
 _ARITHMETIC = ("float32", "int8", "int16", "int32", "int64")
 
 SPECS: dict[str, Spec] = {
@@ -292,10 +312,12 @@ SPECS: dict[str, Spec] = {
     "ADD_N": Spec(None, (1, 64), (1, 1), checks.add_n),
     "ARG_MAX": Spec(None, (2, 2), (1, 1), checks.arg_extreme),
     "ARG_MIN": Spec(None, (2, 2), (1, 1), checks.arg_extreme),
+    "ASSIGN_VARIABLE": Spec(None, (2, 2), (0, 0), _check_variable),
     "AVERAGE_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
     "BATCH_TO_SPACE_ND": Spec(None, (3, 3), (1, 1), checks.batches),
     "BROADCAST_ARGS": Spec(None, (2, 2), (1, 1), checks.broadcast_args),
     "BROADCAST_TO": Spec(None, (2, 2), (1, 1), checks.broadcast_to),
+    "CALL_ONCE": Spec("CallOnceOptions", (0, 0), (0, 0), _check_nothing),
     "CAST": Spec(None, (1, 1), (1, 1), checks.cast),
     "CEIL": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32")),
     "CONCATENATION": Spec("ConcatenationOptions", (1, 64), (1, 1), checks.concatenation),
@@ -323,6 +345,7 @@ SPECS: dict[str, Spec] = {
     "GREATER": Spec(None, (2, 2), (1, 1), checks.comparison),
     "GREATER_EQUAL": Spec(None, (2, 2), (1, 1), checks.comparison),
     "HARD_SWISH": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "IF": Spec("IfOptions", (1, 256), (0, 255), _check_if),
     "L2_NORMALIZATION": Spec(None, (1, 1), (1, 1), checks.l2_normalization),
     "L2_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
     "LEAKY_RELU": Spec("LeakyReluOptions", (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
@@ -335,7 +358,7 @@ SPECS: dict[str, Spec] = {
     "LOGISTIC": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
     "MAXIMUM": Spec(None, (2, 2), (1, 1), checks.binary(*checks.NUMBERS)),
     "MAX_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
-    "MEAN": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction("float32", "int8", "int16", "int32", "int64")),
+    "MEAN": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*_ARITHMETIC)),
     "MINIMUM": Spec(None, (2, 2), (1, 1), checks.binary(*checks.NUMBERS)),
     "MIRROR_PAD": Spec("MirrorPadOptions", (2, 2), (1, 1), checks.mirror_pad),
     "MUL": Spec("MulOptions", (2, 2), (1, 1), checks.binary(*_ARITHMETIC)),
@@ -349,13 +372,12 @@ SPECS: dict[str, Spec] = {
     "PRELU": Spec(None, (2, 2), (1, 1), checks.prelu),
     "QUANTIZE": Spec(None, (1, 1), (1, 1), checks.quantize),
     "RANK": Spec(None, (1, 1), (1, 1), checks.shape_of),
+    "READ_VARIABLE": Spec(None, (1, 1), (1, 1), _check_variable),
     "REDUCE_ALL": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction("bool")),
     "REDUCE_ANY": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction("bool")),
     "REDUCE_MAX": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*checks.NUMBERS)),
     "REDUCE_MIN": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*checks.NUMBERS)),
-    "REDUCE_PROD": Spec(
-        "ReducerOptions", (2, 2), (1, 1), checks.reduction("float32", "int8", "int16", "int32", "int64")
-    ),
+    "REDUCE_PROD": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*_ARITHMETIC)),
     "RELU": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
     "RELU6": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
     "RELU_0_TO_1": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
@@ -383,12 +405,14 @@ SPECS: dict[str, Spec] = {
     "SQUEEZE": Spec(None, (1, 1), (1, 1), checks.reshape),
     "STRIDED_SLICE": Spec("StridedSliceOptions", (4, 4), (1, 1), checks.strided_slice),
     "SUB": Spec("SubOptions", (2, 2), (1, 1), checks.binary(*_ARITHMETIC)),
-    "SUM": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction("float32", "int8", "int16", "int32", "int64")),
+    "SUM": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*_ARITHMETIC)),
     "TANH": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
     "TILE": Spec(None, (2, 2), (1, 1), checks.tile),
     "TRANSPOSE": Spec(None, (2, 2), (1, 1), checks.transpose),
     "TRANSPOSE_CONV": Spec("TransposeConvOptions", (3, 4), (1, 1), _check_transpose_conv),
     "UNPACK": Spec("UnpackOptions", (1, 1), (1, 64), checks.unpack),
+    "VAR_HANDLE": Spec("VarHandleOptions", (0, 0), (1, 1), _check_handle),
+    "WHILE": Spec("WhileOptions", (0, 256), (0, 256), _check_nothing),
     "ZEROS_LIKE": Spec(None, (1, 1), (1, 1), checks.zeros_like),
 }
 """The operators that can be read and run, by name."""
