@@ -97,7 +97,8 @@ def binary(*allowed):
 
 
 def prelu(o, ins, outs):
-    types(o, (*ins, outs[0]), ("float32", "int8", "int16"))
+    types(o, (ins[0], outs[0]), ("float32", "int8", "int16"))
+    types(o, ins[1:], ("float32",) if ins[0].dtype == "float32" else ("int8",))
     same_shape(o, ins[0], outs[0])
     broadcast(o, ins, outs[0])
 

@@ -2,7 +2,8 @@
 
 One module for the golden model, the instruction set simulator and the compiler. Values are held in int64 arrays and
 wrapped or saturated to 32 bits where the C++ does so; nothing depends on floating point except the conversion of real
-scales to multipliers, which follows the C++ expression by expression (double or float): it must be the same to the bit.
+scales to multipliers, which must be the same to the bit. Some of TFLM's expressions for them are of float32, but the
+interpreter that "exact" refers to computes all of them in double; `tests/test_kernels.py` tells if another does not.
 
 Rounding: `requantize` is the two-rounding form (gemmlowp): saturating rounding doubling high multiply, which rounds
 half up, then rounding divide by a power of two, half away from zero.
@@ -282,7 +283,7 @@ def _relux_table(low, high):
     def table(in_scale, in_zero_point, out_scale, out_zero_point):
         least = max(INT8_MIN, quantize_value(low, out_scale, out_zero_point))
         most = min(INT8_MAX, quantize_value(high, out_scale, out_zero_point))
-        multiplier, shift = quantize_multiplier(np.float32(in_scale) / np.float32(out_scale))
+        multiplier, shift = quantize_multiplier(float(np.float32(in_scale)) / float(np.float32(out_scale)))
         return clamp8(requantize(INT8_VALUES - in_zero_point, multiplier, shift) + out_zero_point, least, most)
 
     return table
@@ -293,7 +294,7 @@ relu_n1_to_1_table = _relux_table(-1.0, 1.0)
 
 
 def leaky_relu(x, in_scale, in_zero_point, out_scale, out_zero_point, alpha, dtype="int8"):
-    """Quantized LEAKY_RELU. The source says float32 for the ratios; the compiled kernel has doubles."""
+    """Quantized LEAKY_RELU."""
     s, o, a = float(np.float32(in_scale)), float(np.float32(out_scale)), float(np.float32(alpha))
     x = np.asarray(x, np.int64) - in_zero_point
     positive = requantize(x, *quantize_multiplier(s / o))
@@ -309,7 +310,7 @@ def absolute(x, in_scale, in_zero_point, out_scale, out_zero_point, dtype="int8"
     """Quantized ABS."""
     value = np.abs(np.asarray(x, np.int64) - in_zero_point)
     if np.float32(in_scale) != np.float32(out_scale):
-        value = requantize(value, *quantize_multiplier(np.float32(in_scale) / np.float32(out_scale)))
+        value = requantize(value, *quantize_multiplier(float(np.float32(in_scale)) / float(np.float32(out_scale))))
     return to_type(value + out_zero_point, dtype)
 
 
@@ -319,7 +320,7 @@ def abs_table(in_scale, in_zero_point, out_scale, out_zero_point):
 
 def rsqrt_table(in_scale, in_zero_point, out_scale, out_zero_point):
     """RSQRT. Below the zero point TFLM has no answer; the largest value stands there."""
-    multiplier, shift = quantize_multiplier(1.0 / float(np.sqrt(np.float32(in_scale)) * np.float32(out_scale)))
+    multiplier, shift = quantize_multiplier(1 / (math.sqrt(np.float32(in_scale)) * float(np.float32(out_scale))))
     value = INT8_VALUES - in_zero_point
     inverse, inverse_shift = inverse_sqrt(np.maximum(value, 1))
     data = requantize(1, inverse, inverse_shift + 20)
@@ -383,9 +384,9 @@ def _multiplier16(real) -> tuple[int, int]:
 
 def hard_swish_table(in_scale, in_zero_point, out_scale, out_zero_point):
     """HARD_SWISH in 16-bit fixed point."""
-    hires = np.float32(1.0 / 128.0) * np.float32(in_scale)
-    out_multiplier, out_exponent = _multiplier16(hires / np.float32(out_scale))
-    relu_multiplier, relu_exponent = _multiplier16(hires / (np.float32(3.0) / np.float32(32768.0)))
+    hires = float(np.float32(in_scale)) / 128
+    out_multiplier, out_exponent = _multiplier16(hires / float(np.float32(out_scale)))
+    relu_multiplier, relu_exponent = _multiplier16(hires / (3 / 32768))
     if out_exponent > 0:
         raise ArithmeticRangeError("HARD_SWISH whose output scale is 1/128 of the input scale or less")
     x = ((INT8_VALUES - in_zero_point) << 7).astype(np.int16).astype(np.int64)
@@ -483,8 +484,11 @@ def div(a, b, p: dict, dtype="int8"):
     inverse, shift = reciprocal(y)
     headroom = 31 - bit_length(np.where(x < 0, -x - 1, x))
     quotient = doubling_high_multiply(wrap32(x << headroom), inverse)
-    right = np.maximum(-(p["s"] - shift - headroom), 0)
-    scaled = rounding_divide(doubling_high_multiply(quotient, p["m"]), np.minimum(right, 62))
+    right = np.maximum(shift + headroom - p["s"], 0)
+    product = doubling_high_multiply(quotient, p["m"])
+    # a small quotient is shifted by 32 and more, which C++ leaves open and x86 takes modulo 32
+    wrapped = (product >> (right & 31)) + (product >= 0)
+    scaled = np.where(right < 32, rounding_divide(product, np.minimum(right, 31)), wrapped)
     return to_type(scaled + p["zo"], dtype, p["low"], p["high"])
 
 

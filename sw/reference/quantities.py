@@ -40,10 +40,7 @@ def conv_parameters(model: Model, op: Operator):
     ins, y = tensors_of(model, op)
     x, w, b = (ins[2], ins[1], ins[3:]) if op.op == "TRANSPOSE_CONV" else (ins[0], ins[1], ins[2:])
     channels = w.shape[3] if op.op == "DEPTHWISE_CONV_2D" else w.shape[0]
-    if op.op == "FULLY_CONNECTED" and len(w.scales) == 1:
-        real = [float(x.scale * w.scale) / float(y.scale)]  # one scale: the product is a float in TFLM
-    else:
-        real = [float(x.scale) * float(s) / float(y.scale) for s in w.scales]
+    real = [float(x.scale) * float(s) / float(y.scale) for s in w.scales]
     pairs = np.array([scaled(op, arith.quantize_multiplier, r) for r in real], np.int32).reshape(-1, 2)
     pairs = np.broadcast_to(pairs, (channels, 2))
     bias = np.zeros(channels, np.int32)
@@ -54,17 +51,11 @@ def conv_parameters(model: Model, op: Operator):
 
 
 def add_parameters(model: Model, op: Operator) -> dict:
-    """ADD and SUB: left_shift (20, of int16 15), m1, s1, m2, s2 of the inputs, mo, so of the output, z1, z2, zo, low,
-    high. TFLM computes the ratios of ADD in double, those of SUB in float32."""
+    """ADD, SUB: left_shift (20, of int16 15), m1, s1, m2, s2 (inputs), mo, so (output), z1, z2, zo, low, high."""
     (a, b), y = tensors_of(model, op)
     left = 15 if y.dtype == "int16" else 20
-    kind = np.float32 if op.op == "SUB" else np.float64
-    twice = 2 * kind(max(a.scale, b.scale))
-    real = [
-        float(kind(a.scale) / twice),
-        float(kind(b.scale) / twice),
-        float(twice / (kind(1 << left) * kind(y.scale))),
-    ]
+    twice = 2 * float(max(a.scale, b.scale))
+    real = [float(a.scale) / twice, float(b.scale) / twice, twice / ((1 << left) * float(y.scale))]
     if real[2] >= 1:
         raise ModelError(f"{op}: its output scale {y.scale} is far too small for its inputs")
     (m1, s1), (m2, s2), (mo, so) = (scaled(op, arith.quantize_multiplier, r) for r in real)
@@ -104,7 +95,7 @@ def comparison_parameters(model: Model, op: Operator) -> dict:
 def div_parameters(model: Model, op: Operator) -> dict:
     """DIV: m, s, z1, z2, zo, low, high."""
     (a, b), y = tensors_of(model, op)
-    m, s = scaled(op, arith.quantize_multiplier, float(a.scale / (b.scale * y.scale)))
+    m, s = scaled(op, arith.quantize_multiplier, float(a.scale) / (float(b.scale) * float(y.scale)))
     low, high = output_range(op, y)
     return dict(m=m, s=s, z1=a.zero_point, z2=b.zero_point, zo=y.zero_point, low=low, high=high)
 
