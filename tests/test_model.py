@@ -68,7 +68,7 @@ def test_reads_from_a_path(shared):
         (lambda: conv(w=act((6, 3, 3, 3))), "must be constant"),
         (lambda: conv(w=ints(np.zeros((6, 3, 3, 3)))), "not int8"),
         (lambda: conv(w=((6, 3, 3, 3), 0.1, 0, np.zeros(7, np.int8), 0)), "bytes of data"),
-        (lambda: one_operator("FLOOR", [act((1, 4)), act((1, 4))], [0], [1]), "operator not supported"),
+        (lambda: one_operator("UNIQUE", [act((1, 4)), act((1, 4))], [0], [1]), "operator not supported"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4))], [7], [1], graph_inputs=[0]), "tensor index 7"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4))], [1], [1], graph_inputs=[0]), "not computed before"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4))], [0, 0], [1], graph_inputs=[0]), "2 inputs"),

@@ -7,15 +7,8 @@ import flatbuffers
 import numpy as np
 import tflite
 
-TYPES = {
-    "float32": tflite.TensorType.FLOAT32,
-    "int4": tflite.TensorType.INT4,
-    "int8": tflite.TensorType.INT8,
-    "int16": tflite.TensorType.INT16,
-    "int32": tflite.TensorType.INT32,
-    "int64": tflite.TensorType.INT64,
-    "bool": tflite.TensorType.BOOL,
-}
+TYPES = {name.lower(): number for name, number in vars(tflite.TensorType).items()}
+"""The schema's number of a type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +100,7 @@ def write_model(
         if o.options_kind is not None:
             # vectors first: flatbuffers builds no table inside another
             values = {k: ints(v) if isinstance(v, (list, tuple)) else v for k, v in o.options.items()}
+            values = {k: b.CreateString(v) if isinstance(v, str) else v for k, v in values.items()}
             getattr(tflite, f"{o.options_kind}Start")(b)
             for key, value in values.items():
                 getattr(tflite, f"{o.options_kind}Add{key}")(b, value)
