@@ -13,8 +13,9 @@ TYPES = {name.lower(): number for name, number in vars(tflite.TensorType).items(
 
 @dataclass(frozen=True, eq=False)
 class TensorSpec:
-    """A tensor to write. `data`: constant contents, of `dtype`; `scales`, `zero_points`: one, or one for each index of
-    axis `quant_axis`, none if not quantised; `variable`: state that stays from one inference to the next."""
+    """A tensor to write. `data`: constant contents, of `dtype` (int4: bytes of two values, the first in the low half);
+    `scales`, `zero_points`: one, or one for each index of axis `quant_axis`, none if not quantised; `variable`: state
+    that stays from one inference to the next."""
 
     name: str
     shape: Sequence[int]
