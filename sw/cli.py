@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lepton.fpga import build as fpga_build
 from lepton.sw import BACKENDS, SERIAL
+from lepton.sw.frontends import command as frontends
 from lepton.sw.report import bench, check, profile
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
@@ -331,7 +332,7 @@ def build_parser() -> Parser:
     )
     backend(sim, "rtl")
     add("devices", command_devices, "list the serial ports, for --backend serial:PORT")
-    for module in (check, bench, profile, fpga_build):
+    for module in (frontends, check, bench, profile, fpga_build):
         module.add_parser(commands)
     return parser
 
