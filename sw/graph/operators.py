@@ -359,7 +359,6 @@ SPECS: dict[str, Spec] = {
     "LOGICAL_NOT": Spec(None, (1, 1), (1, 1), checks.plain_unary("bool")),
     "LOGICAL_OR": Spec(None, (2, 2), (1, 1), checks.logical),
     "LOGISTIC": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
-    "LOG_SOFTMAX": Spec("LogSoftmaxOptions", (1, 1), (1, 1), check_log_softmax),
     "MAXIMUM": Spec(None, (2, 2), (1, 1), checks.binary(*checks.NUMBERS)),
     "MAX_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
     "MEAN": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*_ARITHMETIC)),
