@@ -224,7 +224,8 @@ def input_radius(integer_bits: int, left_shift: int) -> int:
 
 
 def _sigmoid_table(in_scale, in_zero_point, function, output_bits, out_zero_point):
-    multiplier, left = quantize_multiplier(float(np.float32(in_scale)) * (1 << 27))
+    # From 2**31 on the radius is 0: no value is inside.
+    multiplier, left = quantize_multiplier(min(float(np.float32(in_scale)) * (1 << 27), 2.0**31 - 1))
     radius = input_radius(4, left)
     x = INT8_VALUES - in_zero_point
     inside = np.abs(x) < radius
