@@ -74,6 +74,8 @@ class Compiler(Emitter):
         """None if the array runs the operator, else why not (it then runs on the host)."""
         if op.index in self.host:
             return self.host[op.index]
+        if any(self.tensor(t).variable for t in op.outputs):
+            return "writes to state"
         for t in (*self.activations(op), *op.outputs):
             if self.tensor(t).dtype != "int8":
                 return f"{self.tensor(t).dtype} values"
@@ -87,7 +89,7 @@ class Compiler(Emitter):
         if op.op in convolution.OPERATORS or op.op == "TRANSPOSE_CONV":
             if not self.tensor(op.inputs[1]).constant:
                 return "weights that are not constant"
-            if self.tensor(op.inputs[1]).dtype != "int8":
+            if self.tensor(op.inputs[1]).dtype not in ("int8", "int4"):  # int4 are stored as int8
                 return f"{self.tensor(op.inputs[1]).dtype} weights"
         if op.op == "FULLY_CONNECTED":
             inputs = self.tensor(op.inputs[1]).shape[1]
@@ -396,15 +398,25 @@ class Compiler(Emitter):
     # --- layers ----------------------------------------------------------------------------------------------------
 
     def macs(self, op: Operator) -> int:
+        """Multiplications of weights, or of two activations; those at places that are padding included."""
+        out = self.tensor(op.outputs[0]).size if op.outputs else 0
+        if op.op == "BATCH_MATMUL":
+            left = self.tensor(op.inputs[0]).shape
+            return out * left[-2 if op.options["adj_x"] else -1]
+        if op.op == "UNIDIRECTIONAL_SEQUENCE_LSTM":
+            return 4 * out * sum(self.tensor(op.inputs[i]).shape[1] for i in (1, 5))
+        if op.op == "SVDF":
+            (filters, inputs), memory = self.tensor(op.inputs[1]).shape, self.tensor(op.inputs[2]).shape[1]
+            return self.tensor(op.outputs[0]).shape[0] * filters * (inputs + memory)
         if op.op not in (*convolution.OPERATORS, "TRANSPOSE_CONV"):
             return 0
         weights = self.tensor(op.inputs[1]).shape
         if op.op == "TRANSPOSE_CONV":
             return self.tensor(op.inputs[2]).size * weights[0] * weights[1] * weights[2]
         if op.op == "FULLY_CONNECTED":
-            return self.tensor(op.outputs[0]).size * weights[1]
+            return out * weights[1]
         per = weights[1] * weights[2] * (weights[3] if op.op == "CONV_2D" else 1)
-        return self.tensor(op.outputs[0]).size * per
+        return out * per
 
     def layer(self, ops: list[Operator]):
         """Emit the instructions of one group of fused operators."""
