@@ -63,6 +63,11 @@ class Record:
             at += f.bits
         return out
 
+    @cached_property
+    def _layout(self) -> tuple[tuple[Field, int, int, int, int], ...]:
+        """Of each field: itself, its least and greatest value, its mask, its first bit."""
+        return tuple((f, f.low, f.high, (1 << f.bits) - 1, self.offsets[f.name]) for f in self.fields)
+
     def _refuse(self, f: Field, value: int) -> CodecError:
         return CodecError(f"{self.name}.{f.name}={value}: must be {f.low} to {f.high} ({f.bits} bits)")
 
@@ -71,11 +76,11 @@ class Record:
     def pack(self, values: Mapping[str, int]) -> int:
         """The record as a number; a field that `values` leaves out is 0. Raises CodecError."""
         raw = 0
-        for f in self.fields:
+        for f, low, high, mask, at in self._layout:
             v = int(values.get(f.name, 0))
-            if not f.low <= v <= f.high:
+            if not low <= v <= high:
                 raise self._refuse(f, v)
-            raw |= (v & (1 << f.bits) - 1) << self.offsets[f.name]
+            raw |= (v & mask) << at
         unknown = values.keys() - self.offsets.keys()
         if unknown:
             raise CodecError(f"{self.name} has no field {min(unknown)!r}")
@@ -84,9 +89,9 @@ class Record:
     def unpack(self, raw: int) -> dict[str, int]:
         """The fields of a number; bits beyond them are not looked at."""
         out = {}
-        for f in self.fields:
-            v = raw >> self.offsets[f.name] & (1 << f.bits) - 1
-            out[f.name] = v - (1 << f.bits) if v > f.high else v
+        for f, _, high, mask, at in self._layout:
+            v = raw >> at & mask
+            out[f.name] = v - mask - 1 if v > high else v
         return out
 
     def to_bytes(self, **values: int) -> bytes:

@@ -12,7 +12,7 @@ from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.movement import Piece, pieces
 from lepton.sw.compiler.program import LayerError, Place, Program
 from lepton.sw.graph.model import Model, Operator
-from lepton.sw.reference import golden
+from lepton.sw.reference import arith, golden
 
 VALUE_BY_VALUE = frozenset(
     "ABS ADD CEIL COS ELU EXP FLOOR GELU HARD_SWISH LEAKY_RELU LOG LOGISTIC MAXIMUM MINIMUM MUL NEG PRELU QUANTIZE "
@@ -229,9 +229,9 @@ class Emitter:
 
     # --- memories --------------------------------------------------------------------------------------------------
 
-    def _pack(self, record: Record, **values: int) -> bytes:
+    def _pack(self, record: Record, values: np.ndarray) -> np.ndarray:
         try:
-            return record.to_bytes(**values)
+            return record.pack_array(values)
         except CodecError as error:
             raise self._exceeds(error) from None
 
@@ -241,10 +241,11 @@ class Emitter:
 
     def add_param(self, entries) -> int:
         """Append (bias, multiplier, shift) entries; their first index."""
-        first = len(self.param_words)
-        for bias, multiplier, shift in entries:
-            bias = (int(bias) + 2**31) % 2**32 - 2**31  # accumulators wrap, so it counts modulo 2**32
-            self.param_words.append(self._pack(isa.PARAM, bias=bias, multiplier=multiplier, shift=shift))
+        first, values = len(self.param_words), np.array(list(entries), np.int64).reshape(-1, 3)
+        records = np.zeros(len(values), [(f.name, np.int64) for f in isa.PARAM])
+        records["bias"] = arith.wrap32(values[:, 0])  # accumulators wrap, so it counts modulo 2**32
+        records["multiplier"], records["shift"] = values[:, 1], values[:, 2]
+        self.param_words += [raw.tobytes() for raw in self._pack(isa.PARAM, records)]
         return first
 
     def most_constants(self) -> int:
@@ -259,21 +260,18 @@ class Emitter:
 
     def add_tiles(self, groups: list[list[Tile]], external: bool = False) -> list[Span]:
         """Append the tiles of each group to the weight store or the external memory; the span of each group."""
-        spans = []
         words = self.external_words if external else self.tile_words
-        for tiles in groups:
-            spans.append(Span(len(words), len(tiles), external))
-            for i, t in enumerate(tiles):
-                where = self._pack(
-                    isa.DESCRIPTOR,
-                    offset=t.offset & ADDRESS_MASK,  # addresses wrap
-                    x=t.x,
-                    y=t.y,
-                    skip=t.skip,
-                    last=i == len(tiles) - 1,
-                )
-                words.append(where + np.ascontiguousarray(t.weights, np.int8).tobytes())
-        return spans
+        first = len(words)
+        ends = np.cumsum([len(tiles) for tiles in groups])
+        flat = [t for tiles in groups for t in tiles]
+        records = np.zeros(len(flat), [(f.name, np.int64) for f in isa.DESCRIPTOR])
+        records["offset"] = [t.offset & ADDRESS_MASK for t in flat]  # addresses wrap
+        for name in ("x", "y", "skip"):
+            records[name] = [getattr(t, name) for t in flat]
+        records["last"][ends - 1] = 1
+        for where, t in zip(self._pack(isa.DESCRIPTOR, records), flat):
+            words.append(where.tobytes() + np.ascontiguousarray(t.weights, np.int8).tobytes())
+        return [Span(first + int(end) - len(tiles), len(tiles), external) for end, tiles in zip(ends, groups)]
 
     def chunk_tiles(self, run: np.ndarray, offset: int, x: int, y: int) -> list[Tile]:
         """Tiles of one contiguous run: (bytes, cols) weights cut every `rows` bytes; all-zero tiles are left out."""

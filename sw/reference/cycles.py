@@ -27,6 +27,8 @@ class Timing:
     causes: dict[str, int] = field(default_factory=dict)
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)
     """First word of a MUL or TAIL: (cycle its work began, cycle its last result was written)."""
+    cuts: dict[int, dict[str, int]] = field(default_factory=dict)
+    """By the word of each instruction: causes, without drain, of the program cut by an END there."""
     issues: list[tuple[int, int, int]] = field(default_factory=list)
     """Tile passes: (word of the MUL, first cycle, vectors)."""
 
@@ -50,6 +52,8 @@ class _Run:
         self.timing = Timing()
         self.gaps = dict.fromkeys(Cause, 0)
         self.done_fetching = self.multiply_idle = self.tail_idle = 0
+        self.taken: dict[int, int] = {}  # cycle in which the last word before an instruction is taken
+        self.passed: list[tuple[int, int, dict[Cause, int]]] = []  # of each MUL: word, last issue, causes until then
 
     @staticmethod
     def _decode(words, pc):
@@ -67,7 +71,8 @@ class _Run:
     def fetch(self):
         taken = self.lat.fetch - 1  # word k is taken in cycle start + latency + k
         target = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail"}
-        for _, op, _ in self.program:
+        for pc, op, _ in self.program:
+            self.taken[pc] = taken
             taken += op.words
             if op is isa.END:
                 break
@@ -200,6 +205,7 @@ class _Run:
                     self.ready.append(end + self.lat.bank_ready)
             self.timing.spans[pc] = (first_issue, end + self.lat.sums)
             self.engine_free["mul"].append(end + self.lat.sums + 1)
+            self.passed.append((pc, end, dict(gaps)))
         self.multiply_end = end
         self.multiply_idle = (self.ready[-1] if self.ready else end) + 1
 
@@ -287,6 +293,19 @@ class _Run:
             self.timing.spans[pc] = (first, done)
             self.tail_idle = done + 1
 
+    def cuts(self) -> dict[int, dict[str, int]]:
+        """What comes later in a program changes nothing before: the cuts are read off the whole run."""
+        out, n = {}, 0
+        passed = [(-1, 0, dict.fromkeys(Cause, 0)), *self.passed]
+        for pc, taken in self.taken.items():
+            while n + 1 < len(passed) and passed[n + 1][0] < pc:
+                n += 1
+            _, end, causes = passed[n]
+            counts = {cause.name.lower(): count for cause, count in causes.items()}
+            counts["fetch"] += 1 + max(0, taken + 2 - end)
+            out[pc] = counts | {"drain": 0}
+        return out
+
     def run(self) -> Timing:
         processes = {name: getattr(self, name)() for name in ("fetch", "loader", "multiply", "tail")}
         state = None
@@ -339,4 +358,5 @@ def predict(
     busy = sum(causes.values())
     causes[Cause.DRAIN] = end - busy
     timing.causes = {cause.name.lower(): causes[cause] for cause in Cause}
+    timing.cuts = run.cuts()
     return timing

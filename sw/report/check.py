@@ -25,7 +25,7 @@ from lepton.sw.graph import operators, reader
 from lepton.sw.graph.model import MAX_FILE_BYTES, MAX_OBJECTS, MAX_RANK, Model, ModelError, Tensor
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith
-from lepton.sw.reference.cycles import predict
+from lepton.sw.reference.cycles import Timing, predict
 
 CAUSES = tuple(cause.name.lower() for cause in isa.Cause)
 HINTS = {
@@ -94,10 +94,17 @@ def per_layer(program: Program, run) -> list[Count]:
 def predicted_layers(program: Program) -> list[Count]:
     """Predicted Count of each layer; they sum to the prediction of the whole program."""
 
+    timings: dict[int, Timing] = {}
+
     def run(pc, end):
-        words = program.words if end is None else [*program.words[:end], *isa.encode(isa.END)]
-        timing = predict(program.config, words, program.tiles, pc, program.external, params=program.params)
-        return Count(timing.cycles, timing.causes)
+        if pc not in timings:
+            timings[pc] = predict(
+                program.config, program.words, program.tiles, pc, program.external, params=program.params
+            )
+        if end is None:
+            return Count(timings[pc].cycles, timings[pc].causes)
+        causes = timings[pc].cuts[end]
+        return Count(sum(causes.values()), causes)
 
     return per_layer(program, run)
 
