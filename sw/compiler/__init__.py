@@ -32,6 +32,15 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
                 host[error.operator] = str(error)
 
     compiler, program = attempt()
+    while (excess := len(program.words) - config.program_words) > 0:
+        longest = longest_layers(compiler, program)
+        if not longest:
+            break
+        for index, words in longest:
+            if excess > 0:
+                host[index] = f"too many instructions for program_words={config.program_words:,}"
+                excess -= words
+        compiler, program = attempt()
     excess = len(compiler.tile_words) - config.resident_tiles
     if excess > 0 and config.ring_tiles:
         outputs = {op.index: op.outputs[0] for op in model.operators}
@@ -58,3 +67,14 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
                     f"only even ones (act_align=2): use a configuration without compact"
                 )
     return program
+
+
+def longest_layers(compiler: Compiler, program: Program) -> list[tuple[int, int]]:
+    """Operators without weights that the host may compute instead, and the words of their layers, the most first."""
+    light = {op.index for op in program.model.operators if not compiler.macs(op)}
+    out = {}
+    for layer in program.layers:
+        for index in layer.operators:
+            if index in light:
+                out[index] = layer.end_word - layer.first_word
+    return sorted(out.items(), key=lambda item: -item[1])

@@ -128,20 +128,19 @@ def add_constants(e: Emitter, op: Operator, out: int):
         e.tail(**target, **scale, release=1, clamp=1)
 
 
-def prelu(e: Emitter, op: Operator, out: int):
-    """PRELU with constant slopes of at most 1: the larger of the value and of the value times the slope.
-
-    Raises LayerError where that, scaled and rounded, is not the operator.
-    """
-    p, half = quantities.prelu_parameters(e.model, op), e.config.acc_depth // 2
+def is_maximum(e: Emitter, op: Operator) -> bool:
+    """Whether a PRELU with constant slopes is the larger of the value and the value times the slope, rounded or not."""
+    p = quantities.prelu_parameters(e.model, op)
     slopes = np.unique(e.tensor(op.inputs[1]).data).astype(np.int64)[:, None] - p["z2"]
     value = np.arange(-128, 128) - p["z1"]
-    above = arith.requantize(value, p["m1"], p["s1"])
-    below = arith.requantize(value * slopes, p["m2"], p["s2"])
-    limits = -128 - p["zo"], 127 - p["zo"]
-    above, below = arith.clamp(above, *limits), arith.clamp(below, *limits)
-    if not np.array_equal(np.maximum(above, below), np.where(value >= 0, above, below)):
-        raise LayerError("a slope above 1")
+    above = arith.clamp8(arith.requantize(value, p["m1"], p["s1"]) + p["zo"])
+    below = arith.clamp8(arith.requantize(value * slopes, p["m2"], p["s2"]) + p["zo"])
+    return np.array_equal(np.maximum(above, below), np.where(value >= 0, above, below))
+
+
+def prelu(e: Emitter, op: Operator, out: int):
+    """PRELU with constant slopes of at most 1: both products meet, and the tail's window takes the larger."""
+    p, half = quantities.prelu_parameters(e.model, op), e.config.acc_depth // 2
     entry = e.add_param([(-p["z1"], p["m1"], p["s1"])])
     params = Entries(e)
     for x, c, box in with_constants(e, op, out):

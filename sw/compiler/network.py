@@ -119,7 +119,9 @@ class Compiler(Emitter):
         if op.op == "PRELU":
             if self.config.compact:
                 return "a compact configuration has no second operand"
-            return None if self.tensor(op.inputs[1]).constant else "slopes that are not constant"
+            if not self.tensor(op.inputs[1]).constant:
+                return "slopes that are not constant"
+            return None if elementwise.is_maximum(self, op) else "a slope above 1"
         if op.op == "RESIZE_BILINEAR":
             return None if self.tensor(op.inputs[0]).shape[0] == 1 else "a batch of more than one"
         if op.op in (*BINARY, *EXTREMES):
@@ -555,7 +557,7 @@ class Compiler(Emitter):
                 error.operator = layer.operators[0]
                 raise error
             if parities == {1}:
-                op = self.model.operators[layer.operators[0]]
+                op = next(op for op in self.model.operators if op.index == layer.operators[0])
                 found.add(self.root(op.inputs[2 if op.op == "TRANSPOSE_CONV" else 0])[0])
         return frozenset(found)
 
