@@ -144,9 +144,9 @@ def _check(program: Program) -> None:
         if not any(pc <= layer.first_word for pc in starts) or layer.end_word > len(program.words):
             raise ValueError(f"no step runs layer {layer.name[:40]}")
     for t, place in program.places.items():
-        if not 0 <= t < len(model.tensors):
+        if not -len(model.variables) <= t < len(model.tensors):
             raise ValueError(f"a place of tensor {t}, which the model does not have")
-        size = model.tensors[t].nbytes
+        size = model.tensors[t].nbytes if t >= 0 else model.variables[-1 - t].bytes
         if place.address + max(size, place.size) > act_bytes and place.stack is None:
             raise ValueError(f"tensor {t} lies outside the memory")
         if place.stack is not None:

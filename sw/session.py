@@ -172,6 +172,8 @@ class Session:
                 config = found
             else:
                 self.model = load_model(source, Path(model).stem)
+        self._kept_stale = True
+        """Whether the variables that the array keeps are to be written before it starts."""
         self.state = State(self.model)
         """What the model keeps from one inference to the next."""
         self.config = config if isinstance(config, NpuConfig) else get_config(config or "small")
@@ -264,9 +266,12 @@ class Session:
     def reset(self) -> None:
         """State starts again, as in a new session."""
         self.state.reset()
+        self._kept_stale = True
 
     def close(self) -> None:
-        """Let go of the backend; the next `run` opens it again."""
+        """Let go of the backend; the next `run` opens it again. Variables that the array kept start again, too."""
+        if self._program is not None and self._program.variables:
+            self.reset()
         self._engine = None
         if self._device is not None:
             self._device.close()
@@ -290,6 +295,10 @@ class Session:
                 )
         self.config, self._told = (self.config if self._told else found), True
         return device
+
+    def _kept_bytes(self) -> list[bytes]:
+        """What the host knows of the variables that the array keeps: their first values."""
+        return [self.state.variables[n].tobytes() for n in self.program.variables]
 
     def _open(self):
         if self.backend == "iss":
@@ -317,6 +326,7 @@ class Session:
         computed = {i for layer in program.layers for i in layer.operators}
         computed.update(step.operator for step in program.steps if isinstance(step, HostStep))
         views = {t: op for op in model.operators if op.index not in computed for t in op.outputs}
+        views = {t: op for t, op in views.items() if op.op != "READ_VARIABLE"}  # lies where the array keeps it
 
         def fetch(t: int) -> np.ndarray:
             """Value of a tensor: the host's, a view of another one, or from the device."""
@@ -342,9 +352,15 @@ class Session:
         for step in program.steps:
             if isinstance(step, HostStep):
                 op = operators[step.operator]
+                before = self._kept_bytes()
                 compute(op)
+                self._kept_stale |= self._kept_bytes() != before  # by a CALL_ONCE
                 host_written.update(op.outputs)
                 continue
+            if self._kept_stale:
+                for place, data in zip(program.variables.values(), self._kept_bytes()):
+                    engine.write(place.address, data)
+                self._kept_stale = False
             for t in sorted(host_written - in_memory):
                 if t in program.places:
                     engine.write(program.places[t].address, program.pack_input(t, values[t]))

@@ -266,6 +266,12 @@ def copy(e: Emitter, op: Operator, out: int, param: int, **tail):
     move(e, View.dense(e.place(out).address, shape), View.dense(e.place(t).address, shape), param, **tail)
 
 
+def copy_bytes(e: Emitter, source: int, out: int, size: int):
+    """All of one tensor or variable to another."""
+    from_, to = (View.dense(e.place(t).address, (size,)) for t in (source, out))
+    move(e, to, from_, e.identity_entry())
+
+
 def quantize(e: Emitter, op: Operator, out: int):
     p = quantities.quantize_parameters(e.model, op)
     copy(e, op, out, e.add_param([(-p["zi"], p["m"], p["s"])]), zero_point=p["zo"])

@@ -16,6 +16,7 @@ BINARY = ("ADD", "SUB", "MUL")
 EXTREMES = ("MAXIMUM", "MINIMUM")
 SUMS = ("MEAN", "SUM")
 REDUCTIONS = ("REDUCE_MAX", "REDUCE_MIN")
+ACCESSES = ("READ_VARIABLE", "ASSIGN_VARIABLE")
 PADS = ("PAD", "PADV2")
 KERNELS = {
     "MAX_POOL_2D": pooling.max_pool,
@@ -53,6 +54,7 @@ class Compiler(Emitter):
         self.host = host or {}
         self.views: dict[int, tuple[int, int]] = {}
         """Tensors that are a part of another: that tensor, and the first byte in it."""
+        self.kept = self.find_variables()
         self.why_host = {op.index: self.supports(op) for op in model.operators}
         self.absorbed: set[int] = set()
         """Operators of expressions and paddings that are part of another operator's layer."""
@@ -74,8 +76,10 @@ class Compiler(Emitter):
         """None if the array runs the operator, else why not (it then runs on the host)."""
         if op.index in self.host:
             return self.host[op.index]
-        if any(self.tensor(t).variable for t in op.outputs):
-            return "writes to state"
+        if any(self.tensor(t).variable for t in (*op.inputs, *op.outputs) if t >= 0):
+            return "works on state"
+        if op.op in ACCESSES:
+            return None if self.variable(op) in self.kept else "a variable that not only the array works on"
         for t in (*self.activations(op), *op.outputs):
             if self.tensor(t).dtype != "int8":
                 return f"{self.tensor(t).dtype} values"
@@ -151,6 +155,36 @@ class Compiler(Emitter):
                 return "a compact configuration has no table"
             return None
         return "computed on the host"
+
+    @staticmethod
+    def _number(op: Operator, model: Model) -> int:
+        handle = model.tensors[op.inputs[0]].data
+        return -1 if handle is None else int(handle.flat[0])
+
+    def variable(self, op: Operator) -> int:
+        """Stands for the variable of a READ_VARIABLE or ASSIGN_VARIABLE where tensors have their index."""
+        return -1 - self._number(op, self.model)
+
+    def find_variables(self) -> dict[int, int]:
+        """Variables that can stay in activation memory, and their bytes: of int8, and of the first graph but for what
+        CALL_ONCE assigns before."""
+        if any(op.op in ("IF", "WHILE") for op in self.model.operators):
+            return {}
+        out = {-1 - n: v.bytes for n, v in enumerate(self.model.variables)}
+        for op in self.model.operators:
+            if op.op in ACCESSES:
+                t = self.tensor((op.inputs[1:] or op.outputs)[0])
+                fits = t.dtype == "int8" and not t.constant and op.index not in self.host
+                if not fits or t.size != out.get(self.variable(op)):
+                    out.pop(self.variable(op), None)
+        return out
+
+    def results(self, op: Operator) -> tuple[int, ...]:
+        """The tensors that an operator makes, or the variable it assigns."""
+        return (self.variable(op),) if op.op == "ASSIGN_VARIABLE" else op.outputs
+
+    def size_of(self, t: int) -> int:
+        return self.kept[t] if t < 0 else self.tensor(t).size
 
     def view_of(self, op: Operator) -> dict[int, tuple[int, int]] | None:
         """For an operator whose outputs are parts of its input as they lie: of each, that tensor and the first byte."""
@@ -256,7 +290,7 @@ class Compiler(Emitter):
             if self.why_host[op.index] is not None:
                 layers.append(("host", [op]))
                 continue
-            if self.view_of(op) is not None:
+            if self.view_of(op) is not None or op.op == "READ_VARIABLE":
                 layers.append(("alias", [op]))
                 continue
             group = [op]
@@ -273,7 +307,7 @@ class Compiler(Emitter):
                     elif following.op == "MAX_POOL_2D" and self.pool_fuses(following):
                         done.add(following.index)
                         group.append(following)
-            result = group[-1].outputs[0]
+            result = self.results(group[-1])[0]
             if not self.uses_table(group[-1]) and self.single_use(result) and len(op.outputs) == 1:
                 following = ops[self.consumers[result][0]]
                 supported = self.why_host[following.index] is None and following.index not in done
@@ -298,6 +332,7 @@ class Compiler(Emitter):
         for kind, ops in layers:
             if kind == "alias":
                 self.views |= self.view_of(ops[0]) or {}
+        self.find_reads(layers)
         for i, (kind, ops) in enumerate(layers):
             op = ops[0]
             if kind != "npu" or len(ops) > 1 or op.op not in ("CONCATENATION", "PACK"):
@@ -312,6 +347,21 @@ class Compiler(Emitter):
                     self.in_place[p.source] = op.index
             if len(pieces) == sum(self.in_place.get(p.source, -1) == op.index for p in pieces if p.source is not None):
                 layers[i] = ("alias", ops)
+
+    def find_reads(self, layers: list[tuple[str, list[Operator]]]):
+        """What is read of a variable is a view of it, unless it is still wanted when the variable has a new value."""
+        last: dict[int, int] = dict.fromkeys((self.root(t)[0] for t in self.model.outputs), len(layers))
+        for i, (kind, ops) in enumerate(layers):
+            for t in (t for op in ops for t in self.activations(op) if kind != "alias"):
+                last[self.root(t)[0]] = max(i, last.get(self.root(t)[0], 0))
+        for i, (kind, ops) in enumerate(layers):
+            if kind == "alias" and ops[0].op == "READ_VARIABLE":
+                variable, t = self.variable(ops[0]), ops[0].outputs[0]
+                assigned = (k for k, (_, o) in enumerate(layers) if o[0].op == "ASSIGN_VARIABLE" and k > i)
+                if any(self.variable(layers[k][1][0]) == variable and k <= last.get(t, i) for k in assigned):
+                    layers[i] = ("npu", ops)
+                else:
+                    self.views[t] = variable, 0
 
     def same_shapes(self, op: Operator) -> bool:
         """Whether the operands are two activations of the output's shape."""
@@ -357,14 +407,16 @@ class Compiler(Emitter):
         born, dies, stacks = {}, {}, {}
         on_array: set[int] = set()
         end = len(layers)
-        for t in self.model.inputs:
+        for t in (*self.model.inputs, *self.kept):
             born[self.root(t)[0]] = -1
         for i, (kind, ops) in enumerate(layers):
             if kind == "alias":
                 continue
             inner = {t for op in ops[:-1] for t in op.outputs}
             reads = {self.root(t)[0] for op in ops for t in self.activations(op) if t not in inner}
-            writes = {self.root(t)[0] for t in ops[-1].outputs}
+            writes = {self.root(t)[0] for t in self.results(ops[-1])}
+            if kind == "npu" and ops[0].op == "READ_VARIABLE":
+                reads.add(self.variable(ops[0]))
             for t in writes:
                 born.setdefault(t, i)
             for t in reads | writes:
@@ -374,9 +426,9 @@ class Compiler(Emitter):
                 source = self.activations(ops[0])[0] if self.activations(ops[0]) else -1
                 if ops[0].op in convolution.OPERATORS and source in self.model.inputs and self.single_use(source):
                     stacks[source] = convolution.stacking(self, ops[0])
-        for t in self.model.outputs:
+        for t in (*self.model.outputs, *self.kept):
             dies[self.root(t)[0]] = end
-        sizes = {t: stacks[t]["size"] if stacks.get(t) else self.tensor(t).size for t in born if t in on_array}
+        sizes = {t: stacks[t]["size"] if stacks.get(t) else self.size_of(t) for t in born if t in on_array}
         lives = {t: (born[t], dies.get(t, born[t])) for t in sizes}
         align = self.config.act_align
         room = {t: -(-(size + (t in self.odd)) // align) * align for t, size in sizes.items()}
@@ -422,14 +474,22 @@ class Compiler(Emitter):
 
     def layer(self, ops: list[Operator]):
         """Emit the instructions of one group of fused operators."""
-        out = ops[-1].outputs[0]
+        out = self.results(ops[-1])[0]
         self.mapped = len(ops) > 1 and ops[-1].index in self.expressions
         if self.mapped:
             self.table(self.expressions[ops[-1].index].table)
             ops = ops[:-1]
         op = ops[0]
         if op.op not in convolution.OPERATORS:
-            if op.index in self.expressions and not self.only_scales(op):
+            if op.op in ACCESSES:
+                source, size = (
+                    self.variable(op) if op.op == "READ_VARIABLE" else op.inputs[1],
+                    self.kept[self.variable(op)],
+                )
+                if self.root(source)[0] == self.root(out)[0]:
+                    raise LayerError("a variable that is assigned a part of itself")
+                elementwise.copy_bytes(self, source, out, size)
+            elif op.index in self.expressions and not self.only_scales(op):
                 elementwise.unary(self, op, out)
             elif op.op in PADS and self.pads_map(op):
                 elementwise.pad(self, op, out)
@@ -469,6 +529,10 @@ class Compiler(Emitter):
         synced, segment_start, running = -1, 0, False
         for i, (kind, ops) in enumerate(layers):
             if kind == "alias":
+                if ops[0].op == "READ_VARIABLE":
+                    producer[ops[0].outputs[0]] = producer.get(self.variable(ops[0]), -1)
+                    spans.append(None)
+                    continue
                 ready = max((producer.get(t, -1) for t in self.activations(ops[0])), default=-1)
                 producer.update(dict.fromkeys(ops[0].outputs, ready))
                 spans.append(None)
@@ -491,13 +555,15 @@ class Compiler(Emitter):
                 error.operator = ops[0].index
                 raise
             needs = max((producer.get(t, -1) for op in ops for t in self.activations(op)), default=-1)
+            if ops[0].op == "READ_VARIABLE":
+                needs = producer.get(self.variable(ops[0]), -1)
             if needs > synced and needs >= segment_start:
                 self.set_flag(spans[needs], isa.TAIL, "post", last=True)
                 self.set_flag((start, len(program.words)), isa.MUL, "wait", last=False)
                 synced = needs
             spans.append((start, len(program.words)))
             for op in ops:
-                producer.update(dict.fromkeys(op.outputs, i))
+                producer.update(dict.fromkeys(self.results(op), i))
             whole = self.with_absorbed(ops)
             name, macs = "+".join(op.op for op in whole), sum(self.macs(op) for op in whole)
             indexes = tuple(op.index for op in whole if op.op not in PADS or op is ops[0])

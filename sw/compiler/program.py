@@ -64,10 +64,16 @@ class Program:
     words: list[int] = field(default_factory=list)
     steps: list[HostStep | NpuStep] = field(default_factory=list)
     places: dict[int, Place] = field(default_factory=dict)
+    """Of tensors by index; -1 - n: of variable n."""
     layers: list[Layer] = field(default_factory=list)
     peak_bytes: int = 0
     why_host: dict[int, str] = field(default_factory=dict)
     """Operators that the host computes, and why; not kept in a program file."""
+
+    @property
+    def variables(self) -> dict[int, Place]:
+        """Where the array keeps variables of the model from one inference to the next, by number."""
+        return {-1 - t: place for t, place in self.places.items() if t < 0}
 
     @property
     def macs(self) -> int:
