@@ -386,7 +386,7 @@ def test_padding_is_read_by_the_convolution(depthwise, stride):
 def test_rows_as_long_as_the_line_buffers(kernel, extra):
     """A depthwise row and its taps fill the line buffers, or are some bytes longer and are cut into two.
 
-    A `width_limit` that lets width + taps = line_depth + 1 through makes an instruction that the machine refuses, or
+    A `_width_limit` that lets width + taps = line_depth + 1 through makes an instruction that the machine refuses, or
     that reads the row above a byte too early.
     """
     config = replace(SMALL, line_depth=24)
@@ -395,6 +395,24 @@ def test_rows_as_long_as_the_line_buffers(kernel, extra):
     options = dict(Padding=0, StrideH=1, StrideW=1, DilationHFactor=1, DilationWFactor=1, DepthMultiplier=1)
     made = network(tensors, [("DEPTHWISE_CONV_2D", [0, 1, 2], [3], ("DepthwiseConv2DOptions", options))])
     on_array(made, (config,), layers=1)
+
+
+@pytest.mark.parametrize("width", [20, 21, 22, 60])
+@pytest.mark.parametrize("behind", ["MAX_POOL_2D", "ADD"])
+def test_rows_as_long_as_the_line_buffers_with_a_layer_behind(width, behind):
+    """What is fused into a depthwise convolution cuts its rows as well."""
+    config = replace(SMALL, line_depth=24)
+    tensors = [act(1, 6, width, 8), *weights(8, 3, 3, 8, depthwise=True), act(1, 6, width, 8)]
+    options = dict(Padding=0, StrideH=1, StrideW=1, DilationHFactor=1, DilationWFactor=1, DepthMultiplier=1)
+    operators = [("DEPTHWISE_CONV_2D", [0, 1, 2], [3], ("DepthwiseConv2DOptions", options))]
+    if behind == "ADD":
+        operators.append(("ADD", [3, 0], [4], ("AddOptions", {})))
+        tensors.append(act(1, 6, width, 8, quant=(0.08, 2)))
+    else:
+        pooled = ("Pool2DOptions", dict(Padding=1, StrideH=2, StrideW=2, FilterHeight=2, FilterWidth=2))
+        operators.append(("MAX_POOL_2D", [3], [4], pooled))
+        tensors.append(act(1, 3, width // 2, 8))
+    on_array(network(tensors, operators), (config,), layers=1)
 
 
 # --- The RTL -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 from lepton.sw.compiler.elementwise import add_entries, add_tails
 from lepton.sw.compiler.emitter import Block, Emitter, Feed, Span, Tile, Window, onto
 from lepton.sw.compiler.pooling import onto_pooled
+from lepton.sw.compiler.program import LayerError
 from lepton.sw.compiler.strided import paired_sum
 from lepton.sw.graph.model import Operator
 from lepton.sw.reference import quantities
@@ -184,7 +185,7 @@ class Products:
         self.param = e.add_param(zip(folded.tolist(), multipliers.tolist(), shifts.tolist()))
         self.scale = {"zero_point": int(out_zp), "low": int(low), "high": int(high), "clamp": 1}
 
-    def width_limit(self) -> int | None:
+    def _width_limit(self) -> int | None:
         """Outputs in a row of a block, where that is limited."""
         return None
 
@@ -209,7 +210,7 @@ class Products:
         """Blocks of outputs, each with all groups of channels; small ones with several groups in a bank."""
         e, cols, limit, cout = self.e, self.e.config.cols, self.e.config.acc_depth, self.cout
         n_groups = len(self.spans)
-        for block in e.blocks(self.oh, self.ow, limit, width_limit=self.width_limit()):
+        for block in e.blocks(self.oh, self.ow, limit, width_limit=self._width_limit()):
             pixels = block[2] * block[3]
             work = pixels * self.spans[0].count
             share = 1 if work >= MIN_TILE_PASS else max(1, min(-(-MIN_TILE_PASS // work), limit // pixels))
@@ -304,7 +305,7 @@ class Convolution(Products):
             best = max(best, min(last - first + 1, max(k.w - first, last + 1)))
         return best
 
-    def width_limit(self) -> int | None:
+    def _width_limit(self) -> int | None:
         """Outputs in a row of a block, when line buffers are too short for the whole row."""
         cfg = self.e.config
         if not self.streamed or self._stream_width(0, self.ow) + cfg.taps <= cfg.line_depth:
@@ -336,7 +337,10 @@ class Convolution(Products):
     def write_pooled(self, pool: Operator, out: int):
         """With the max pooling behind it: only the pooled map is written."""
         e, cfg, p = self.e, self.e.config, self.e.window(pool)
-        for block in e.blocks(p.oh, p.ow, cfg.acc_depth // (p.kh * p.kw)):
+        limit = self._width_limit()
+        if limit is not None and limit < p.sx:
+            raise LayerError(f"a pool of {p.sx} columns is wider than what the line buffers hold")
+        for block in e.blocks(p.oh, p.ow, cfg.acc_depth // (p.kh * p.kw), width_limit=limit and limit // p.sx):
             py, px, bh, bw = block
             self.multiply((py * p.sy, px * p.sx, bh * p.sy, bw * p.sx), 0, len(self.spans), release=1)
             e.tail(
@@ -360,7 +364,8 @@ class Convolution(Products):
         entry = add_entries(e, p, reverse=add.op == "ADD" and not first)
         feed = Feed(e.place(other).address, self.oh, self.ow, cout)
         address = e.place(out).address
-        parts = [(block, *group) for block in e.blocks(self.oh, self.ow, limit) for group in e.channel_groups(cout)]
+        blocks = e.blocks(self.oh, self.ow, limit, width_limit=self._width_limit())
+        parts = [(block, *group) for block in blocks for group in e.channel_groups(cout)]
 
         def front(block, channel, n):
             self.multiply(block, channel // e.config.cols, 1, release=0, acc_base=mine_at)
