@@ -12,13 +12,15 @@ import math
 
 import numpy as np
 
+from lepton.rtl.spec.errors import LeptonError
+
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 INT8_MIN, INT8_MAX = -128, 127
 INT8_VALUES = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
 """All int8 values in table order: index -128 first."""
 
 
-class ArithmeticRangeError(ValueError):
+class ArithmeticRangeError(LeptonError, ValueError):
     """A real scale that the fixed-point form cannot hold."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from lepton.rtl.fetch import Fetch
 from lepton.rtl.loader import Loader
 from lepton.rtl.spec import identity, isa
+from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Status
 from lepton.sw.reference.arith import requantize
 
@@ -26,7 +27,7 @@ _POSITIONS = 1 << 18  # byte and row positions wrap here, as signed numbers
 _CHUNK = 1 << 22  # lanes gathered at a time
 
 
-class IssError(ValueError):
+class IssError(LeptonError, ValueError):
     """A program the machine cannot execute; the message names the word, the instruction and the reason.
 
     `status`: the error with which the machine ends the run; DONE: it ends well, but leaves something behind that no
