@@ -161,12 +161,13 @@ class Convolution:
         address, stack = e.place(op.inputs[0]).address, e.place(op.inputs[0]).stack
         self.window = None if op.op == "FULLY_CONNECTED" else Window.of(e.model, op)
         self.streamed = False
-        self.cout = e.hwc(op.outputs[0])[2]
+        self.cout = e.tensor(op.outputs[0]).shape[-1]
         k = self.window
         if k is None:
-            self.oh = self.ow = 1
             weights = dense_weights(e, op).reshape(self.cout, -1)
-            self.feed = Feed(address, 1, 1, weights.shape[1], zero_point=zero_point)
+            inputs = weights.shape[1]
+            self.oh, self.ow = e.tensor(op.inputs[0]).size // inputs, 1
+            self.feed = Feed(address, self.oh, 1, inputs, zero_point=zero_point)
             groups = flat_tiles(e, weights.T)
         else:
             self.oh, self.ow = k.oh, k.ow

@@ -16,6 +16,7 @@ from tflite.utils import BUILTIN_OPCODE2NAME
 from lepton.sw.graph.model import (
     MAX_PRODUCTS,
     MAX_TENSOR_ELEMENTS,
+    STORED,
     ModelError,
     Operator,
     Tensor,
@@ -442,14 +443,41 @@ def _check_resize(o, ins, outs):
     _shape(o, y, (x.shape[0], *size, x.shape[3]))
 
 
+def _check_nothing(o, ins, outs):
+    """Checked elsewhere: what runs other graphs, with them."""
+
+
+def _check_handle(o, ins, outs):
+    need(outs[0].dtype == "resource" and outs[0].size == 1, o, f"its output is {outs[0].dtype}, not one resource")
+
+
+def _check_variable(o, ins, outs):
+    """READ_VARIABLE, ASSIGN_VARIABLE."""
+    handle, value = ins[0], (outs or ins[1:])[0]
+    need(handle.dtype == "resource" and handle.constant, o, "its variable does not come from a VAR_HANDLE")
+    need(value.dtype in STORED and value.dtype != "resource", o, f"a variable of type {value.dtype} is not supported")
+
+
+def _check_if(o, ins, outs):
+    need(ins[0].dtype == "bool" and ins[0].size == 1, o, "its condition is not one bool")
+
+
+def _check_shape_of(o, ins, outs):
+    need(outs[0].dtype in ("int32", "int64"), o, f"its output is {outs[0].dtype}, not int32")
+    _shape(o, outs[0], (len(ins[0].shape),))
+
+
 SPECS: dict[str, Spec] = {
     "ADD": Spec("AddOptions", (2, 2), (1, 1), _check_binary),
+    "ASSIGN_VARIABLE": Spec(None, (2, 2), (0, 0), _check_variable),
     "AVERAGE_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
+    "CALL_ONCE": Spec("CallOnceOptions", (0, 0), (0, 0), _check_nothing),
     "CONCATENATION": Spec("ConcatenationOptions", (1, 64), (1, 1), _check_concat),
     "CONV_2D": Spec("Conv2DOptions", (2, 3), (1, 1), _check_conv),
     "DEPTHWISE_CONV_2D": Spec("DepthwiseConv2DOptions", (2, 3), (1, 1), _check_conv),
     "FULLY_CONNECTED": Spec("FullyConnectedOptions", (2, 3), (1, 1), _check_fc),
     "HARD_SWISH": Spec(None, (1, 1), (1, 1), _check_unary),
+    "IF": Spec("IfOptions", (1, 256), (0, 255), _check_if),
     "LEAKY_RELU": Spec("LeakyReluOptions", (1, 1), (1, 1), _check_unary),
     "LOGISTIC": Spec(None, (1, 1), (1, 1), _check_unary),
     "MAX_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
@@ -458,15 +486,19 @@ SPECS: dict[str, Spec] = {
     "PAD": Spec(None, (2, 2), (1, 1), _check_pad),
     "PADV2": Spec(None, (3, 3), (1, 1), _check_pad),
     "QUANTIZE": Spec(None, (1, 1), (1, 1), _check_unary),
+    "READ_VARIABLE": Spec(None, (1, 1), (1, 1), _check_variable),
     "RELU": Spec(None, (1, 1), (1, 1), _check_unary),
     "RELU6": Spec(None, (1, 1), (1, 1), _check_unary),
     "RESHAPE": Spec(None, (1, 2), (1, 1), _check_reshape),
     "RESIZE_NEAREST_NEIGHBOR": Spec("ResizeNearestNeighborOptions", (2, 2), (1, 1), _check_resize),
+    "SHAPE": Spec("ShapeOptions", (1, 1), (1, 1), _check_shape_of),
     "SOFTMAX": Spec("SoftmaxOptions", (1, 1), (1, 1), _check_unary),
     "STRIDED_SLICE": Spec("StridedSliceOptions", (4, 4), (1, 1), _check_strided_slice),
     "SUB": Spec("SubOptions", (2, 2), (1, 1), _check_binary),
     "TANH": Spec(None, (1, 1), (1, 1), _check_unary),
     "TRANSPOSE": Spec(None, (2, 2), (1, 1), _check_transpose),
     "TRANSPOSE_CONV": Spec("TransposeConvOptions", (3, 4), (1, 1), _check_transpose_conv),
+    "VAR_HANDLE": Spec("VarHandleOptions", (0, 0), (1, 1), _check_handle),
+    "WHILE": Spec("WhileOptions", (0, 256), (0, 256), _check_nothing),
 }
 """The operators that can be read and run, by name."""

@@ -132,7 +132,7 @@ def _rows_of_model(model: Model, compiler: Compiler) -> list[dict]:
                 "macs": compiler.macs(op),
                 "cycles": None,
                 "utilization": None,
-                "weight_bytes": sum(t.size * reader.ITEM_BYTES.get(t.dtype, 1) for t in constants),
+                "weight_bytes": sum(t.nbytes for t in constants),
                 "activation_bytes": sum(t.size for t in moving),
             }
         )
@@ -245,7 +245,9 @@ def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig
             except ModelError as why:
                 t = graph.Tensors(i)
                 shape = tuple(int(t.Shape(j)) for j in range(min(t.ShapeLength(), MAX_RANK)))
-                tensors.append(Tensor(i, "", shape, reader.DTYPES.get(t.Type(), "?"), *[np.zeros(0)] * 2, 0, None))
+                tensors.append(
+                    Tensor(i, "", shape, reader.DTYPES.get(t.Type(), "?"), np.zeros(0), np.zeros(0), 0, None)
+                )
                 broken[i] = str(why)
         rows = [_refused_row(root, graph.Operators(k), k, tensors, broken) for k in range(count)]
     except ModelError:
@@ -288,7 +290,7 @@ def _refused_row(root, o, index, tensors, broken) -> dict:
         "macs": None,
         "cycles": None,
         "utilization": None,
-        "weight_bytes": sum(t.size * reader.ITEM_BYTES.get(t.dtype, 1) for t in constants),
+        "weight_bytes": sum(t.nbytes for t in constants),
         "activation_bytes": sum(math.prod(t.shape) for t in moving if min(t.shape, default=1) >= 0),
     }
 
