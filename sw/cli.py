@@ -36,9 +36,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     found = sorted(entry_points(group=GROUP), key=lambda point: point.name)
     if not found:
-        raise UserError(
-            "no commands are installed: install lepton-npu again (in a checkout: touch pyproject.toml; make setup)"
-        )
+        raise UserError("no commands are installed: install lepton-npu again (in a checkout: make setup)")
     for point in found:
         point.load()(commands)
     return parser
