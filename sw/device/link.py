@@ -75,8 +75,8 @@ class Device:
         self._quiet = quiet
         self._sequence = secrets.randbits(8)
         self._received = bytearray()
-        self._config = None
-        self._run_id = None
+        self._config: NpuConfig | None = None
+        self._run_id: int | None = None
         self.bytes_out = 0
         self.bytes_in = 0
         self.retried = 0

@@ -376,7 +376,11 @@ class SimTransport:
 
     def __init__(self, config: NpuConfig | None = None, library: Path | None = None):
         self.config = config
-        self.model = Model(library or library_for(config))
+        if library is None:
+            if config is None:
+                raise ValueError("give a configuration or a library")
+            library = library_for(config)
+        self.model = Model(library)
         self._received = bytearray()
 
     def write(self, data: bytes) -> None:

@@ -6,6 +6,7 @@ that the same programs stall. What ends with an error in hardware, or is undefin
 """
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -161,18 +162,23 @@ class Iss:
 
     def _reset(self):
         self.status = isa.Status.IDLE
-        self._loaded = deque()  # _Tiles, of which not all are multiplied
+        self._loaded: deque[_Tiles] = deque()  # _Tiles, of which not all are multiplied
         self._ends = [0]  # tiles handed over by the first 0, 1, ... LOADs
         self._consumed = 0  # tiles multiplied
-        self._outside = None  # (number of the first tile beyond the store, its LOAD, its index)
-        self._steps = {"mul": deque(), "tail": deque()}  # not finished: _Step
-        self._active = {"mul": None, "tail": None}  # generator of the first of the queue
-        self._tokens = deque()  # the TAILs that gave them
+        self._outside: tuple[int, _Step, int] | None = (
+            None  # (number of the first tile beyond the store, its LOAD, its index)
+        )
+        self._steps: dict[str, deque[_Step]] = {"mul": deque(), "tail": deque()}  # not finished
+        self._active: dict[str, Iterator[str] | None] = {
+            "mul": None,
+            "tail": None,
+        }  # generator of the first of the queue
+        self._tokens: deque[_Step] = deque()  # the TAILs that gave them
         self._banks = ["free", "free"]  # free, multiply, full, tail
         self._filled = [0, 0]  # number of the filling in each bank
         self._fills = 0
         self._next = {"mul": 0, "tail": 0}
-        self._held = {"mul": None, "tail": None}
+        self._held: dict[str, int | None] = {"mul": None, "tail": None}
         self._synced = -1
         self.writes: list[tuple[np.ndarray, np.ndarray]] = []
         self.doubtful = np.zeros(0, int)
@@ -243,7 +249,7 @@ class Iss:
                 Status.BAD_OPCODE,
             )
         cut_off = False
-        words = self.program
+        words: Sequence[int] | np.ndarray = self.program
         try:
             op, fields = isa.decode(words, pc)
         except ValueError as e:
@@ -264,9 +270,10 @@ class Iss:
         """Let an engine work until it must wait. Returns whether it did anything."""
         queue, moved = self._steps[engine], False
         while queue:
-            if self._active[engine] is None:
-                self._active[engine] = self._mul(queue[0]) if engine == "mul" else self._tail(queue[0])
-            waits = next(self._active[engine], None)
+            active = self._active[engine]
+            if active is None:
+                active = self._active[engine] = self._mul(queue[0]) if engine == "mul" else self._tail(queue[0])
+            waits = next(active, None)
             queue[0].waits = waits
             if waits:
                 return moved
