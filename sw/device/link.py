@@ -178,7 +178,7 @@ class Device:
             if status == Status.DONE:
                 return registers
             if status in FAILURES:
-                raise LinkError(f"the run stopped: {FAILURES[status]}")
+                raise LinkError(f"the run stopped: {FAILURES[Status(status)]}")
             if time.monotonic() >= deadline:
                 cycles = registers[Reg.CYCLES]
                 raise LinkError(f"the run did not end in {timeout:g} s ({cycles} cycles so far); reset() stops it")

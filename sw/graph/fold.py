@@ -29,7 +29,7 @@ def fold(op: Operator, tensors: Sequence[Tensor], variables: Variables) -> list[
         handle = tensors[op.inputs[0]].data
         assert handle is not None
         variables.assign(op, int(handle.flat[0]), tensors[op.inputs[1]])
-    if op.op in (*EFFECTS, "READ_VARIABLE"):
+    if op.op in (*EFFECTS, "READ_VARIABLE") or any(t.variable for t in outs):
         return []
     ins = [tensors[i] for i in op.inputs if i >= 0]
     if op.op == "SHAPE":

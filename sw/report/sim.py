@@ -200,9 +200,7 @@ def draw(result: SimResult, path, title: str) -> None:
     shown = result.examples(10)
     has_images = drawable(result.x[0]) is not None
     figure = plt.figure(figsize=(10, 6.5 if has_images else 4), layout="constrained")
-    parts: list[Any] = (
-        list(figure.subfigures(2, 1, height_ratios=[1.2, 1])) if has_images else [None, figure.subfigures(1, 1)]
-    )
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.2, 1]) if has_images else [None, figure.subfigures(1, 1)]
     if has_images:
         grid = parts[0].subplots(2, 5, squeeze=False).ravel()
         for axis in grid:
