@@ -289,7 +289,9 @@ def command_sim(args) -> int:
         Path("build").mkdir(exist_ok=True)
     check_output(args.picture)
     session = open_session(model, args)
-    shape = session.input_shape[1:]
+    if [end.dtype.name for end in session.inputs] != ["int8"] or len(session.outputs) != 1:
+        raise UserError(f"{model}: sim shows models with one int8 input and one output; use `lepton run`")
+    shape = session.inputs[0].row
     if arrays is None:
         import numpy as np
 
