@@ -32,7 +32,7 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
                 host[error.operator] = str(error)
 
     compiler, program = attempt()
-    while (excess := len(program.words) - config.program_words) > 0 and program.span_bytes <= config.act_bytes:
+    while (excess := len(program.words) - config.program_words) > 0 and program.peak_bytes <= config.act_bytes:
         longest = longest_layers(compiler, program)
         if not longest:
             break
