@@ -155,7 +155,8 @@ def open_session(model, args):
     config = load_config(args.config) if args.config else None
     from lepton.sw.session import Session
 
-    return Session(model, config=config, backend=args.backend, baud=args.baud)
+    waves = check_output(args.waves) if args.waves else None
+    return Session(model, config=config, backend=args.backend, baud=args.baud, waves=waves)
 
 
 def command_run(args) -> int:
@@ -278,6 +279,9 @@ def build_parser() -> Parser:
         )
         command.add_argument("--baud", type=int, metavar="N", help="of the serial port (default: 1,000,000)")
         command.add_argument("--config", metavar="NAME", help="configuration (default: small; a board tells its own)")
+        command.add_argument(
+            "--waves", metavar="FILE.fst", help="waveforms of the inferences, a cycle 10 ns (rtl only; or FILE.vcd)"
+        )
 
     run = add(
         "run", command_run, "run a model on inputs from a file", "Run an int8 model; all backends give the same bytes."

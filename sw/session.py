@@ -76,7 +76,8 @@ class Session:
 
     Parameters: `model` path of a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
     (a compiled program brings its own, a board tells it; else `small`); `backend` one of `golden`, `iss`, `rtl`,
-    `serial:PORT`; `baud` of the serial port.
+    `serial:PORT`; `baud` of the serial port; `waves` a .fst or .vcd file for the signals of all inferences (`rtl`
+    only), complete after `close`.
     Raises ModelError, CompileError, ConfigError, or the backend's error, each with one line. After a LinkError the next
     `run` connects and loads again.
     """
@@ -87,11 +88,14 @@ class Session:
         config: str | NpuConfig | None = None,
         backend: str = "iss",
         baud: int | None = None,
+        waves: str | Path | None = None,
     ):
         if backend not in BACKENDS and not backend.startswith(SERIAL):
             raise ModelError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, {SERIAL}PORT")
         self.backend = backend
-        self._baud = baud
+        if waves is not None and backend != "rtl":
+            raise ModelError(f"{waves}: only the rtl backend has waveforms, not {backend}")
+        self._baud, self._waves = baud, waves
         self.report: dict | None = None
         self._program: Program | None = None
         if isinstance(model, Model):
@@ -161,10 +165,10 @@ class Session:
 
     def close(self) -> None:
         """Let go of the backend; the next `run` opens it again."""
-        self._engine = None
-        if self._device is not None:
-            self._device.close()
-        self._device = None
+        device = self._engine.device if isinstance(self._engine, _DeviceEngine) else self._device
+        if device is not None:
+            device.close()
+        self._engine = self._device = None
 
     def _output_shape(self):
         return tuple(self.model.tensors[self.model.outputs[0]].shape)[1:]
@@ -201,7 +205,7 @@ class Session:
             return _DeviceEngine(self._device, self.program)
         from lepton.sw.device.verilated import open_device
 
-        return _DeviceEngine(open_device(self.config, self.program.external), self.program)
+        return _DeviceEngine(open_device(self.config, self.program.external, self._waves), self.program)
 
     def _infer(self, x):
         """One inference: inputs in, steps in order, output out."""

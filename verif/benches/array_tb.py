@@ -4,7 +4,8 @@ import cocotb
 import numpy as np
 
 from lepton.rtl.array import Array
-from lepton.verif.benches.common import Bench, Checker, Part, array_latency, bench_config, corner8, pack, unpack
+from lepton.verif.benches.common import Bench, Checker, Part, array_latency, bench_config, corner8, pack
+from lepton.verif.benches.differ import unpack
 from lepton.verif.benches.top import deep_config
 from lepton.verif.coverage import functional as cover
 
