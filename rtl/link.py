@@ -7,26 +7,8 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.frames import WRITE_HEADER
 from lepton.rtl.spec.isa import Command, Reg, Region, Result
-
-WRITE_HEADER = 6
-"""Bytes in front of the data of a WRITE: region, index, byte in the word."""
-
-
-def identity_registers(config: NpuConfig) -> dict[Reg, int]:
-    """Values of the registers that tell a host what this device is (MAGIC to RING_TILES, EXTERNAL_BYTES)."""
-    paired = config.pe == "paired"
-    return {
-        Reg.MAGIC: isa.MAGIC,
-        Reg.VERSION: isa.VERSION,
-        Reg.SHAPE: config.rows | config.cols << 8 | config.lanes << 16 | paired << 24 | config.compact << 25,
-        Reg.SIZES: config.act_bytes.bit_length() - 1 | config.acc_depth << 8 | config.line_depth << 20,
-        Reg.WEIGHT_TILES: config.weight_tiles,
-        Reg.PARAMS: config.params,
-        Reg.PROGRAM_WORDS: config.program_words,
-        Reg.RING_TILES: config.ring_tiles,
-        Reg.EXTERNAL_BYTES: config.external_bytes,
-    }
 
 
 def _at_least(value, limit):

@@ -13,10 +13,10 @@ from lepton.rtl.compact.serial_loader import SerialLoader, first_word
 from lepton.rtl.compact.serial_tail import SerialTail
 from lepton.rtl.compact.spram import Spram, SpramActMemory
 from lepton.rtl.fetch import Fetch
-from lepton.rtl.link import Link, identity_registers
+from lepton.rtl.link import Link
 from lepton.rtl.multiply import MultiplyEngine
 from lepton.rtl.prefetch import BURST, Prefetch
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.config import KEEP, NpuConfig
 from lepton.rtl.spec.isa import Cause, Reg, Region, Status
 from lepton.rtl.tail import TailEngine
@@ -148,7 +148,7 @@ class Npu(wiring.Component):
                     with m.Case(which):
                         m.d.sync += counter.eq(counter + 1)
 
-        values = identity_registers(config)
+        values = identity.pack(config)
         values |= {Reg.STATUS: status, Reg.RUN_ID: link.run_id, Reg.CYCLES: cycles}
         values |= {Reg[c.name]: counter for c, counter in counters.items()}
         m.d.comb += [link.registers[int(r)].eq(value) for r, value in values.items()]

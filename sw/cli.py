@@ -6,6 +6,7 @@ Every user error is one line on stderr, `lepton: error: …`, and exit code 2.
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 from contextlib import closing, contextmanager
@@ -194,13 +195,17 @@ def command_compile(args) -> int:
 
 def command_verilog(args) -> int:
     path = check_output(args.output)
-    if path.suffix == ".json":
-        raise UserError(f"{args.output}: the description takes the .json name; give the Verilog another ending")
+    if path.suffix in (".json", ".vlt"):
+        raise UserError(
+            f"{args.output}: the .json and .vlt names are the description's and the lint waivers'; give another ending"
+        )
+    if not re.fullmatch(r"[A-Za-z_]\w*", args.prefix):
+        raise UserError(f"--prefix {args.prefix!r}: must be a Verilog identifier, letters, digits and _")
     config = load_config(args.config)
     from lepton.rtl.verilog import write_verilog
 
     with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=".lepton-") as folder:
-        for written in write_verilog(config, Path(folder) / path.name):
+        for written in write_verilog(config, Path(folder) / path.name, args.prefix):
             os.replace(written, path.with_name(Path(written).name))
             print(path.with_name(Path(written).name))
     return 0
@@ -298,7 +303,14 @@ def build_parser() -> Parser:
 
     verilog = add("verilog", command_verilog, "write the accelerator as plain Verilog and its description as JSON")
     verilog.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="Verilog to write; FILE's .json beside it"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="Verilog to write; beside it .json (ports, registers, memories) and .vlt (for verilator --lint-only)",
+    )
+    verilog.add_argument(
+        "--prefix", default="lepton_", metavar="P", help="before the names of all modules (default: %(default)s)"
     )
     config(verilog)
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton.rtl.link import identity_registers
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.config import NpuConfig, get_config
 from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.compiler import HostStep, Program, compile_model
-from lepton.sw.device.link import Device, LinkError, config_from_registers
+from lepton.sw.device.link import Device, LinkError
 from lepton.sw.graph.model import Model, ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.program_file import MAGIC, parse_program
@@ -181,7 +180,7 @@ class Session:
         device = connect(port, self._baud or BAUD)
         found = device.config()
         if self._told:
-            wanted = config_from_registers(identity_registers(self.config)).to_dict()
+            wanted = identity.unpack(identity.pack(self.config)).to_dict()
             differ = [f"{k}={v}" for k, v in found.to_dict().items() if k != "name" and v != wanted[k]]
             if differ:
                 device.close()
@@ -232,8 +231,8 @@ class Session:
             if isinstance(step, HostStep):
                 op = operators[step.operator]
                 feeds = {t: fetch(t) for t in op.inputs if t >= 0 and model.tensors[t].data is None}
-                values[op.outputs[0]] = golden.run_operator(model, op, feeds)
-                host_written.add(op.outputs[0])
+                values.update(zip(op.outputs, golden.run_operator(model, op, feeds), strict=True))
+                host_written.update(op.outputs)
                 continue
             for t in sorted(host_written - in_memory):
                 if t in program.places:

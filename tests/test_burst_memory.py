@@ -17,7 +17,7 @@ from lepton.sw.compiler import CompileError, compile_model
 from lepton.sw.device.link import LinkError
 from lepton.sw.device.verilated import open_device
 from lepton.sw.graph.reader import load_model
-from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, encode_descriptors
+from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss
 from lepton.sw.session import Session
 
 CONFIG = NpuConfig("external4x4", rows=4, cols=4, lanes=1, act_bytes=4096, weight_tiles=64, ring_tiles=8,
@@ -90,7 +90,7 @@ def test_tiles_beyond_the_memory_are_zero():
     """A tile far beyond the memory, then one of which five weights are still in it: the same bytes on RTL and ISS."""
     size = isa.word_bytes(Region.WEIGHT, CONFIG)
     first = CONFIG.external_bytes - isa.DESCRIPTOR_BYTES - 5
-    last = encode_descriptors(np.array([(0, 0, 0, 0, 1)], DESCRIPTOR_DTYPE)).tobytes()
+    last = isa.DESCRIPTOR.pack_array(np.array([(0, 0, 0, 0, 1)], DESCRIPTOR_DTYPE)).tobytes()
     vector = dict(width=1, height=1)
     program = [
         *isa.encode(isa.LOAD, external=1, count=1, address=(1 << 32) - size),

@@ -42,9 +42,9 @@ def test_operators_without_hardware_run_on_the_host(shared, name):
     assert any(isinstance(step, HostStep) for step in session.program.steps)
 
 
-def test_odd_addresses_are_refused(shared):
-    with pytest.raises(CompileError, match="odd addresses"):
-        compile_model(load_model(shared / "zoo" / "conv5x5_valid_c5.tflite"), UP5K)
+def test_what_reads_odd_addresses_runs_on_the_host(shared):
+    program = compile_model(load_model(shared / "zoo" / "conv5x5_valid_c5.tflite"), UP5K)
+    assert program.steps == [HostStep(0)] and "odd and even addresses" in program.why_host[0]
 
 
 def test_what_does_not_fit_is_refused(shared):

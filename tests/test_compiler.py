@@ -107,18 +107,6 @@ def pool_of(op, shape, kind, options, *others):
             lambda: pooling((1, 140, 2, 1), "AVERAGE_POOL_2D", FilterHeight=130),
             "a window of more than 128 rows or 32767 bytes",
         ),
-        (
-            lambda: load_model(
-                one_operator(
-                    "PAD",
-                    [((1, 3, 4, 8000), 1, 0, None, 0), ((4, 2), None, 0, np.int32([[0, 0], [1, 1], [1, 0], [0, 0]]), 0)]
-                    + [((1, 5, 5, 8000), 1, 0, None, 0)],
-                    [0, 1],
-                    [2],
-                )
-            ),
-            "a row of more than 32767 bytes",
-        ),
     ],
 )
 def test_what_no_field_holds_runs_on_the_host(made, reason):

@@ -5,7 +5,7 @@ import pytest
 
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
-from lepton.sw.reference import golden
+from lepton.sw.reference import golden, quantities
 from lepton.verif.random.tflite_builder import one_operator
 
 MODELS = ["ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8"]
@@ -199,7 +199,7 @@ def test_resize_nearest(options, size):
 def test_tables_and_parameters_agree_with_operators():
     data = one_operator("QUANTIZE", [act((1, 256)), act((1, 256), 0.02, 5)], [0], [1])
     model = load_model(data)
-    table = golden.unary_table(model, model.operators[0])
+    table = quantities.unary_table(model, model.operators[0])
     x = np.arange(-128, 128).astype(np.int8).reshape(1, 256)
     assert table.dtype == np.int8 and np.array_equal(golden.run(model, x)[0], table)
 

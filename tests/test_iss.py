@@ -7,7 +7,7 @@ from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Status
 from lepton.sw.reference.arith import requantize
-from lepton.sw.reference.iss import Iss, IssError, decode_descriptors, encode_descriptors
+from lepton.sw.reference.iss import Iss, IssError
 
 SINGLE = NpuConfig("single", rows=4, cols=4, lanes=2, act_bytes=4096, weight_tiles=64, ring_tiles=8, acc_depth=64)
 WIDE = NpuConfig("wide", rows=9, cols=8, lanes=4, act_bytes=4096, weight_tiles=64)
@@ -348,7 +348,7 @@ def test_memories_have_the_layout_of_the_host_link():
         value >>= f.bits
     assert m.tiles[5].tobytes() == word[6:]
     raw = np.random.default_rng(4).integers(0, 256, (50, isa.DESCRIPTOR_BYTES), np.uint8)
-    assert np.array_equal(encode_descriptors(decode_descriptors(raw)), raw)
+    assert np.array_equal(isa.DESCRIPTOR.pack_array(isa.DESCRIPTOR.unpack_array(raw)), raw)
     m.write(isa.Region.PARAM, 1, (-5).to_bytes(4, "little", signed=True) + (1 << 30).to_bytes(4, "little") + b"\xfd")
     assert m.params[1].tolist() == (-5, 1 << 30, -3)
     m.write(isa.Region.PROGRAM, 2, (0x0123456789ABCDEF).to_bytes(8, "little"))

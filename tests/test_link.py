@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 from amaranth.sim import Simulator
 
-from lepton.rtl.link import Link, identity_registers
-from lepton.rtl.spec import isa
+from lepton.rtl.link import Link
+from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.config import PRESETS, NpuConfig
+from lepton.rtl.spec.frames import frame
 from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
-from lepton.sw.device.link import Device, LinkError, config_from_registers, frame
+from lepton.sw.device.link import Device, LinkError
 
 CONFIG = NpuConfig(
     rows=4, cols=4, lanes=2, act_bytes=1024, weight_tiles=32, params=32, program_words=64, acc_depth=16, line_depth=16
@@ -21,7 +22,7 @@ TIMEOUT = 60
 
 
 def registers_of(config, **more):
-    return {**dict.fromkeys(Reg, 0), **identity_registers(config), **{Reg[k]: v for k, v in more.items()}}
+    return {**dict.fromkeys(Reg, 0), **identity.pack(config), **{Reg[k]: v for k, v in more.items()}}
 
 
 def parse(raw):
@@ -712,7 +713,7 @@ def test_driver_reports_refusals():
 
 def test_identity_round_trip_and_mismatch():
     for config in (*PRESETS.values(), CONFIG, replace(CONFIG, ring_tiles=4, rows=6, pe="paired")):
-        assert config_from_registers(registers_of(config)) == config
+        assert identity.unpack(registers_of(config)) == config
     model = DeviceModel()
     for reg, value, text in (
         (Reg.MAGIC, 0, "not a Lepton device: magic register is 0x00000000"),

@@ -59,7 +59,7 @@ def test_reads_from_a_path(shared):
         (lambda: conv()[:200], "damaged"),
         (lambda: conv(y=(1, 4, 4, 6)), "output shape is"),
         (lambda: conv(y=(1, -1, 4, 6)), "dynamic"),
-        (lambda: conv(x=(2, 4, 4, 3), y=(2, 4, 2, 6)), "batch is not 1"),
+        (lambda: conv(x=(0, 4, 4, 3), y=(0, 4, 2, 6)), "dynamic or empty"),
         (lambda: conv(options=CONV | {"StrideH": 0}), "stride_h=0"),
         (lambda: conv(options=CONV | {"Padding": 5}), "unknown padding"),
         (lambda: conv(w=weights((6, 3, 3, 2), 6, 0)), "input channels"),
@@ -74,7 +74,11 @@ def test_reads_from_a_path(shared):
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4))], [0, 0], [1], graph_inputs=[0]), "2 inputs"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4), -1.0)], [0], [1]), "scale is not a positive"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4), None)], [0], [1]), "needs one scale"),
-        (lambda: one_operator("CONV_2D", [act((1, 4)), act((1, 4))], [0, 1], [1]), "options are missing"),
+        (
+            lambda: one_operator("CONV_2D", [act((1, 4)), act((1, 4)), act((1, 4))], [0, 1], [2]),
+            "must have 4 dimensions",
+        ),
+        (lambda: one_operator("SOFTMAX", [act((1, 4)), act((1, 4), 1 / 256, -128)], [0], [1]), "beta 0.0"),
     ],
 )
 def test_errors_are_told_in_one_line(data, message):

@@ -1,15 +1,11 @@
 """The whole accelerator: programs through the host link on a Verilator model, memories as the ISS leaves them."""
 
-import json
-
 import numpy as np
 import pytest
 
-from lepton.rtl.npu import Npu
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Reg, Region, Status
-from lepton.rtl.verilog import ports, write_verilog
 from lepton.sw.device import verilated as rtl_backend
 from lepton.sw.device.link import LinkError
 from lepton.sw.device.verilated import BackendError, open_device
@@ -269,32 +265,6 @@ def test_reset_during_a_run(single):
         assert single.registers()[Reg.STATUS] == Status.IDLE
 
     p.check(single, pc=second, interval=60, before=stop)
-
-
-def test_verilog_and_description(tmp_path):
-    verilog, description = write_verilog(SINGLE, tmp_path / "npu.v")
-    text, about = verilog.read_text(), json.loads(description.read_text())
-    assert "module npu(" in text and "[-1:0]" not in text
-    assert NpuConfig.from_dict(about["config"]) == SINGLE
-    assert [r["index"] for r in about["registers"]] == list(range(len(Reg)))
-    assert {r["region"]: r["words"] for r in about["memory_map"]}["ACT"] == SINGLE.act_bytes
-    names = {f"{s}__{p}" for s in ("i", "o", "x_req", "x_data") for p in ("payload", "valid", "ready")} | {
-        "clk",
-        "rst",
-        "status",
-    }
-    assert {p["name"] for p in about["ports"]} == names
-    header = text[text.index("module npu(") :].split(")")[0].split("(")[1]
-    assert {name.strip() for name in header.split(",")} == names
-    before = verilog.stat().st_mtime_ns
-    write_verilog(SINGLE, verilog)
-    assert verilog.stat().st_mtime_ns == before
-
-
-def test_ports_without_external_memory():
-    top = Npu(PAIRED)
-    top._MustUse__silence = True
-    assert {p["name"].split("__")[0] for p in ports(top)} == {"clk", "rst", "i", "o", "status"}
 
 
 def test_missing_compiler(monkeypatch, tmp_path):

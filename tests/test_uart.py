@@ -10,8 +10,8 @@ from lepton.fpga.top import BoardTop
 from lepton.fpga.uart import UartReceiver, UartTransmitter
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import ConfigError, NpuConfig
+from lepton.rtl.spec.frames import frame
 from lepton.rtl.spec.isa import Command, Result
-from lepton.sw.device.link import frame
 
 CONFIG = NpuConfig("uart", rows=4, cols=4, lanes=1, act_bytes=256, weight_tiles=16, params=16, program_words=64)
 

@@ -1,9 +1,12 @@
 """The one configuration object. RTL, compiler, simulators, cycle model and driver all read it."""
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from lepton.rtl.spec.errors import LeptonError
 
 
-class ConfigError(ValueError):
+class ConfigError(LeptonError, ValueError):
     """A configuration that cannot be built; the message names the field, the reason and the range."""
 
 
@@ -59,8 +62,8 @@ class NpuConfig:
     act_align: int = 1
     """Reads of activations start at multiples of this; compact: 2, else 1."""
 
-    def __post_init__(self):
-        def check(ok, field, why):
+    def __post_init__(self) -> None:
+        def check(ok: bool, field: str, why: str) -> None:
             if not ok:
                 raise ConfigError(f"config {self.name!r}: {field}={getattr(self, field)!r}: {why}")
 
@@ -97,9 +100,10 @@ class NpuConfig:
         check(self.act_align == (2 if self.compact else 1), "act_align", "must be 2 with compact, else 1")
         check(self.multiplier in MULTIPLIERS, "multiplier", f"must be one of {', '.join(MULTIPLIERS)}")
 
-    def memory_attrs(self, name: str) -> dict:
+    def memory_attrs(self, name: str) -> dict[str, int | str]:
         """Attributes of memory `name` for synthesis: no logic for collisions, and its kind if it is chosen."""
-        return {"no_rw_check": 1} | ({"ram_style": "distributed"} if name in self.lutram.split() else {})
+        style = {"ram_style": "distributed"} if name in self.lutram.split() else {}
+        return {"no_rw_check": 1, **style}
 
     @property
     def phys_rows(self) -> int:
@@ -141,11 +145,11 @@ class NpuConfig:
         """Tiles of the weight store that hold on-chip weights."""
         return self.weight_tiles - self.ring_tiles
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict) -> "NpuConfig":
+    def from_dict(cls, data: dict[str, Any]) -> "NpuConfig":
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:

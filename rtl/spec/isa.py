@@ -4,21 +4,18 @@ Words are 64 bits, little-endian in memory. An instruction is `Op.words` words, 
 first word in the order listed; the opcode is always the low 4 bits. What each field does: `docs/architecture.md`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
+
+from lepton.rtl.spec.codec import CodecError, Field, Record
+from lepton.rtl.spec.config import NpuConfig
 
 WORD_BITS = 64
 
 
-@dataclass(frozen=True)
-class Field:
-    name: str
-    bits: int
-    signed: bool = False
-    doc: str = ""
-
-
-def _f(name, bits, doc="", signed=False):
+def _f(name: str, bits: int, doc: str = "", signed: bool = False) -> Field:
     return Field(name, bits, signed, doc)
 
 
@@ -36,13 +33,13 @@ class Op:
     words: int
     fields: tuple[Field, ...]
 
+    @cached_property
+    def record(self) -> Record:
+        return Record(self.opcode.name, self.fields, 8 * self.words)
+
     def offset(self, name: str) -> tuple[int, Field]:
-        at = 0
-        for f in self.fields:
-            if f.name == name:
-                return at, f
-            at += f.bits
-        raise KeyError(name)
+        """First bit and field of that name."""
+        return self.record.offsets[name], next(f for f in self.fields if f.name == name)
 
 
 END = Op(Opcode.END, 1, (_f("opcode", 4),))
@@ -155,13 +152,13 @@ class Rule:
     when: str = ""
     equals: int = 1
 
-    def __str__(self):
+    def __str__(self) -> str:
         limit = f"at least {self.low}" if self.high is None else f"at most {self.high}"
         limit = limit if self.low == 0 or self.high is None else f"{self.low} to {self.high}"
         return f"must be {limit}" + (f" when {self.when} is {self.equals}" if self.when else "")
 
 
-def rules(op: Op, config) -> tuple[Rule, ...]:
+def rules(op: Op, config: NpuConfig) -> tuple[Rule, ...]:
     """What `fetch` checks of an instruction: one that breaks a rule ends the run with BAD_INSTRUCTION.
 
     A rule whose `high` is negative cannot be kept: this configuration has no such instruction.
@@ -189,7 +186,7 @@ def rules(op: Op, config) -> tuple[Rule, ...]:
     return ()
 
 
-def broken(op: Op, config, values: dict) -> Rule | None:
+def broken(op: Op, config: NpuConfig, values: Mapping[str, int]) -> Rule | None:
     """The first rule that an instruction's fields break, in the order of the words in which `fetch` sees it."""
     for rule in sorted(rules(op, config), key=lambda r: last_word(op, r)):
         v = values[rule.field]
@@ -206,54 +203,47 @@ def last_word(op: Op, rule: Rule) -> int:
     return (max(ends) - 1) // WORD_BITS
 
 
-def encode(op: Op, **values) -> list[int]:
-    """Pack one instruction into 64-bit words. Raises ValueError if a field is unknown or out of range."""
-    values = {"opcode": int(op.opcode), **{k: int(v) for k, v in values.items()}}
-    raw = at = 0
-    for f in op.fields:
-        v = values.pop(f.name, 0)
-        low, high = (-(1 << f.bits - 1), 1 << f.bits - 1) if f.signed else (0, 1 << f.bits)
-        if not low <= v < high:
-            raise ValueError(f"{op.opcode.name}.{f.name}={v} does not fit {f.bits} {'signed ' if f.signed else ''}bits")
-        raw |= (v & ((1 << f.bits) - 1)) << at
-        at += f.bits
-    if values:
-        raise ValueError(f"{op.opcode.name} has no field {next(iter(values))!r}")
+def encode(op: Op, **values: int) -> list[int]:
+    """Pack one instruction into 64-bit words. Raises CodecError if a field is unknown or out of range."""
+    raw = op.record.pack({"opcode": op.opcode, **values})
     return [raw >> (WORD_BITS * i) & (2**WORD_BITS - 1) for i in range(op.words)]
 
 
-def decode(words, at: int = 0) -> tuple[Op, dict]:
-    """Unpack the instruction at word `at`. Raises ValueError on an unknown opcode."""
+def decode(words: Sequence[int], at: int = 0) -> tuple[Op, dict[str, int]]:
+    """Unpack the instruction at word `at`. Raises CodecError on an unknown opcode, IndexError when it is cut off."""
     code = int(words[at]) & 15
     if code not in OPS:
-        raise ValueError(f"word {at}: unknown opcode {code}")
+        raise CodecError(f"word {at}: unknown opcode {code}")
     op = OPS[Opcode(code)]
     raw = sum(int(words[at + i]) << (WORD_BITS * i) for i in range(op.words))
-    out, pos = {}, 0
-    for f in op.fields:
-        v = raw >> pos & ((1 << f.bits) - 1)
-        out[f.name] = v - (1 << f.bits) if f.signed and v >> (f.bits - 1) else v
-        pos += f.bits
-    return op, out
+    return op, op.record.unpack(raw)
 
 
-# A tile's descriptor: where the tile applies, stored in front of its weights (6 bytes, little-endian).
-DESCRIPTOR = (
-    _f("offset", 20, "added to MUL.address"),
-    _f("x", 16, "added to MUL.x", signed=True),
-    _f("y", 8, "added to MUL.y", signed=True),
-    _f("skip", 3, "depthwise: stream rows before the first output row"),
-    _f("last", 1, "last tile of its group"),
-)
 DESCRIPTOR_BYTES = 6
-
-# A parameter entry (9 bytes, little-endian).
-PARAM = (
-    _f("bias", 32, "added to the accumulator", signed=True),
-    _f("multiplier", 32, "Q31 multiplier", signed=True),
-    _f("shift", 8, "exponent, -31 to 30: left if positive", signed=True),
+DESCRIPTOR = Record(
+    "descriptor",
+    (
+        _f("offset", 20, "added to MUL.address"),
+        _f("x", 16, "added to MUL.x", signed=True),
+        _f("y", 8, "added to MUL.y", signed=True),
+        _f("skip", 3, "depthwise: stream rows before the first output row"),
+        _f("last", 1, "last tile of its group"),
+    ),
+    DESCRIPTOR_BYTES,
 )
+"""Where a tile applies, stored in front of its weights."""
+
 PARAM_BYTES = 9
+PARAM = Record(
+    "param",
+    (
+        _f("bias", 32, "added to the accumulator", signed=True),
+        _f("multiplier", 32, "Q31 multiplier", signed=True),
+        _f("shift", 8, "exponent, -31 to 30: left if positive", signed=True),
+    ),
+    PARAM_BYTES,
+)
+"""A parameter entry: one output channel's scale."""
 
 
 class Region(IntEnum):
@@ -267,7 +257,7 @@ class Region(IntEnum):
     EXTERNAL = 5  # behind the burst port; no words when config.external_bytes is 0
 
 
-def word_bytes(region: Region, config) -> int:
+def word_bytes(region: Region, config: NpuConfig) -> int:
     """Bytes of one word of a region; a weight word is descriptor, then rows of cols bytes."""
     return {
         Region.REG: 4,
@@ -279,7 +269,7 @@ def word_bytes(region: Region, config) -> int:
     }[region]
 
 
-def depth(region: Region, config) -> int:
+def depth(region: Region, config: NpuConfig) -> int:
     """Words in a region."""
     return {
         Region.REG: len(Reg),
@@ -307,8 +297,8 @@ class Reg(IntEnum):
 
     MAGIC = 0  # 0x4E54504C, "LPTN"
     VERSION = 1
-    SHAPE = 2  # rows | cols << 8 | lanes << 16 | paired << 24 | compact << 25
-    SIZES = 3  # log2(act_bytes) | acc_depth << 8 | line_depth << 20
+    SHAPE = 2  # identity.SHAPE
+    SIZES = 3  # identity.SIZES
     WEIGHT_TILES = 4
     PARAMS = 5
     PROGRAM_WORDS = 6
@@ -342,8 +332,7 @@ VERSION = 1
 
 
 # --- Host link -----------------------------------------------------------------------------------------------------
-# Request: SYNC_HOST, command, sequence, length (2 bytes LE), payload, CRC-32 (zlib, LE) of command..payload.
-# Reply:   SYNC_DEVICE, result, sequence, length (2 bytes LE), payload, CRC-32 of result..payload.
+# The frames and the payloads of the commands: `lepton.rtl.spec.frames`.
 SYNC_HOST = 0xA5
 SYNC_DEVICE = 0x5A
 MAX_PAYLOAD = 256
@@ -351,9 +340,9 @@ MAX_PAYLOAD = 256
 
 class Command(IntEnum):
     PING = 0  # payload echoed
-    WRITE = 1  # region (1 byte), word index (3, LE), byte in that word (2, LE), data; runs on over following words
-    READ = 2  # region (1), word index (3), words (2): REG or ACT
-    START = 3  # run id (4), first program word (2)
+    WRITE = 1  # frames.WRITE, data
+    READ = 2  # frames.READ
+    START = 3  # frames.START
     RESET = 4  # stop the run, forget tokens; memories stay
 
 

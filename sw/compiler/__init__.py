@@ -6,7 +6,7 @@ by the golden model). How each operator is mapped is told in `docs/architecture.
 
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.network import Compiler
-from lepton.sw.compiler.program import CompileError, HostStep, Layer, NpuStep, Place, Program
+from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program
 from lepton.sw.graph.model import Model
 
 __all__ = ["CompileError", "Compiler", "HostStep", "Layer", "NpuStep", "Place", "Program", "compile_model"]
@@ -17,8 +17,21 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
 
     Raises CompileError when the model does not fit.
     """
-    compiler = Compiler(model, config)
-    program = compiler.compile()
+    host: dict[int, str] = {}
+
+    def attempt(external=frozenset(), odd=frozenset()) -> tuple[Compiler, Program]:
+        """What the array turns out not to compute goes to the host, one operator after the other."""
+        while True:
+            compiler = Compiler(model, config, external, odd, host)
+            try:
+                program = compiler.compile()
+                if config.act_align > 1:
+                    compiler.odd_sources()
+                return compiler, program
+            except LayerError as error:
+                host[error.operator] = str(error)
+
+    compiler, program = attempt()
     excess = len(compiler.tile_words) - config.resident_tiles
     if excess > 0 and config.ring_tiles:
         outputs = {op.index: op.outputs[0] for op in model.operators}
@@ -33,14 +46,12 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
                 break
             chosen.add(index)
             excess -= compiler.layer_tiles[index]
-        compiler = Compiler(model, config, frozenset(chosen))
-        program = compiler.compile()
+        compiler, program = attempt(frozenset(chosen))
     compiler.check_fit()
     if config.act_align > 1:
         odd = compiler.odd_sources()
         if odd:
-            compiler = Compiler(model, config, odd=odd)
-            program = compiler.compile()
+            compiler, program = attempt(odd=odd)
             if compiler.odd_sources():
                 raise CompileError(
                     f"{model.name}: a tensor is read from even and odd addresses, configuration {config.name!r} reads "

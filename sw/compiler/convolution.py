@@ -8,7 +8,7 @@ from lepton.sw.compiler.elementwise import add_entries, add_tails
 from lepton.sw.compiler.emitter import Block, Emitter, Feed, Span, Tile, Window, onto
 from lepton.sw.compiler.pooling import onto_pooled
 from lepton.sw.graph.model import Operator
-from lepton.sw.reference import golden
+from lepton.sw.reference import quantities
 
 OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 MIN_TILE_PASS = 64  # cycles of multiplication below which groups share a bank, to hide the tail's latency
@@ -161,12 +161,13 @@ class Convolution:
         address, stack = e.place(op.inputs[0]).address, e.place(op.inputs[0]).stack
         self.window = None if op.op == "FULLY_CONNECTED" else Window.of(e.model, op)
         self.streamed = False
-        self.cout = e.hwc(op.outputs[0])[2]
+        self.cout = e.tensor(op.outputs[0]).shape[-1]
         k = self.window
         if k is None:
-            self.oh = self.ow = 1
             weights = dense_weights(e, op).reshape(self.cout, -1)
-            self.feed = Feed(address, 1, 1, weights.shape[1], zero_point=zero_point)
+            inputs = weights.shape[1]
+            self.oh, self.ow = e.tensor(op.inputs[0]).size // inputs, 1
+            self.feed = Feed(address, self.oh, 1, inputs, zero_point=zero_point)
             groups = flat_tiles(e, weights.T)
         else:
             self.oh, self.ow = k.oh, k.ow
@@ -192,7 +193,7 @@ class Convolution:
 
     def _entries(self, groups):
         """Parameter entries (bias with input zero point and pairing folded in), output zero point and clamp."""
-        multipliers, shifts, bias, in_zp, out_zp, low, high = golden.conv_parameters(self.e.model, self.op)
+        multipliers, shifts, bias, in_zp, out_zp, low, high = quantities.conv_parameters(self.e.model, self.op)
         data = np.asarray(self.e.tensor(self.op.inputs[1]).data, np.int64)
         depthwise = self.op.op == "DEPTHWISE_CONV_2D"
         sums = data.sum(axis=(0, 1, 2)) if depthwise else data.reshape(data.shape[0], -1).sum(axis=1)
@@ -283,7 +284,7 @@ class Convolution:
     def write_sum(self, add: Operator, out: int):
         """With the residual ADD or SUB behind it: both operands meet in one accumulator bank."""
         e, limit, cout = self.e, self.e.config.acc_depth // 2, self.cout
-        p = golden.add_parameters(e.model, add)
+        p = quantities.add_parameters(e.model, add)
         first = add.inputs[0] == self.op.outputs[0]
         other = add.inputs[1] if first else add.inputs[0]
         # A sum takes its operands in any order; the minuend must be the first half of the bank.

@@ -1,10 +1,13 @@
-"""ADD, SUB and MUL of two activations, unary functions, QUANTIZE, PAD and CONCATENATION."""
+"""Operators of value by value (ADD, MUL, MAXIMUM, functions of one value, QUANTIZE), and those that move bytes."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
-from lepton.sw.compiler.emitter import Emitter, Feed, onto
+from lepton.sw.compiler.emitter import IDENTITY, Emitter, Feed
+from lepton.sw.compiler.strided import Box, View, boxes, bring, move
 from lepton.sw.graph.model import Operator
-from lepton.sw.reference import golden
+from lepton.sw.reference import quantities
 
 
 def add_entries(e: Emitter, p: dict, reverse=False) -> int:
@@ -32,18 +35,31 @@ def add_tails(e: Emitter, op: Operator, p: dict, entry: int, target: dict, other
     )
 
 
-def binary(e: Emitter, op: Operator, out: int):
-    """ADD, SUB and MUL of two activations of one shape."""
+def operand(e: Emitter, t: int, shape) -> View:
+    """An activation or a constant, as broadcast to a shape."""
+    tensor = e.tensor(t)
+    view = View.constant(tensor.data) if tensor.constant else View.dense(e.place(t).address, tensor.shape)
+    return view.broadcast(shape)
+
+
+def meeting(e: Emitter, op: Operator, out: int, sign: int = 1) -> Iterator[Box]:
+    """Boxes of an output; of each, both operands (times `sign`) are in one bank, half a bank apart."""
     half = e.config.acc_depth // 2
-    a, b = (e.place(t).address for t in op.inputs[:2])
-    product = op.op == "MUL"
-    p = golden.mul_parameters(e.model, op) if product else golden.add_parameters(e.model, op)
+    shape = e.tensor(out).shape or (1,)
+    sources = [operand(e, t, shape) for t in op.inputs[:2]]
+    for box in boxes(e, View.dense(e.place(out).address, shape), sources, half):
+        bring(e, sources[0], 0, box, sign)
+        bring(e, sources[1], 1, box, sign, acc_base=half, release=1)
+        yield box
+
+
+def binary(e: Emitter, op: Operator, out: int):
+    """ADD, SUB and MUL of two activations, or of an activation and constants; either may be broadcast."""
+    half, product = e.config.acc_depth // 2, op.op == "MUL"
+    p = quantities.mul_parameters(e.model, op) if product else quantities.add_parameters(e.model, op)
     entry = e.add_param([(-p["z1"], -p["z2"], 0), (0, p["m"], p["s"])]) if product else add_entries(e, p)
-    for at, bw, n in e.runs(e.tensor(out).size, half):
-        block = (0, 0, 1, bw)
-        e.copy_in(Feed(a + at, 1, bw, n), block, 0, n)
-        e.copy_in(Feed(b + at, 1, bw, n), block, 0, n, acc_base=half, release=1)
-        target = onto(block, e.place(out).address + at, bw, n) | {"channels": n}
+    for box in meeting(e, op, out):
+        target = box.onto()
         if not product:
             add_tails(e, op, p, entry, target, half, take=1)
             continue
@@ -53,17 +69,50 @@ def binary(e: Emitter, op: Operator, out: int):
         e.tail(**target, **scale, shared=1, release=1, clamp=1)
 
 
+def maximum(e: Emitter, op: Operator, out: int):
+    """MAXIMUM: the tail's window over both operands. MINIMUM: the same of ~x, and the table takes it back."""
+    minimum = op.op == "MINIMUM"
+    param = e.add_param([(-1, *IDENTITY)]) if minimum else e.identity_entry()
+    if minimum:
+        e.table(~np.arange(-128, 128))
+    window = {"window_y": 2, "window_row": e.config.acc_depth // 2}
+    for box in meeting(e, op, out, -1 if minimum else 1):
+        scale = {"shared": 1, "clamp": 1, "param": param}
+        e.tail(**box.onto(), **scale, **window, take=1, release=1, **({"table": 1} if minimum else {}))
+
+
 def unary(e: Emitter, op: Operator, out: int):
     """A function of one value, through the table."""
-    e.table(golden.unary_table(e.model, op))
-    e.copy_flat(e.place(op.inputs[0]).address, e.tensor(out).size, e.place(out).address, e.identity_entry(), table=1)
+    e.table(e.function(op))
+    copy(e, op, out, e.identity_entry(), table=1)
+
+
+def copy(e: Emitter, op: Operator, out: int, param: int, **tail):
+    """All bytes of the operator's activation, one after the other."""
+    (t,) = (t for t in op.inputs if t >= 0 and not e.tensor(t).constant)
+    shape = (e.tensor(out).size,)
+    move(e, View.dense(e.place(out).address, shape), View.dense(e.place(t).address, shape), param, **tail)
 
 
 def quantize(e: Emitter, op: Operator, out: int):
-    p = golden.quantize_parameters(e.model, op)
-    param = e.add_param([(-p["zi"], p["m"], p["s"])])
-    source, target = e.place(op.inputs[0]).address, e.place(out).address
-    e.copy_flat(source, e.tensor(out).size, target, param, zero_point=p["zo"])
+    p = quantities.quantize_parameters(e.model, op)
+    copy(e, op, out, e.add_param([(-p["zi"], p["m"], p["s"])]), zero_point=p["zo"])
+
+
+def movement(e: Emitter, op: Operator, out: int):
+    """What only moves bytes, piece by piece; pieces that are in place already cost nothing."""
+    for piece in e.moves(op):
+        if piece.source is not None and e.in_place.get(piece.source) == op.index:
+            continue
+        address = e.place(out if piece.target == op.outputs[0] else piece.target).address + piece.target_start
+        target = View(address, piece.shape, piece.target_strides)
+        if piece.source is None:
+            source = View.constant(piece.values)
+            if (piece.values == piece.values.flat[0]).all():
+                source = View.constant(piece.values.reshape(-1)[:1]).broadcast(piece.shape)
+        else:
+            source = View(e.place(piece.source).address + piece.start, piece.shape, piece.strides)
+        move(e, target, source, e.identity_entry())
 
 
 def pad(e: Emitter, op: Operator, out: int):
@@ -73,20 +122,3 @@ def pad(e: Emitter, op: Operator, out: int):
     oh, ow, _ = e.hwc(out)
     feed = Feed(e.place(op.inputs[0]).address, h, w, c, top=top, left=left, zero_point=op.options["value"])
     e.copy(feed, oh, ow, e.place(out).address, c, e.identity_entry())
-
-
-def concatenation(e: Emitter, op: Operator, out: int):
-    """Copies of the inputs: a few long runs, or a map of short ones."""
-    axis = op.options["axis"]
-    inner = int(np.prod(e.tensor(out).shape[axis:]))
-    outer = int(np.prod(e.tensor(out).shape[:axis]))
-    at, param = e.place(out).address, e.identity_entry()
-    for t in op.inputs:
-        source, c = e.place(t).address, int(np.prod(e.tensor(t).shape[axis:]))
-        if outer <= -(-c // e.config.cols):
-            for i in range(outer):
-                e.copy_flat(source + i * c, c, at + i * inner, param)
-        else:
-            for _, i, _, n in e.blocks(1, outer, e.config.acc_depth):
-                e.copy(Feed(source + i * c, 1, n, c), 1, n, at + i * inner, inner, param)
-        at += c

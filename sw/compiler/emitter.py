@@ -2,14 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from lepton.rtl.spec import isa
+from lepton.rtl.spec.codec import CodecError, Record
 from lepton.rtl.spec.config import NpuConfig
-from lepton.sw.compiler.program import CompileError, Place, Program
+from lepton.sw.compiler.movement import Piece, pieces
+from lepton.sw.compiler.program import LayerError, Place, Program
 from lepton.sw.graph.model import Model, Operator
+from lepton.sw.reference import golden
 
+VALUE_BY_VALUE = frozenset(
+    "ABS ADD CEIL COS ELU EXP FLOOR GELU HARD_SWISH LEAKY_RELU LOG LOGISTIC MAXIMUM MINIMUM MUL NEG PRELU QUANTIZE "
+    "RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 ROUND RSQRT SIGN SIN SQRT SQUARE SQUARED_DIFFERENCE SUB TANH".split()
+)
+"""Operators that compute a value of the output from the same values of the inputs, broadcast."""
 ADDRESS_MASK = 2**20 - 1
 IDENTITY = (1 << 30, 1)  # multiplier and shift that scale by exactly one
 
@@ -103,6 +112,23 @@ def onto(block: Block, address: int, width: int, channels: int) -> dict:
     }
 
 
+_known: WeakKeyDictionary = WeakKeyDictionary()
+"""What the compilations of one model share: of its operators, what they move and their tables."""
+
+
+def table_of(model: Model, op: Operator) -> np.ndarray | None:
+    """int8[256] of an operator that is a function of one int8 value (index -128 first), else None."""
+    ins = [model.tensors[t] for t in op.inputs if t >= 0]
+    moving = [t for t in ins if not t.constant]
+    if op.op not in VALUE_BY_VALUE or len(moving) != 1 or len(op.outputs) != 1:
+        return None
+    (x,) = moving
+    if any(t.size != 1 for t in ins if t.constant) or x.size != model.tensors[op.outputs[0]].size:
+        return None
+    (table,) = golden.run_operator(model, op, {x.index: np.arange(-128, 128).astype(np.int8)})
+    return table.reshape(256) if table.size == 256 else None
+
+
 class Emitter:
     """The program under construction; the operators' modules add to it.
 
@@ -118,9 +144,19 @@ class Emitter:
         self.param_words: list[bytes] = []
         self.layer_tiles: dict[int, int] = {}
         """Tiles of each operator with weights."""
+        self.in_place: dict[int, int] = {}
+        """Tensors that are made where the operator that joins them (the value) would copy them."""
         self.mapped = False
         """Whether the bytes that a layer's TAILs write go through the table."""
         self._identities: dict[int, Span] = {}
+        self._identity: int | None = None
+        known = _known.setdefault(model, ({}, {}))
+        self._moves: dict[int, list[Piece]] = known[0]
+        self._functions: dict[int, np.ndarray | None] = known[1]
+        self.gathers: dict[tuple, tuple[Span, int]] = {}
+        """Tiles that bring bytes of given places to the columns, and the most lanes that one of them uses."""
+        self.constants: dict[tuple, Span] = {}
+        """Tiles that bring constants to the columns."""
 
     # --- the model -------------------------------------------------------------------------------------------------
 
@@ -139,21 +175,51 @@ class Emitter:
     def place(self, i) -> Place:
         return self.program.places[i]
 
+    def activations(self, op: Operator) -> list[int]:
+        """The inputs that are not constant, each once."""
+        return list(dict.fromkeys(t for t in op.inputs if t >= 0 and not self.tensor(t).constant))
+
+    def moves(self, op: Operator) -> list[Piece]:
+        """What an operator moves. Raises NotStrided."""
+        if op.index not in self._moves:
+            self._moves[op.index] = pieces(self.model, op)
+        return self._moves[op.index]
+
+    def function(self, op: Operator) -> np.ndarray | None:
+        """int8[256] of an operator that is a function of one int8 value (index -128 first), else None."""
+        if op.index not in self._functions:
+            self._functions[op.index] = table_of(self.model, op)
+        return self._functions[op.index]
+
     # --- memories --------------------------------------------------------------------------------------------------
+
+    def _pack(self, record: Record, **values: int) -> bytes:
+        try:
+            return record.to_bytes(**values)
+        except CodecError as error:
+            raise self._exceeds(error) from None
+
+    @staticmethod
+    def _exceeds(error: CodecError) -> LayerError:
+        return LayerError(f"it exceeds the instruction set ({error})")
 
     def add_param(self, entries) -> int:
         """Append (bias, multiplier, shift) entries; their first index."""
         first = len(self.param_words)
         for bias, multiplier, shift in entries:
-            self.param_words.append(
-                (int(bias) & 0xFFFFFFFF).to_bytes(4, "little")
-                + int(multiplier & 0xFFFFFFFF).to_bytes(4, "little")
-                + int(shift & 0xFF).to_bytes(1, "little")
-            )
+            bias = (int(bias) + 2**31) % 2**32 - 2**31  # accumulators wrap, so it counts modulo 2**32
+            self.param_words.append(self._pack(isa.PARAM, bias=bias, multiplier=multiplier, shift=shift))
         return first
 
+    def most_constants(self) -> int:
+        """Tiles of constants that a layer may take of the weight store."""
+        return max(64, self.config.resident_tiles // 8)
+
     def identity_entry(self) -> int:
-        return self.add_param([(0, *IDENTITY)])
+        """The parameter entry that changes nothing."""
+        if self._identity is None:
+            self._identity = self.add_param([(0, *IDENTITY)])
+        return self._identity
 
     def add_tiles(self, groups: list[list[Tile]], external: bool = False) -> list[Span]:
         """Append the tiles of each group to the weight store or the external memory; the span of each group."""
@@ -162,14 +228,15 @@ class Emitter:
         for tiles in groups:
             spans.append(Span(len(words), len(tiles), external))
             for i, t in enumerate(tiles):
-                raw = (
-                    (t.offset & ADDRESS_MASK)
-                    | (t.x & 0xFFFF) << 20
-                    | (t.y & 0xFF) << 36
-                    | t.skip << 44
-                    | (i == len(tiles) - 1) << 47
+                where = self._pack(
+                    isa.DESCRIPTOR,
+                    offset=t.offset & ADDRESS_MASK,  # addresses wrap
+                    x=t.x,
+                    y=t.y,
+                    skip=t.skip,
+                    last=i == len(tiles) - 1,
                 )
-                words.append(raw.to_bytes(6, "little") + np.ascontiguousarray(t.weights, np.int8).tobytes())
+                words.append(where + np.ascontiguousarray(t.weights, np.int8).tobytes())
         return spans
 
     def chunk_tiles(self, run: np.ndarray, offset: int, x: int, y: int) -> list[Tile]:
@@ -197,8 +264,8 @@ class Emitter:
     def emit(self, op, **values):
         try:
             self.program.words += isa.encode(op, **values)
-        except ValueError as error:
-            raise CompileError(f"{self.model.name}: a layer exceeds the instruction set ({error})") from None
+        except CodecError as error:
+            raise self._exceeds(error) from None
 
     def load(self, span: Span):
         if span.external:
@@ -207,15 +274,16 @@ class Emitter:
         else:
             self.emit(isa.LOAD, tile=span.first, count=span.count)
 
+    def emit_mul(self, **values):
+        """One MUL, field by field."""
+        self.emit(isa.MUL, **{"init": 1, "groups": 1, **values})
+
     def mul(self, feed: Feed, block: Block, channel: int = 0, **values):
         """One MUL over a block of windows, from byte `channel` of their pixels on."""
         oy, ox, height, width = block
         y, x = oy * feed.stride_y - feed.top, ox * feed.stride_x - feed.left
-        self.emit(
-            isa.MUL,
+        self.emit_mul(
             **{
-                "init": 1,
-                "groups": 1,
                 "width": width,
                 "height": height,
                 "address": (feed.address + (y * feed.w + x) * feed.c + channel) & ADDRESS_MASK,
@@ -245,11 +313,11 @@ class Emitter:
 
     # --- pieces ----------------------------------------------------------------------------------------------------
 
-    def blocks(self, height, width, limit, width_limit=None) -> Iterator[Block]:
+    def blocks(self, height, width, limit, width_limit=None, height_limit=None) -> Iterator[Block]:
         """Cut a map into blocks of at most `limit` entries: whole rows if they fit, else parts of a row."""
         n_x = -(-width // min(width, limit, width_limit or width))
         step_x = -(-width // n_x)
-        step_y = max(1, min(height, limit // step_x))
+        step_y = max(1, min(height, limit // step_x, height_limit or height))
         n_y = -(-height // step_y)
         step_y = -(-height // n_y)
         for oy in range(0, height, step_y):

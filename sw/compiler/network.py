@@ -5,25 +5,25 @@ from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler import convolution, elementwise, pooling
 from lepton.sw.compiler.convolution import Convolution
 from lepton.sw.compiler.emitter import Emitter, Window
+from lepton.sw.compiler.movement import MOVERS, NotStrided
 from lepton.sw.compiler.placement import place_tensors
-from lepton.sw.compiler.program import CompileError, HostStep, Layer, NpuStep, Place, Program
-from lepton.sw.graph.model import Model, Operator
-from lepton.sw.reference import golden
+from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program
+from lepton.sw.graph.model import Model, ModelError, Operator
+from lepton.sw.reference import quantities
 
 BINARY = ("ADD", "SUB", "MUL")
+EXTREMES = ("MAXIMUM", "MINIMUM")
 PADS = ("PAD", "PADV2")
-TABLES = tuple(name for name in golden.UNARY if name != "QUANTIZE")  # an entry scales QUANTIZE; it needs no table
 KERNELS = {
     "MAX_POOL_2D": pooling.max_pool,
     "AVERAGE_POOL_2D": pooling.average_pool,
     "MEAN": pooling.mean,
     "QUANTIZE": elementwise.quantize,
-    **dict.fromkeys(PADS, elementwise.pad),
-    "CONCATENATION": elementwise.concatenation,
+    **dict.fromkeys(MOVERS, elementwise.movement),
     **dict.fromkeys(BINARY, elementwise.binary),
-    **dict.fromkeys(TABLES, elementwise.unary),
+    **dict.fromkeys(EXTREMES, elementwise.maximum),
 }
-"""Layers without weights: function(emitter, operator, output tensor)."""
+"""Layers without weights: function(emitter, operator, output tensor). A function of one value needs none."""
 
 
 class Compiler(Emitter):
@@ -35,10 +35,17 @@ class Compiler(Emitter):
         config: NpuConfig,
         external: frozenset[int] = frozenset(),
         odd: frozenset[int] = frozenset(),
+        host: dict[int, str] | None = None,
     ):
-        """`odd`: tensors placed at odd addresses, when the configuration's reads are aligned."""
+        """`odd`: tensors placed at odd addresses, when the configuration's reads are aligned.
+
+        `host`: operators that the array turned out not to compute, and why.
+        """
         super().__init__(model, config, external)
         self.odd = odd
+        self.host = host or {}
+        self.views: dict[int, tuple[int, int]] = {}
+        """Tensors that are a part of another: that tensor, and the first byte in it."""
         self.why_host = {op.index: self.supports(op) for op in model.operators}
         self.consumers: dict[int, list[int]] = {}
         """Operators that read a tensor; -1 for the host, which reads the outputs."""
@@ -53,24 +60,46 @@ class Compiler(Emitter):
 
     def supports(self, op: Operator) -> str | None:
         """None if the array runs the operator, else why not (it then runs on the host)."""
+        if op.index in self.host:
+            return self.host[op.index]
+        for t in (*self.activations(op), *op.outputs):
+            if self.tensor(t).dtype != "int8":
+                return f"{self.tensor(t).dtype} values"
+        try:
+            return self._supports(op)
+        except (ModelError, NotStrided) as error:
+            return str(error)
+
+    def _supports(self, op: Operator) -> str | None:
         o = op.options
+        if op.op in convolution.OPERATORS:
+            if not self.tensor(op.inputs[1]).constant:
+                return "weights that are not constant"
+            if self.tensor(op.inputs[1]).dtype != "int8":
+                return f"{self.tensor(op.inputs[1]).dtype} weights"
         if op.op == "FULLY_CONNECTED":
             inputs = self.tensor(op.inputs[1]).shape[1]
-            if self.tensor(op.inputs[0]).size != inputs:
-                return "more than one input vector"
+            if self.tensor(op.inputs[0]).size // inputs >= 2**11:
+                return "more than 2047 input vectors"
             return None if inputs < 2**15 else "more than 32767 inputs"
-        if "filter_h" in o or op.op in (*PADS, "MEAN"):
+        if "filter_h" in o or op.op == "MEAN":
             reason = self.limit_of_map(op)
             if reason is not None:
                 return reason
-        if self.config.compact and op.op in (*BINARY, *TABLES):
-            return "a compact configuration has neither a second operand nor a table"
         if op.op in convolution.OPERATORS:
             return None
-        if op.op in BINARY:
-            shapes = {self.tensor(t).shape for t in (*op.inputs, *op.outputs)}
-            same = len(shapes) == 1 and not any(self.tensor(t).constant for t in op.inputs)
-            return None if same else "operands of different shapes or constants"
+        if op.op == "QUANTIZE":
+            quantities.quantize_parameters(self.model, op)
+            return None
+        if self.function(op) is not None:
+            return "a compact configuration has no table" if self.config.compact else None
+        if op.op in (*BINARY, *EXTREMES):
+            if self.config.compact and op.op != "MAXIMUM":
+                return "a compact configuration has neither a second operand nor a table"
+            if op.op in BINARY:
+                parameters = quantities.mul_parameters if op.op == "MUL" else quantities.add_parameters
+                parameters(self.model, op)
+            return None
         if op.op == "MAX_POOL_2D":
             kh, kw, depth = o["filter_h"], o["filter_w"], self.config.acc_depth
             if kh * kw > depth:
@@ -79,18 +108,24 @@ class Compiler(Emitter):
         if op.op == "AVERAGE_POOL_2D":
             counts = {count for _, count in pooling.average_regions(Window.of(self.model, op))}
             return None if all(map(pooling.average_scale, counts)) else "no exact scale for this window"
-        if op.op in golden.UNARY or op.op == "RESHAPE":
+        if op.op in MOVERS:
+            self.moves(op)
             return None
-        if op.op in PADS:
-            pads = o["paddings"]
-            flat = len(pads) == 4 and not any(pads[0]) and not any(pads[3])
-            return None if flat else "only height and width are padded"
-        if op.op == "CONCATENATION":
-            return None if not any(self.tensor(t).constant for t in op.inputs) else "a constant input"
         if op.op == "MEAN":
             spatial = len(self.tensor(op.inputs[0]).shape) == 4 and sorted(o["axis"]) == [1, 2]
             return None if spatial else "only means over height and width"
         return "computed on the host"
+
+    def view_of(self, op: Operator) -> dict[int, tuple[int, int]] | None:
+        """For an operator whose outputs are parts of its input as they lie: of each, that tensor and the first byte."""
+        if op.op not in MOVERS:
+            return None
+        pieces = self.moves(op)
+        if len(pieces) != len(op.outputs) or not all(p.contiguous for p in pieces):
+            return None
+        if any(p.start % self.config.act_align or p.size != self.tensor(p.target).size for p in pieces):
+            return None
+        return {p.target: (p.source, p.start) for p in pieces}
 
     def limit_of_map(self, op: Operator) -> str | None:
         """Which of the instructions' fields a map, or a window on it, is too large for; None if none."""
@@ -131,14 +166,14 @@ class Compiler(Emitter):
             if self.why_host[op.index] is not None:
                 layers.append(("host", [op]))
                 continue
-            if op.op == "RESHAPE":
+            if self.view_of(op) is not None:
                 layers.append(("alias", [op]))
                 continue
             group = [op]
             if op.op in ("CONV_2D", "DEPTHWISE_CONV_2D") and self.single_use(op.outputs[0]):
                 following = ops[self.consumers[op.outputs[0]][0]]
                 if self.why_host[following.index] is None and following.index not in done:
-                    if following.op in ("ADD", "SUB"):
+                    if following.op in ("ADD", "SUB") and self.same_shapes(following):
                         other = [t for t in following.inputs if t != op.outputs[0]]
                         before = self.make_ready(other[0], op, done) if other else None
                         if before is not None:
@@ -149,14 +184,45 @@ class Compiler(Emitter):
                         done.add(following.index)
                         group.append(following)
             result = group[-1].outputs[0]
-            if op.op not in TABLES and self.single_use(result):
+            if not self.uses_table(group[-1]) and self.single_use(result) and len(op.outputs) == 1:
                 following = ops[self.consumers[result][0]]
-                supported = self.why_host[following.index] is None
-                if following.op in golden.UNARY and supported and following.index not in done:
+                supported = self.why_host[following.index] is None and following.index not in done
+                if supported and self.function(following) is not None and not self.config.compact:
                     done.add(following.index)
                     group.append(following)
             layers.append(("npu", group))
+        self.find_views(layers)
         return layers
+
+    def uses_table(self, op: Operator) -> bool:
+        """Whether the operator alone needs the table for its own bytes."""
+        return op.op == "MINIMUM" or (op.op != "QUANTIZE" and self.function(op) is not None)
+
+    def find_views(self, layers: list[tuple[str, list[Operator]]]):
+        """Which tensors lie inside others: views, and parts of a concatenation that are made in their place."""
+        made = {ops[-1].outputs[0] for kind, ops in layers if kind == "npu" and len(ops[-1].outputs) == 1}
+        for kind, ops in layers:
+            if kind == "alias":
+                self.views |= self.view_of(ops[0]) or {}
+        for i, (kind, ops) in enumerate(layers):
+            op = ops[0]
+            if kind != "npu" or len(ops) > 1 or op.op not in ("CONCATENATION", "PACK"):
+                continue
+            pieces = self.moves(op)
+            whole = [p for p in pieces if p.contiguous and p.size == self.tensor(p.source).size]
+            for p in whole:
+                once = sum(q.source == p.source for q in pieces) == 1 and self.single_use(p.source)
+                even = p.target_start % self.config.act_align == 0
+                if once and even and p.source in made and p.source not in self.views:
+                    self.views[p.source] = op.outputs[0], p.target_start
+                    self.in_place[p.source] = op.index
+            if len(pieces) == sum(self.in_place.get(p.source, -1) == op.index for p in pieces if p.source is not None):
+                layers[i] = ("alias", ops)
+
+    def same_shapes(self, op: Operator) -> bool:
+        """Whether the operands are two activations of the output's shape."""
+        shapes = {self.tensor(t).shape for t in (*op.inputs, *op.outputs)}
+        return len(shapes) == 1 and not any(self.tensor(t).constant for t in op.inputs)
 
     def make_ready(self, tensor: int, op: Operator, done: set[int]) -> list[Operator] | None:
         """Operators to run before `op` so that the other operand of its residual ADD is there; None if none help.
@@ -184,45 +250,49 @@ class Compiler(Emitter):
 
     # --- memory ----------------------------------------------------------------------------------------------------
 
+    def root(self, t: int) -> tuple[int, int]:
+        """The tensor in which another lies, and its first byte there."""
+        at = 0
+        while t in self.views:
+            t, offset = self.views[t]
+            at += offset
+        return t, at
+
     def plan_memory(self, layers):
-        """Place every tensor that lies in activation memory, by lifetime, largest first."""
-        alias, born, dies, sizes, stacks = {}, {}, {}, {}, {}
-
-        def root(t):
-            while t in alias:
-                t = alias[t]
-            return t
-
-        self.root = root
+        """Place every tensor that the array reads or writes, by lifetime, largest first."""
+        born, dies, stacks = {}, {}, {}
+        on_array: set[int] = set()
         end = len(layers)
         for t in self.model.inputs:
-            born[t], sizes[t] = -1, self.tensor(t).size
+            born[self.root(t)[0]] = -1
         for i, (kind, ops) in enumerate(layers):
             if kind == "alias":
-                alias[ops[0].outputs[0]] = ops[0].inputs[0]
-            for op in ops:
-                for t in op.inputs:
-                    if t >= 0 and not self.tensor(t).constant and root(t) in born:
-                        dies[root(t)] = i
-            if kind == "alias":
                 continue
-            out = ops[-1].outputs[0]
-            born[out], sizes[out] = i, self.tensor(out).size
-            source = ops[0].inputs[0]
-            if kind == "npu" and ops[0].op in convolution.OPERATORS:
-                if source in self.model.inputs and self.single_use(source):
-                    stacks[source] = stack = convolution.stacking(self, ops[0])
-                    sizes[source] = stack["size"] if stack else sizes[source]
+            inner = {t for op in ops[:-1] for t in op.outputs}
+            reads = {self.root(t)[0] for op in ops for t in self.activations(op) if t not in inner}
+            writes = {self.root(t)[0] for t in ops[-1].outputs}
+            for t in writes:
+                born.setdefault(t, i)
+            for t in reads | writes:
+                dies[t] = i
+            if kind == "npu":
+                on_array |= reads | writes
+                source = ops[0].inputs[0]
+                if ops[0].op in convolution.OPERATORS and source in self.model.inputs and self.single_use(source):
+                    stacks[source] = convolution.stacking(self, ops[0])
         for t in self.model.outputs:
-            dies[root(t)] = end
-        lives = {t: (born[t], dies.get(t, born[t])) for t in born}
+            dies[self.root(t)[0]] = end
+        sizes = {t: stacks[t]["size"] if stacks.get(t) else self.tensor(t).size for t in born if t in on_array}
+        lives = {t: (born[t], dies.get(t, born[t])) for t in sizes}
         align = self.config.act_align
         room = {t: -(-(size + (t in self.odd)) // align) * align for t, size in sizes.items()}
         addresses = {t: a + (t in self.odd) for t, a in place_tensors(room, lives, self.config.act_bytes).items()}
         for t, address in addresses.items():
             self.program.places[t] = Place(address, sizes[t], stacks.get(t))
-        for t in alias:
-            self.program.places[t] = self.place(root(t))
+        for t in self.views:
+            source, at = self.root(t)
+            if source in addresses:
+                self.program.places[t] = Place(addresses[source] + at, self.tensor(t).size)
         needed = max((a + sizes[t] for t, a in addresses.items()), default=0)
         self.program.peak_bytes = max(
             sum(sizes[t] for t, (first, last) in lives.items() if first <= i <= last) for i in range(-1, end + 1)
@@ -240,20 +310,25 @@ class Compiler(Emitter):
             return 0
         weights = self.tensor(op.inputs[1]).shape
         if op.op == "FULLY_CONNECTED":
-            return weights[0] * weights[1]
+            return self.tensor(op.outputs[0]).size * weights[1]
         per = weights[1] * weights[2] * (weights[3] if op.op == "CONV_2D" else 1)
         return self.tensor(op.outputs[0]).size * per
 
     def layer(self, ops: list[Operator]):
         """Emit the instructions of one group of fused operators."""
         out = ops[-1].outputs[0]
-        self.mapped = len(ops) > 1 and ops[-1].op in golden.UNARY
+        self.mapped = len(ops) > 1 and self.function(ops[-1]) is not None
         if self.mapped:
-            *ops, function = ops
-            self.table(golden.unary_table(self.model, function))
+            *ops, last = ops
+            self.table(self.function(last))
         op = ops[0]
         if op.op not in convolution.OPERATORS:
-            KERNELS[op.op](self, op, out)
+            if op.op != "QUANTIZE" and self.function(op) is not None:
+                elementwise.unary(self, op, out)
+            elif op.op in PADS and self.pads_map(op):
+                elementwise.pad(self, op, out)
+            else:
+                KERNELS[op.op](self, op, out)
             return
         conv = Convolution(self, op)
         if len(ops) == 1:
@@ -263,8 +338,16 @@ class Compiler(Emitter):
         else:
             conv.write_sum(ops[1], out)
 
+    def pads_map(self, op: Operator) -> bool:
+        """Whether windows over the border of a map do the padding."""
+        pads = op.options["paddings"]
+        flat = len(pads) == 4 and not any(pads[0]) and not any(pads[3])
+        return flat and self.limit_of_map(op) is None
+
     def compile(self) -> Program:
+        """Raises CompileError; LayerError, with its operator, where that is for the host."""
         program = self.program
+        program.why_host = {i: why for i, why in self.why_host.items() if why is not None}
         layers = self.fuse()
         self.plan_memory(layers)
         producer: dict[int, int] = {}
@@ -272,7 +355,8 @@ class Compiler(Emitter):
         synced, segment_start, running = -1, 0, False
         for i, (kind, ops) in enumerate(layers):
             if kind == "alias":
-                producer[ops[0].outputs[0]] = producer.get(ops[0].inputs[0], -1)
+                ready = max((producer.get(t, -1) for t in self.activations(ops[0])), default=-1)
+                producer.update(dict.fromkeys(ops[0].outputs, ready))
                 spans.append(None)
                 continue
             if kind == "host":
@@ -287,7 +371,11 @@ class Compiler(Emitter):
                 program.steps.append(NpuStep(len(program.words)))
                 running, synced = True, i - 1
             start = len(program.words)
-            self.layer(ops)
+            try:
+                self.layer(ops)
+            except LayerError as error:
+                error.operator = ops[0].index
+                raise
             needs = max((producer.get(t, -1) for op in ops for t in op.inputs if t >= 0), default=-1)
             if needs > synced and needs >= segment_start:
                 self.set_flag(spans[needs], isa.TAIL, "post", last=True)
@@ -295,7 +383,7 @@ class Compiler(Emitter):
                 synced = needs
             spans.append((start, len(program.words)))
             for op in ops:
-                producer[op.outputs[0]] = i
+                producer.update(dict.fromkeys(op.outputs, i))
             indexes, name = tuple(op.index for op in ops), "+".join(op.op for op in ops)
             macs = sum(self.macs(op) for op in ops)
             program.layers.append(Layer(indexes, name, macs, start, len(program.words)))
@@ -322,7 +410,7 @@ class Compiler(Emitter):
     def odd_sources(self) -> frozenset[int]:
         """Tensors that are read from odd addresses, in steps that are even.
 
-        Raises CompileError where a layer's reads cannot all be even, wherever its input lies.
+        Raises LayerError where a layer's reads cannot all be even, wherever its input lies.
         """
         program, size = self.program, isa.word_bytes(isa.Region.WEIGHT, self.config)
         tiles, found = [], set()
@@ -349,13 +437,12 @@ class Compiler(Emitter):
                         if tile >> last_bit:
                             break
             if len(parities) > 1:
-                raise CompileError(
-                    f"{self.model.name}: layer {layer.name} reads activations at odd addresses, configuration "
-                    f"{self.config.name!r} reads only even ones (act_align=2): use channels in even numbers, or a "
-                    f"configuration without compact"
-                )
+                error = LayerError("it reads at odd and even addresses, and a compact configuration only at even ones")
+                error.operator = layer.operators[0]
+                raise error
             if parities == {1}:
-                found.add(self.root(self.model.operators[layer.operators[0]].inputs[0]))
+                op = self.model.operators[layer.operators[0]]
+                found.add(self.root(op.inputs[2 if op.op == "TRANSPOSE_CONV" else 0])[0])
         return frozenset(found)
 
     def check_fit(self):

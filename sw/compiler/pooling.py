@@ -6,7 +6,7 @@ import numpy as np
 
 from lepton.sw.compiler.emitter import IDENTITY, Block, Emitter, Feed, Window, onto
 from lepton.sw.graph.model import Operator
-from lepton.sw.reference import arith, golden
+from lepton.sw.reference import arith, quantities
 
 
 def onto_pooled(block: Block, k: Window, row: int, address: int, channels: int) -> dict:
@@ -22,7 +22,7 @@ def onto_pooled(block: Block, k: Window, row: int, address: int, channels: int) 
 
 def max_pool(e: Emitter, op: Operator, out: int):
     """Blocks of the unpooled map are copied in; the tail's window takes the maximum."""
-    k, p, depth = Window.of(e.model, op), golden.pool_parameters(e.model, op), e.config.acc_depth
+    k, p, depth = Window.of(e.model, op), quantities.pool_parameters(e.model, op), e.config.acc_depth
     feed = Feed(e.place(op.inputs[0]).address, k.h, k.w, k.c, 1, 1, k.top, k.left, -128)
     scale = {"shared": 1, "clamp": 1, "param": e.identity_entry(), "low": p["low"], "high": p["high"]}
     # The unpooled block of n outputs a side is (n - 1) * stride + window a side.
@@ -78,7 +78,7 @@ def average_regions(k: Window) -> list[tuple[Block, int]]:
 
 def average_pool(e: Emitter, op: Operator, out: int):
     """Identity tiles for every tap sum up the window, padding adds 0; a global one sums all pixels into one entry."""
-    k, p = Window.of(e.model, op), golden.pool_parameters(e.model, op)
+    k, p = Window.of(e.model, op), quantities.pool_parameters(e.model, op)
     address, target = e.place(op.inputs[0]).address, e.place(out).address
     regions = average_regions(k)
     scales = {}
@@ -118,7 +118,7 @@ def sum_up(e: Emitter, feed: Feed, rows: int, columns: int, target: int, scale: 
 
 def mean(e: Emitter, op: Operator, out: int):
     """MEAN over height and width: every pixel into one entry, then one scale."""
-    p = golden.mean_parameters(e.model, op)
+    p = quantities.mean_parameters(e.model, op)
     h, w, c = e.hwc(op.inputs[0])
     param = e.add_param([(-p["count"] * p["zi"], p["m"], p["s"])])
     feed = Feed(e.place(op.inputs[0]).address, h, w, c)

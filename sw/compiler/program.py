@@ -13,6 +13,15 @@ class CompileError(ValueError):
     """The model does not fit or is not supported; one line says what, why and what would help."""
 
 
+class LayerError(CompileError):
+    """The array cannot compute a layer in this configuration: the host does, the message says why.
+
+    `operator`: the layer's first, once it is known.
+    """
+
+    operator: int = -1
+
+
 @dataclass(frozen=True)
 class Place:
     """A tensor in activation memory: first byte, and how the host lays it out (None: as it is)."""
@@ -57,6 +66,8 @@ class Program:
     places: dict[int, Place] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     peak_bytes: int = 0
+    why_host: dict[int, str] = field(default_factory=dict)
+    """Operators that the host computes, and why; not kept in a program file."""
 
     @property
     def macs(self) -> int:

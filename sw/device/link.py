@@ -2,17 +2,13 @@
 
 import secrets
 import time
-import zlib
-from dataclasses import replace
 from typing import Protocol
 
-from lepton.rtl.spec import isa
-from lepton.rtl.spec.config import PRESETS, ConfigError, NpuConfig
+from lepton.rtl.spec import frames, identity, isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.frames import OVERHEAD, WRITE_HEADER, frame
 from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
 
-WRITE_HEADER = 6
-OVERHEAD = 9
-"""Bytes of a frame besides its payload."""
 LONGEST_SWALLOW = 0xFFFF + OVERHEAD
 """Bytes a device may still expect after a length field was corrupted."""
 READABLE = (Region.REG, Region.ACT)
@@ -61,50 +57,6 @@ class Transport(Protocol):
         """Let go of the device; raises nothing."""
 
 
-def frame(sync: int, code: int, sequence: int, payload: bytes = b"") -> bytes:
-    """One request (SYNC_HOST, command) or reply (SYNC_DEVICE, result)."""
-    body = bytes([code, sequence]) + len(payload).to_bytes(2, "little") + payload
-    return bytes([sync]) + body + zlib.crc32(body).to_bytes(4, "little")
-
-
-def config_from_registers(registers: dict[Reg, int]) -> NpuConfig:
-    """The configuration a device reports, named after the preset if it is one. Raises LinkError."""
-    magic, version = registers[Reg.MAGIC], registers[Reg.VERSION]
-    if magic != isa.MAGIC:
-        raise LinkError(
-            f"not a Lepton device: magic register is 0x{magic:08x}, not 0x{isa.MAGIC:08x}; program the right bitstream"
-        )
-    if version != isa.VERSION:
-        raise LinkError(
-            f"device has interface version {version}, this software speaks {isa.VERSION}; "
-            "rebuild the bitstream or change the software"
-        )
-    shape, sizes = registers[Reg.SHAPE], registers[Reg.SIZES]
-    try:
-        config = NpuConfig(
-            rows=shape & 0xFF,
-            cols=shape >> 8 & 0xFF,
-            lanes=shape >> 16 & 0xFF,
-            pe="paired" if shape >> 24 & 1 else "single",
-            compact=bool(shape >> 25 & 1),
-            act_align=2 if shape >> 25 & 1 else 1,
-            act_bytes=1 << (sizes & 0xFF),
-            acc_depth=sizes >> 8 & 0xFFF,
-            line_depth=sizes >> 20,
-            weight_tiles=registers[Reg.WEIGHT_TILES],
-            params=registers[Reg.PARAMS],
-            program_words=registers[Reg.PROGRAM_WORDS],
-            ring_tiles=registers[Reg.RING_TILES],
-            external_bytes=registers[Reg.EXTERNAL_BYTES],
-        )
-    except ConfigError as error:
-        raise LinkError(f"device reports an impossible configuration: {error}") from None
-    for preset in PRESETS.values():
-        if replace(preset, name=config.name) == config:
-            return preset
-    return config
-
-
 class Device:
     """A device behind a transport.
 
@@ -141,7 +93,10 @@ class Device:
             registers = self._read_registers(Reg.MAGIC, 2)
             if registers[Reg.MAGIC] == isa.MAGIC and registers[Reg.VERSION] == isa.VERSION:
                 registers = self.registers()
-            self._config = config_from_registers(registers)
+            try:
+                self._config = identity.unpack(registers)
+            except identity.IdentityError as error:
+                raise LinkError(str(error)) from None
         return self._config
 
     def registers(self) -> dict[Reg, int]:
@@ -158,7 +113,7 @@ class Device:
         step = isa.MAX_PAYLOAD - WRITE_HEADER
         for at in range(0, len(data), step):
             word, byte = divmod(at, size)
-            header = bytes([region]) + (index + word).to_bytes(3, "little") + byte.to_bytes(2, "little")
+            header = frames.WRITE.to_bytes(region=region, index=index + word, byte=byte)
             self._request(Command.WRITE, header + bytes(data[at : at + step]), f"WRITE {region.name} {index + word}", 0)
 
     def read(self, region: Region, index: int, words: int) -> bytes:
@@ -176,7 +131,7 @@ class Device:
         out = b""
         while words:
             n = min(words, isa.MAX_PAYLOAD // size)
-            payload = bytes([region]) + index.to_bytes(3, "little") + n.to_bytes(2, "little")
+            payload = frames.READ.to_bytes(region=region, index=index, words=n)
             out += self._request(Command.READ, payload, f"READ {region.name} {index}", n * size)
             index, words = index + n, words - n
         return out
@@ -201,7 +156,7 @@ class Device:
         if not 0 <= pc < words:
             raise LinkError(f"START at word {pc}: the program memory has {words}", Result.BAD_RANGE)
         run_id = secrets.randbelow(2**32 - 1) + 1
-        self._request(Command.START, run_id.to_bytes(4, "little") + pc.to_bytes(2, "little"), f"START {pc}", 0)
+        self._request(Command.START, frames.START.to_bytes(run_id=run_id, pc=pc), f"START {pc}", 0)
         self._run_id = run_id
         return run_id
 
@@ -293,12 +248,11 @@ class Device:
             start = received.find(isa.SYNC_DEVICE)
             del received[: len(received) if start < 0 else start]
             need = OVERHEAD
-            if len(received) >= 5:
-                length = int.from_bytes(received[3:5], "little")
-                if length > isa.MAX_PAYLOAD:
+            if len(received) > frames.HEADER.size:
+                need = frames.frame_size(received)
+                if need > OVERHEAD + isa.MAX_PAYLOAD:
                     del received[:1]
                     continue
-                need += length
             if len(received) < need:
                 left = deadline - time.monotonic()
                 chunk = self._transport.read(need - len(received), left) if left > 0 else b""
@@ -307,14 +261,14 @@ class Device:
                 self.bytes_in += len(chunk)
                 received += chunk
                 continue
-            body, check = received[1 : need - 4], received[need - 4 : need]
-            if zlib.crc32(body) != int.from_bytes(check, "little"):
+            reply = frames.parse_frame(received[:need])
+            if reply is None:
                 del received[:1]
                 reason = "the answer was corrupted"
                 if isa.SYNC_DEVICE not in received:
                     return None, reason
                 continue
-            result, sequence, data = body[0], body[1], bytes(body[4:])
+            result, sequence, data = reply
             del received[:need]
             if result == Result.BAD_CRC:
                 return None, "the device received corrupted frames"

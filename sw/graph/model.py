@@ -12,6 +12,20 @@ MAX_PRODUCTS = 1 << 36
 MAX_OBJECTS = 1 << 16
 MAX_RANK = 6
 MAX_NAME = 4096
+MAX_SUBGRAPHS = 256
+STORED = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "int64": np.int64,
+    "bool": np.bool_,
+    "int4": np.int8,
+    "resource": np.int32,
+}
+"""NumPy type of the values of a tensor, by its type."""
 
 
 class ModelError(ValueError):
@@ -20,7 +34,11 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """One tensor. data is None for activations, else a read-only array of `shape`."""
+    """One tensor. data is None for activations, else a read-only array of `shape`.
+
+    dtype: float32, float16, int8, uint8, int16, int32, int64, bool, int4 (whose data is int8, a value a byte),
+    resource (the handle of a variable; its data is its number in `Model.variables`, int32), or another one's name.
+    """
 
     index: int
     name: str
@@ -31,6 +49,8 @@ class Tensor:
     zero_points: np.ndarray
     quant_axis: int
     data: np.ndarray | None
+    variable: bool = False
+    """Keeps its value from one inference to the next; an operator that reads it changes it."""
 
     @property
     def scale(self) -> np.float32:
@@ -42,9 +62,20 @@ class Tensor:
         return int(self.zero_points[0]) if len(self.zero_points) else 0
 
     @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of one value in an array of many: (N, *row). A leading 1 is left out."""
+        return self.shape[1:] if self.shape[:1] == (1,) else self.shape
+
+    @property
     def size(self) -> int:
         """Elements."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file or in memory; int4 are two a byte."""
+        item = np.dtype(STORED.get(self.dtype, np.int8)).itemsize
+        return -(-self.size // 2) if self.dtype == "int4" else self.size * item
 
     @property
     def constant(self) -> bool:
@@ -65,15 +96,32 @@ class Operator:
         return f"operator {self.index} ({self.op})"
 
 
+@dataclass(frozen=True)
+class Variable:
+    """What READ_VARIABLE and ASSIGN_VARIABLE work on: so many bytes, each `fill` before the first assignment."""
+
+    name: str
+    bytes: int
+    fill: int
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A whole network: operators in the order of execution."""
+    """A whole network: operators in the order of execution, but for those whose result is known when it is read."""
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     name: str
+    subgraphs: tuple["Model", ...] = ()
+    """The graphs that CALL_ONCE, IF and WHILE run: number k of the file is subgraphs[k - 1]."""
+    variables: tuple[Variable, ...] = ()
+
+    @property
+    def stateful(self) -> bool:
+        """Whether an inference depends on those before it."""
+        return bool(self.variables) or any(t.variable for g in (self, *self.subgraphs) for t in g.tensors)
 
 
 def need(ok, where, why):

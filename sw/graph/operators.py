@@ -1,5 +1,14 @@
-"""The operators: what each takes, its options, and the checks that make a model safe to run."""
+"""The operators: what each takes, its options, and the checks that make a model safe to run.
 
+`SPECS` has a row for each. A new operator is a row here, with its check, and a kernel of the golden model.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import flatbuffers
 import numpy as np
 import tflite
 from tflite.utils import BUILTIN_OPCODE2NAME
@@ -7,6 +16,7 @@ from tflite.utils import BUILTIN_OPCODE2NAME
 from lepton.sw.graph.model import (
     MAX_PRODUCTS,
     MAX_TENSOR_ELEMENTS,
+    STORED,
     ModelError,
     Operator,
     Tensor,
@@ -18,6 +28,22 @@ from lepton.sw.graph.model import (
 ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
 PADDINGS = {0: "SAME", 1: "VALID"}
 
+CUSTOM = 32
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the reader knows of an operator."""
+
+    options: str | None
+    """The schema's table of its options; None: it has none, or they say nothing that its tensors don't."""
+    inputs: tuple[int, int]
+    """Fewest and most inputs. Those beyond the fewest may be absent; of the others none."""
+    outputs: tuple[int, int]
+    check: Callable[[Operator, list[Tensor | None], list[Tensor]], None]
+    """check(operator, its input tensors (None where absent), its output tensors): types, shapes and options, or
+    ModelError. It may add to the options what kernels want to know. Constant inputs have `data`, folded ones, too."""
+
 
 def indexes(values, length, limit, where, optional=False) -> tuple[int, ...]:
     need(length <= 1024, where, "too many tensors")
@@ -27,125 +53,101 @@ def indexes(values, length, limit, where, optional=False) -> tuple[int, ...]:
     return out
 
 
-_OPTIONS = {
-    "CONV_2D": "Conv2DOptions",
-    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-    "FULLY_CONNECTED": "FullyConnectedOptions",
-    "AVERAGE_POOL_2D": "Pool2DOptions",
-    "MAX_POOL_2D": "Pool2DOptions",
-    "ADD": "AddOptions",
-    "SUB": "SubOptions",
-    "MUL": "MulOptions",
-    "MEAN": "ReducerOptions",
-    "CONCATENATION": "ConcatenationOptions",
-    "SOFTMAX": "SoftmaxOptions",
-    "LEAKY_RELU": "LeakyReluOptions",
-    "TRANSPOSE_CONV": "TransposeConvOptions",
-    "STRIDED_SLICE": "StridedSliceOptions",
-    "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
-}
-_INPUTS = {
-    "CONV_2D": (2, 3),
-    "DEPTHWISE_CONV_2D": (2, 3),
-    "FULLY_CONNECTED": (2, 3),
-    "AVERAGE_POOL_2D": (1, 1),
-    "MAX_POOL_2D": (1, 1),
-    "ADD": (2, 2),
-    "SUB": (2, 2),
-    "MUL": (2, 2),
-    "MEAN": (2, 2),
-    "PAD": (2, 2),
-    "PADV2": (3, 3),
-    "CONCATENATION": (1, 64),
-    "RESHAPE": (1, 2),
-    "QUANTIZE": (1, 1),
-    "SOFTMAX": (1, 1),
-    "LOGISTIC": (1, 1),
-    "TANH": (1, 1),
-    "LEAKY_RELU": (1, 1),
-    "HARD_SWISH": (1, 1),
-    "RELU": (1, 1),
-    "RELU6": (1, 1),
-    "TRANSPOSE_CONV": (3, 4),
-    "STRIDED_SLICE": (4, 4),
-    "TRANSPOSE": (2, 2),
-    "RESIZE_NEAREST_NEIGHBOR": (2, 2),
-}
-OPERATORS = tuple(_INPUTS)
-"""Names of the operators that can be read and run."""
-
-
-def read_operator(root, o, index, tensors) -> Operator:
+def operator_name(root, o, index) -> str:
+    """Name of an operator in the schema. TFLite's rule for files of both ages: the larger of the two codes."""
     codes = root.OperatorCodesLength()
     need(o.OpcodeIndex() < codes, f"operator {index}", f"operator code {o.OpcodeIndex()} of {codes} does not exist")
     code = root.OperatorCodes(o.OpcodeIndex())
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-    op = BUILTIN_OPCODE2NAME.get(number, f"code {number}")
+    if number == CUSTOM:
+        name = (code.CustomCode() or b"without a name")[:80].decode("utf-8", "replace")
+        raise ModelError(f"operator {index}: custom operator {name} is not supported: only TensorFlow Lite's own are")
+    return BUILTIN_OPCODE2NAME.get(number, f"code {number}")
+
+
+def read_operator(root, o, index: int, tensors: Sequence[Tensor]) -> Operator:
+    """One operator of the flatbuffer, checked all but for `Spec.check`. Raises ModelError."""
+    op = operator_name(root, o, index)
     where = f"operator {index} ({op})"
-    if op not in _INPUTS:
-        raise ModelError(f"{where}: operator not supported; supported: {', '.join(OPERATORS)}")
+    spec = SPECS.get(op)
+    if spec is None:
+        raise ModelError(f"{where}: operator not supported; supported: {', '.join(SPECS)}")
     inputs = indexes(o.Inputs, o.InputsLength(), len(tensors), where, optional=True)
     outputs = indexes(o.Outputs, o.OutputsLength(), len(tensors), where)
-    low, high = _INPUTS[op]
-    need(low <= len(inputs) <= high, where, f"{len(inputs)} inputs, {low} to {high} expected")
-    need(len(outputs) == 1, where, f"{len(outputs)} outputs, 1 expected")
-    need(all(i >= 0 for i in inputs[:low]), where, "a required input is missing")
-    options = _read_options(o, op, where)
-    operator = Operator(index, op, inputs, outputs, options)
-    _CHECKS[op](operator, [tensors[i] if i >= 0 else None for i in inputs], tensors[outputs[0]])
-    return operator
+    for what, found, (low, high) in (("inputs", inputs, spec.inputs), ("outputs", outputs, spec.outputs)):
+        expected = f"{low} to {high}" if low != high else f"{low}"
+        need(low <= len(found) <= high, where, f"{len(found)} {what}, {expected} expected")
+    need(all(i >= 0 for i in inputs[: spec.inputs[0]]), where, "a required input is missing")
+    need(len(set(outputs)) == len(outputs), where, "the same output twice")
+    return Operator(index, op, inputs, outputs, _read_options(o, spec.options, where))
 
 
-def _read_options(o, op, where) -> dict:
-    kind = _OPTIONS.get(op)
-    if kind is None:
-        return {}
-    table = o.BuiltinOptions()
-    need(
-        table is not None and o.BuiltinOptionsType() == getattr(tflite.BuiltinOptions, kind),
-        where,
-        "its options are missing or of another operator",
-    )
-    t = getattr(tflite, kind)()
-    t.Init(table.Bytes, table.Pos)
-    out: dict = {}
-    if hasattr(t, "Padding"):
-        need(t.Padding() in PADDINGS, where, f"unknown padding {t.Padding()}")
-        out.update(padding=PADDINGS[t.Padding()], stride_h=t.StrideH(), stride_w=t.StrideW())
-    if hasattr(t, "DilationHFactor"):
-        out.update(dilation_h=t.DilationHFactor(), dilation_w=t.DilationWFactor())
-    if hasattr(t, "FilterHeight"):
-        out.update(filter_h=t.FilterHeight(), filter_w=t.FilterWidth())
-    for key, value in out.items():
-        need(key == "padding" or 1 <= value <= 65536, where, f"{key}={value} must be 1 to 65536")
-    if hasattr(t, "FusedActivationFunction"):
-        number = t.FusedActivationFunction()
-        need(number in ACTIVATIONS, where, f"fused activation {number} is not supported")
-        out["activation"] = ACTIVATIONS[number]
-    for key, method in (
-        ("depth_multiplier", "DepthMultiplier"),
-        ("axis", "Axis"),
-        ("beta", "Beta"),
-        ("alpha", "Alpha"),
-        ("keep_dims", "KeepDims"),
-        ("keep_num_dims", "KeepNumDims"),
-        ("begin_mask", "BeginMask"),
-        ("end_mask", "EndMask"),
-        ("ellipsis_mask", "EllipsisMask"),
-        ("new_axis_mask", "NewAxisMask"),
-        ("shrink_axis_mask", "ShrinkAxisMask"),
-        ("offset", "Offset"),
-        ("align_corners", "AlignCorners"),
-        ("half_pixel_centers", "HalfPixelCenters"),
-    ):
-        if hasattr(t, method):
-            out[key] = getattr(t, method)()
-    if kind == "FullyConnectedOptions":
-        need(t.WeightsFormat() == 0, where, "shuffled weights are not supported")
+def check_operator(operator: Operator, tensors: Sequence[Tensor]) -> None:
+    """Whether its tensors and options fit together. Raises ModelError."""
+    ins = [tensors[i] if i >= 0 else None for i in operator.inputs]
+    outs = [tensors[i] for i in operator.outputs]
+    SPECS[operator.op].check(operator, ins, outs)
+
+
+_KEYS = {
+    "fused_activation_function": "activation",
+    "dilation_h_factor": "dilation_h",
+    "dilation_w_factor": "dilation_w",
+    "filter_height": "filter_h",
+    "filter_width": "filter_w",
+}
+"""Keys of an operator's options that are shorter than the schema's names."""
+
+
+@cache
+def _fields(kind: str) -> dict[str, tuple[str, bool]]:
+    """Fields of a table of options: key to (accessor, whether it is a vector)."""
+    methods = [name for name, f in vars(getattr(tflite, kind)).items() if callable(f) and name != "Init"]
+    out = {}
+    for name in methods:
+        if not re.search("(AsNumpy|Length|IsNone)$", name):
+            key = re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
+            out[_KEYS.get(key, key)] = (name, f"{name}Length" in methods)
     return out
 
 
-# Checks: (operator, input tensors, output tensor)
+@cache
+def _defaults(kind: str) -> bytes:
+    """A table of options without any."""
+    builder = flatbuffers.Builder(16)
+    getattr(tflite, f"{kind}Start")(builder)
+    builder.Finish(getattr(tflite, f"{kind}End")(builder))
+    return bytes(builder.Output())
+
+
+def _read_options(o, kind: str | None, where) -> dict:
+    """All fields of the options, snake_case. TFLM takes defaults where they are absent or of a wrong kind."""
+    if kind is None:
+        return {}
+    table = o.BuiltinOptions()
+    if table is not None and o.BuiltinOptionsType() == getattr(tflite.BuiltinOptions, kind):
+        t = getattr(tflite, kind)()
+        t.Init(table.Bytes, table.Pos)
+    else:
+        t = getattr(tflite, kind).GetRootAs(_defaults(kind), 0)
+    out: dict = {}
+    for key, (name, vector) in _fields(kind).items():
+        if vector:
+            length = getattr(t, f"{name}Length")()
+            need(length <= 1024, where, f"{key} has {length} values")
+            out[key] = tuple(getattr(t, name)(i) for i in range(length))
+        else:
+            value = getattr(t, name)()
+            out[key] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    for key, names in (("padding", PADDINGS), ("activation", ACTIVATIONS)):
+        if key in out:
+            need(out[key] in names, where, f"unknown {key} {out[key]}")
+            out[key] = names[out[key]]
+    return out
+
+
+# Checks: (operator, its input tensors (None where absent), its output tensors). They raise ModelError, and add to the
+# options what the kernels want to know.
 
 
 def check_activation(t: Tensor, where):
@@ -189,7 +191,8 @@ def _weights(o, w: Tensor, bias, channels, axis):
         need(bias.size == channels, o, f"bias has {bias.size} values for {channels} channels")
 
 
-def _check_conv(o, ins, y):
+def _check_conv(o, ins, outs):
+    y = outs[0]
     x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
     check_activation(x, o)
     check_activation(y, o)
@@ -213,8 +216,16 @@ def _check_conv(o, ins, y):
     _windows(o, x, y, channels)
 
 
+def _strides(o):
+    """Strides, dilations and windows in bounds."""
+    for key in ("stride_h", "stride_w", "dilation_h", "dilation_w", "filter_h", "filter_w"):
+        value = o.options.get(key, 1)
+        need(1 <= value <= 65536, o, f"{key}={value} must be 1 to 65536")
+
+
 def _windows(o, x, y, channels):
     p = o.options
+    _strides(o)
     sizes = []
     padded = x.shape[0] * max(x.shape[3], channels)
     for axis, s in ((1, "h"), (2, "w")):
@@ -230,11 +241,13 @@ def _windows(o, x, y, channels):
     need(y.size * p["filter_h"] * p["filter_w"] * depth <= MAX_PRODUCTS, o, "too many products")
 
 
-def _check_fc(o, ins, y):
+def _check_fc(o, ins, outs):
+    y = outs[0]
     x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
     check_activation(x, o)
     check_activation(y, o)
     need(len(w.shape) == 2, o, f"weights have shape {w.shape}, 2 dimensions expected")
+    need(o.options["weights_format"] == 0, o, "shuffled weights are not supported")
     _weights(o, w, bias, w.shape[0], 0)
     need(x.size % w.shape[1] == 0, o, f"input of {x.size} values, weights for {w.shape[1]}")
     need(
@@ -244,7 +257,8 @@ def _check_fc(o, ins, y):
     )
 
 
-def _check_pool(o, ins, y):
+def _check_pool(o, ins, outs):
+    y = outs[0]
     x = ins[0]
     check_activation(x, o)
     check_activation(y, o)
@@ -253,7 +267,8 @@ def _check_pool(o, ins, y):
     _windows(o, x, y, x.shape[3])
 
 
-def _check_binary(o, ins, y):
+def _check_binary(o, ins, outs):
+    y = outs[0]
     for t in (*ins, y):
         check_activation(t, o)
     try:
@@ -263,7 +278,8 @@ def _check_binary(o, ins, y):
     _shape(o, y, want)
 
 
-def _check_mean(o, ins, y):
+def _check_mean(o, ins, outs):
+    y = outs[0]
     x = ins[0]
     check_activation(x, o)
     check_activation(y, o)
@@ -278,7 +294,8 @@ def _check_mean(o, ins, y):
         _shape(o, y, (d for i, d in enumerate(x.shape) if i not in axes))
 
 
-def _check_pad(o, ins, y):
+def _check_pad(o, ins, outs):
+    y = outs[0]
     x = ins[0]
     check_activation(x, o)
     check_activation(y, o)
@@ -295,7 +312,8 @@ def _check_pad(o, ins, y):
     _shape(o, y, (d + a + b for d, (a, b) in zip(x.shape, pads)))
 
 
-def _check_concat(o, ins, y):
+def _check_concat(o, ins, outs):
+    y = outs[0]
     for t in (*ins, y):
         need(t is not None, o, "a required input is missing")
         check_activation(t, o)
@@ -314,13 +332,15 @@ def _check_concat(o, ins, y):
     need(sum(t.shape[axis] for t in ins) == y.shape[axis], o, "sizes do not add up to the output's")
 
 
-def _check_reshape(o, ins, y):
+def _check_reshape(o, ins, outs):
+    y = outs[0]
     check_activation(ins[0], o)
     check_activation(y, o)
     need(ins[0].size == y.size, o, f"{ins[0].shape} does not fit {y.shape}")
 
 
-def _check_unary(o, ins, y):
+def _check_unary(o, ins, outs):
+    y = outs[0]
     check_activation(ins[0], o)
     check_activation(y, o)
     _same_shape(o, ins[0], y)
@@ -345,7 +365,8 @@ def _check_unary(o, ins, y):
         need(0 <= o.options["alpha"] <= 1e3, o, f"alpha {o.options['alpha']} must be 0 to 1000")
 
 
-def _check_transpose_conv(o, ins, y):
+def _check_transpose_conv(o, ins, outs):
+    y = outs[0]
     shape, w, x = ins[0], ins[1], ins[2]
     bias = ins[3] if len(ins) > 3 else None
     check_activation(x, o)
@@ -357,6 +378,7 @@ def _check_transpose_conv(o, ins, y):
     need(w.shape[3] == x.shape[3], o, f"{x.shape[3]} input channels, weights for {w.shape[3]}")
     need(tuple(_integers(o, shape, "the output shape", 4)) == y.shape, o, f"output shape is {y.shape}, not as stated")
     p["filter_h"], p["filter_w"] = w.shape[1], w.shape[2]
+    _strides(o)
     for axis, s in ((1, "h"), (2, "w")):
         n, p[f"pad_{s}"] = window(y.shape[axis], p[f"filter_{s}"], p[f"stride_{s}"], 1, p["padding"])
         need(n == x.shape[axis], o, f"output shape {y.shape} does not fit input shape {x.shape}")
@@ -370,7 +392,8 @@ def _check_transpose_conv(o, ins, y):
     need(y.shape[0] == x.shape[0] and y.shape[3] == w.shape[0], o, f"output shape {y.shape} does not fit")
 
 
-def _check_strided_slice(o, ins, y):
+def _check_strided_slice(o, ins, outs):
+    y = outs[0]
     x = ins[0]
     check_activation(x, o)
     check_activation(y, o)
@@ -398,7 +421,8 @@ def _check_strided_slice(o, ins, y):
     _shape(o, y, want)
 
 
-def _check_transpose(o, ins, y):
+def _check_transpose(o, ins, outs):
+    y = outs[0]
     x = ins[0]
     check_activation(x, o)
     check_activation(y, o)
@@ -409,7 +433,8 @@ def _check_transpose(o, ins, y):
     _shape(o, y, (x.shape[a] for a in perm))
 
 
-def _check_resize(o, ins, y):
+def _check_resize(o, ins, outs):
+    y = outs[0]
     x = ins[0]
     check_activation(x, o)
     check_activation(y, o)
@@ -418,24 +443,62 @@ def _check_resize(o, ins, y):
     _shape(o, y, (x.shape[0], *size, x.shape[3]))
 
 
-_CHECKS = {
-    "CONV_2D": _check_conv,
-    "DEPTHWISE_CONV_2D": _check_conv,
-    "FULLY_CONNECTED": _check_fc,
-    "AVERAGE_POOL_2D": _check_pool,
-    "MAX_POOL_2D": _check_pool,
-    "ADD": _check_binary,
-    "SUB": _check_binary,
-    "MUL": _check_binary,
-    "MEAN": _check_mean,
-    "PAD": _check_pad,
-    "PADV2": _check_pad,
-    "CONCATENATION": _check_concat,
-    "RESHAPE": _check_reshape,
-    "TRANSPOSE_CONV": _check_transpose_conv,
-    "STRIDED_SLICE": _check_strided_slice,
-    "TRANSPOSE": _check_transpose,
-    "RESIZE_NEAREST_NEIGHBOR": _check_resize,
-} | dict.fromkeys(
-    ("QUANTIZE", "SOFTMAX", "LOGISTIC", "TANH", "LEAKY_RELU", "HARD_SWISH", "RELU", "RELU6"), _check_unary
-)
+def _check_nothing(o, ins, outs):
+    """Checked elsewhere: what runs other graphs, with them."""
+
+
+def _check_handle(o, ins, outs):
+    need(outs[0].dtype == "resource" and outs[0].size == 1, o, f"its output is {outs[0].dtype}, not one resource")
+
+
+def _check_variable(o, ins, outs):
+    """READ_VARIABLE, ASSIGN_VARIABLE."""
+    handle, value = ins[0], (outs or ins[1:])[0]
+    need(handle.dtype == "resource" and handle.constant, o, "its variable does not come from a VAR_HANDLE")
+    need(value.dtype in STORED and value.dtype != "resource", o, f"a variable of type {value.dtype} is not supported")
+
+
+def _check_if(o, ins, outs):
+    need(ins[0].dtype == "bool" and ins[0].size == 1, o, "its condition is not one bool")
+
+
+def _check_shape_of(o, ins, outs):
+    need(outs[0].dtype in ("int32", "int64"), o, f"its output is {outs[0].dtype}, not int32")
+    _shape(o, outs[0], (len(ins[0].shape),))
+
+
+SPECS: dict[str, Spec] = {
+    "ADD": Spec("AddOptions", (2, 2), (1, 1), _check_binary),
+    "ASSIGN_VARIABLE": Spec(None, (2, 2), (0, 0), _check_variable),
+    "AVERAGE_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
+    "CALL_ONCE": Spec("CallOnceOptions", (0, 0), (0, 0), _check_nothing),
+    "CONCATENATION": Spec("ConcatenationOptions", (1, 64), (1, 1), _check_concat),
+    "CONV_2D": Spec("Conv2DOptions", (2, 3), (1, 1), _check_conv),
+    "DEPTHWISE_CONV_2D": Spec("DepthwiseConv2DOptions", (2, 3), (1, 1), _check_conv),
+    "FULLY_CONNECTED": Spec("FullyConnectedOptions", (2, 3), (1, 1), _check_fc),
+    "HARD_SWISH": Spec(None, (1, 1), (1, 1), _check_unary),
+    "IF": Spec("IfOptions", (1, 256), (0, 255), _check_if),
+    "LEAKY_RELU": Spec("LeakyReluOptions", (1, 1), (1, 1), _check_unary),
+    "LOGISTIC": Spec(None, (1, 1), (1, 1), _check_unary),
+    "MAX_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
+    "MEAN": Spec("ReducerOptions", (2, 2), (1, 1), _check_mean),
+    "MUL": Spec("MulOptions", (2, 2), (1, 1), _check_binary),
+    "PAD": Spec(None, (2, 2), (1, 1), _check_pad),
+    "PADV2": Spec(None, (3, 3), (1, 1), _check_pad),
+    "QUANTIZE": Spec(None, (1, 1), (1, 1), _check_unary),
+    "READ_VARIABLE": Spec(None, (1, 1), (1, 1), _check_variable),
+    "RELU": Spec(None, (1, 1), (1, 1), _check_unary),
+    "RELU6": Spec(None, (1, 1), (1, 1), _check_unary),
+    "RESHAPE": Spec(None, (1, 2), (1, 1), _check_reshape),
+    "RESIZE_NEAREST_NEIGHBOR": Spec("ResizeNearestNeighborOptions", (2, 2), (1, 1), _check_resize),
+    "SHAPE": Spec("ShapeOptions", (1, 1), (1, 1), _check_shape_of),
+    "SOFTMAX": Spec("SoftmaxOptions", (1, 1), (1, 1), _check_unary),
+    "STRIDED_SLICE": Spec("StridedSliceOptions", (4, 4), (1, 1), _check_strided_slice),
+    "SUB": Spec("SubOptions", (2, 2), (1, 1), _check_binary),
+    "TANH": Spec(None, (1, 1), (1, 1), _check_unary),
+    "TRANSPOSE": Spec(None, (2, 2), (1, 1), _check_transpose),
+    "TRANSPOSE_CONV": Spec("TransposeConvOptions", (3, 4), (1, 1), _check_transpose_conv),
+    "VAR_HANDLE": Spec("VarHandleOptions", (0, 0), (1, 1), _check_handle),
+    "WHILE": Spec("WhileOptions", (0, 256), (0, 256), _check_nothing),
+}
+"""The operators that can be read and run, by name."""

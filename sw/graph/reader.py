@@ -1,29 +1,35 @@
-"""Reader of int8 TensorFlow Lite models.
+"""Reader of TensorFlow Lite models.
 
 `load_model` turns a file into plain frozen dataclasses and checks all it will be asked later: indexes, buffer sizes,
-types, shapes and options of every operator. Whatever is wrong comes out as `ModelError` with one line.
+types, shapes and options of every operator. What is constant is computed (`fold`). Whatever is wrong comes out as
+`ModelError` with one line.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tflite
 
+from lepton.sw.graph.control import Variables, check_calls, check_variables
+from lepton.sw.graph.fold import fold, living
 from lepton.sw.graph.model import (
     MAX_ACTIVATION_ELEMENTS,
     MAX_FILE_BYTES,
     MAX_NAME,
     MAX_OBJECTS,
     MAX_RANK,
+    MAX_SUBGRAPHS,
     MAX_TENSOR_ELEMENTS,
+    STORED,
     Model,
     ModelError,
     Tensor,
     need,
     tensor_name,
 )
-from lepton.sw.graph.operators import check_activation, indexes, read_operator
+from lepton.sw.graph.operators import check_operator, indexes, read_operator
 
 DTYPES = {
     tflite.TensorType.FLOAT32: "float32",
@@ -35,8 +41,8 @@ DTYPES = {
     tflite.TensorType.INT16: "int16",
     tflite.TensorType.INT8: "int8",
     tflite.TensorType.INT4: "int4",
+    tflite.TensorType.RESOURCE: "resource",
 }
-ITEM_BYTES = {"int8": 1, "int32": 4, "int64": 8}
 
 
 def load_model(path_or_bytes, name: str | None = None) -> Model:
@@ -76,54 +82,61 @@ def _count(n, what) -> int:
 def _read(data: bytes, name: str) -> Model:
     root = tflite.Model.GetRootAsModel(data, 0)
     need(root.Version() == 3, "file", f"schema version {root.Version()}, only 3 is known")
-    need(root.SubgraphsLength() == 1, "file", f"{root.SubgraphsLength()} subgraphs, only one is supported")
-    graph = root.Subgraphs(0)
+    count = root.SubgraphsLength()
+    need(1 <= count <= MAX_SUBGRAPHS, "file", f"{count} subgraphs, 1 to {MAX_SUBGRAPHS} are possible")
+    variables = Variables()
+    graphs = [_read_graph(root, k, name, variables) for k in range(count)]
+    check_calls(graphs)
+    for graph in graphs:
+        check_variables(graph, variables)
+    first = replace(graphs[0], subgraphs=tuple(graphs[1:]), variables=variables.found())
+    need(first.outputs, "file", "no outputs")
+    return first
+
+
+def _read_graph(root, number: int, name: str, variables: Variables) -> Model:
+    """One graph of the file, folded. Raises ModelError."""
+    graph = root.Subgraphs(number)
     buffers = _count(root.BuffersLength(), "buffers")
     n = _count(graph.TensorsLength(), "tensors")
-    need(n > 0, "file", "no tensors")
-    tensors = tuple(_read_tensor(root, graph.Tensors(i), i, buffers) for i in range(n))
+    tensors = [_read_tensor(root, graph.Tensors(i), i, buffers) for i in range(n)]
     inputs = indexes(graph.Inputs, graph.InputsLength(), n, "model inputs")
     outputs = indexes(graph.Outputs, graph.OutputsLength(), n, "model outputs")
-    need(inputs and outputs, "file", "no inputs or no outputs")
     for i in inputs:
-        t = graph.Tensors(i)
-        length = t.ShapeSignatureLength()
-        need(length <= MAX_RANK, tensor_name(tensors[i]), "damaged shape")
-        need(
-            all(t.ShapeSignature(j) >= 0 for j in range(1, length)),
-            tensor_name(tensors[i]),
-            "dynamic shape: convert the model with fixed input sizes",
-        )
+        need(not tensors[i].constant, tensor_name(tensors[i]), "a model input has constant data")
+        _check_shape(tensors[i])
     operators = []
     known = set(inputs)
-    need(len(known) == len(inputs), "model inputs", "the same tensor twice")
-    for i in known:
-        need(not tensors[i].constant, tensor_name(tensors[i]), "a model input has constant data")
     for i in range(_count(graph.OperatorsLength(), "operators")):
         operator = read_operator(root, graph.Operators(i), i, tensors)
         for j in operator.inputs:
-            need(
-                j < 0 or j in known or tensors[j].constant,
-                operator,
-                f"input {tensor_name(tensors[max(j, 0)])} is not computed before",
-            )
+            if j >= 0:
+                t = tensors[j]
+                need(j in known or t.constant or t.variable, operator, f"input {tensor_name(t)} is not computed before")
+                _check_shape(t)
         for j in operator.outputs:
             need(j not in known and not tensors[j].constant, operator, f"{tensor_name(tensors[j])} is written twice")
+            _check_shape(tensors[j])
             known.add(j)
+        check_operator(operator, tensors)
         operators.append(operator)
-    need(operators, "file", "no operators")
+        for t in fold(operator, tensors, variables):
+            tensors[t.index] = t
     for i in outputs:
-        need(i in known, "model outputs", f"{tensor_name(tensors[i])} is never computed")
-    for i in inputs:
-        check_activation(tensors[i], "model input")
-        need(
-            tensors[i].shape and tensors[i].shape[0] == 1,
-            tensor_name(tensors[i]),
-            "batch is not 1: convert with batch 1",
-        )
+        need(i in known or tensors[i].constant, "model outputs", f"{tensor_name(tensors[i])} is never computed")
     total = sum(tensors[i].size for i in known)
     need(total <= MAX_ACTIVATION_ELEMENTS, "file", f"{total} activation elements in all: too large")
-    return Model(tensors, tuple(operators), inputs, outputs, name)
+    return Model(tuple(tensors), tuple(living(operators, tensors, outputs)), inputs, outputs, name)
+
+
+def _check_shape(t: Tensor) -> None:
+    """Whether a tensor that is used has a size; empty constants may be, as the shape of a scalar."""
+    low = 0 if t.constant else 1
+    need(
+        all(d >= low for d in t.shape),
+        tensor_name(t),
+        f"dynamic or empty shape {t.shape}: convert the model with fixed sizes",
+    )
 
 
 def _read_tensor(root, t, index, buffers) -> Tensor:
@@ -132,11 +145,10 @@ def _read_tensor(root, t, index, buffers) -> Tensor:
     rank = t.ShapeLength()
     need(rank <= MAX_RANK, where, f"{rank} dimensions, at most {MAX_RANK} are supported")
     shape = tuple(int(t.Shape(i)) for i in range(rank))
-    need(all(d > 0 for d in shape), where, f"dynamic or empty shape {shape}: convert the model with fixed sizes")
-    need(math.prod(shape) <= MAX_TENSOR_ELEMENTS, where, f"shape {shape} has too many elements")
+    elements = math.prod(max(d, 0) for d in shape)
+    need(elements <= MAX_TENSOR_ELEMENTS, where, f"shape {shape} has too many elements")
     dtype = DTYPES.get(t.Type(), f"type {t.Type()}")
     need(t.Sparsity() is None, where, "sparse weights are not supported: convert without sparsity")
-    need(not t.IsVariable(), where, "variable tensors are not supported")
     scales, zero_points, axis = np.zeros(0, np.float32), np.zeros(0, np.int64), 0
     q = t.Quantization()
     if q is not None and q.ScaleLength():
@@ -150,22 +162,42 @@ def _read_tensor(root, t, index, buffers) -> Tensor:
         zeros = q.ZeroPointLength()
         need(zeros in (0, 1, count), where, f"{zeros} zero points for {count} scales")
         zero_points = np.array(q.ZeroPointAsNumpy(), np.int64) if zeros else np.zeros(count, np.int64)
-        need((zero_points >= -(1 << 31)).all() and (zero_points < 1 << 31).all(), where, "zero point out of range")
-        if dtype == "int8":
-            need(((zero_points >= -128) & (zero_points <= 127)).all(), where, "zero point outside int8")
+        kind = np.iinfo(dtype if dtype in ("int8", "uint8", "int16") else "int32")
+        need(((zero_points >= kind.min) & (zero_points <= kind.max)).all(), where, f"zero point outside {kind.dtype}")
     number = t.Buffer()
     need(number < buffers, where, f"buffer {number} of {buffers} does not exist")
     buffer = root.Buffers(number)
     need(buffer.Offset() <= 1 and buffer.Size() <= 1, where, "data outside the flatbuffer is not supported")
-    data = None
     length = buffer.DataLength()
+    need(not t.IsVariable() or not length, where, "a variable tensor with constant data")
+    data = None
     if length:
-        item = ITEM_BYTES.get(dtype)
-        if item is not None:
-            want = math.prod(shape) * item
-            need(length == want, where, f"{length} bytes of data, shape {shape} of {dtype} needs {want}")
-            data = buffer.DataAsNumpy()
-            need(len(data) == length, where, "data beyond the end of the file")
-            data = data.view("<i%d" % item if item > 1 else np.int8).reshape(shape)
-            data.flags.writeable = False
-    return Tensor(index, name, shape, dtype, scales, zero_points, axis, data)
+        raw = buffer.DataAsNumpy()
+        need(len(raw) == length, where, "data beyond the end of the file")
+        data = _values(raw, shape, dtype, where)
+    elif shape == (0,) and dtype in ("int32", "int64"):  # the shape of a scalar
+        data = np.zeros(shape, STORED[dtype])
+    return Tensor(index, name, shape, dtype, scales, zero_points, axis, data, bool(t.IsVariable()))
+
+
+def _values(raw: np.ndarray, shape, dtype: str, where) -> np.ndarray | None:
+    """The bytes of a constant as an array of its shape, read-only; None if nothing here computes with its type."""
+    if dtype not in STORED:
+        return None
+    n = math.prod(shape)
+    kind = np.dtype(STORED[dtype])
+    want = -(-n // 2) if dtype == "int4" else n * kind.itemsize
+    need(
+        min(shape, default=0) >= 0 and len(raw) == want,
+        where,
+        f"{len(raw)} bytes of data, shape {shape} of {dtype} needs {want}",
+    )
+    if dtype == "int4":  # two a byte, the first one in the low bits
+        data = np.stack([raw << 4, raw & 0xF0], axis=-1).reshape(-1)[:n].view(np.int8) >> 4
+    elif dtype == "bool":
+        data = raw != 0
+    else:
+        data = raw.view(kind.newbyteorder("<"))
+    data = data.reshape(shape)
+    data.flags.writeable = False
+    return data

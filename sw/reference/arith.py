@@ -315,13 +315,13 @@ def mean(total, count: int, in_scale, in_zero_point, out_scale, out_zero_point):
 
 
 def add(a, b, p: dict, subtract=False):
-    """int8 ADD (or SUB) with the parameters of `golden.add_parameters`; a and b broadcast."""
+    """int8 ADD (or SUB) with the parameters of `quantities.add_parameters`; a and b broadcast."""
     x = requantize(np.asarray(a, np.int64) - p["z1"], p["m1"], p["s1"], p["left_shift"])
     y = requantize(np.asarray(b, np.int64) - p["z2"], p["m2"], p["s2"], p["left_shift"])
     return clamp8(requantize(x - y if subtract else x + y, p["mo"], p["so"]) + p["zo"], p["low"], p["high"])
 
 
 def mul(a, b, p: dict):
-    """int8 MUL with the parameters of `golden.mul_parameters`; a and b broadcast."""
+    """int8 MUL with the parameters of `quantities.mul_parameters`; a and b broadcast."""
     product = (np.asarray(a, np.int64) - p["z1"]) * (np.asarray(b, np.int64) - p["z2"])
     return clamp8(requantize(product, p["m"], p["s"]) + p["zo"], p["low"], p["high"])

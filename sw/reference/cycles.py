@@ -21,7 +21,6 @@ from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Opcode
 from lepton.rtl.tail import TailEngine
-from lepton.sw.reference.iss import decode_descriptors
 
 RUN_START = 16
 """Cycles an external LOAD may take besides its bytes: before the first burst and after the last byte."""
@@ -353,7 +352,7 @@ def predict(
     size = isa.word_bytes(isa.Region.WEIGHT, config)
 
     def table(raw):
-        return decode_descriptors(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])
+        return isa.DESCRIPTOR.unpack_array(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])
 
     shifts = np.frombuffer(params, np.int8)[isa.PARAM_BYTES - 1 :: isa.PARAM_BYTES].tolist()
     run = _Run(config, words, table(tiles), pc, table(external), latency + 2 + size * interval, shifts)

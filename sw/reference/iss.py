@@ -11,12 +11,12 @@ import numpy as np
 
 from lepton.rtl.fetch import Fetch
 from lepton.rtl.loader import Loader
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.isa import Status
 from lepton.sw.reference.arith import requantize
 
-DESCRIPTOR_DTYPE = np.dtype([(f.name, np.int32) for f in isa.DESCRIPTOR])
-PARAM_DTYPE = np.dtype([("bias", "<i4"), ("multiplier", "<i4"), ("shift", "i1")])
+DESCRIPTOR_DTYPE = isa.DESCRIPTOR.dtype
+PARAM_DTYPE = isa.PARAM.dtype  # a view of the bytes in memory
 _EXACT_K = 1024  # this many int8 products sum exactly in float32
 ADDRESSES = 1 << 20
 """Byte addresses wrap here."""
@@ -36,30 +36,6 @@ class IssError(ValueError):
     def __init__(self, message: str, status: Status | None = None):
         super().__init__(message)
         self.status = status
-
-
-def decode_descriptors(raw) -> np.ndarray:
-    """Tile descriptors from uint8[n, DESCRIPTOR_BYTES], as an array of DESCRIPTOR_DTYPE."""
-    value = raw.astype(np.int64) @ (1 << 8 * np.arange(isa.DESCRIPTOR_BYTES, dtype=np.int64))
-    out, at = np.zeros(len(raw), DESCRIPTOR_DTYPE), 0
-    for f in isa.DESCRIPTOR:
-        v = value >> at & (1 << f.bits) - 1
-        out[f.name] = v - (v >> f.bits - 1 << f.bits) if f.signed else v
-        at += f.bits
-    return out
-
-
-def encode_descriptors(descriptors) -> np.ndarray:
-    """The inverse of `decode_descriptors`: uint8[n, DESCRIPTOR_BYTES]. Raises ValueError if a field does not fit."""
-    value, at = np.zeros(len(descriptors), np.int64), 0
-    for f in isa.DESCRIPTOR:
-        v = descriptors[f.name].astype(np.int64)
-        low, high = (-(1 << f.bits - 1), 1 << f.bits - 1) if f.signed else (0, 1 << f.bits)
-        if len(v) and not (low <= v.min() and v.max() < high):
-            raise ValueError(f"descriptor.{f.name}: {v.min()}..{v.max()} does not fit {f.bits} bits")
-        value |= (v & (1 << f.bits) - 1) << at
-        at += f.bits
-    return (value[:, None] >> 8 * np.arange(isa.DESCRIPTOR_BYTES) & 255).astype(np.uint8)
 
 
 class _Step:
@@ -134,7 +110,7 @@ class Iss:
         """uint8[last - first, word_bytes]: a copy of words of a region."""
         if region == isa.Region.WEIGHT:
             body = self.tiles[first:last].reshape(last - first, -1).view(np.uint8)
-            return np.concatenate([encode_descriptors(self.descriptors[first:last]), body], axis=1)
+            return np.concatenate([isa.DESCRIPTOR.pack_array(self.descriptors[first:last]), body], axis=1)
         if region == isa.Region.REG:
             return np.array(self._registers()[first:last], "<u4").view(np.uint8).reshape(-1, 4)
         if region == isa.Region.EXTERNAL:
@@ -143,19 +119,7 @@ class Iss:
         return memory[first:last].copy().view(np.uint8).reshape(last - first, -1)
 
     def _registers(self):
-        c = self.config
-        known = {
-            isa.Reg.MAGIC: isa.MAGIC,
-            isa.Reg.VERSION: isa.VERSION,
-            isa.Reg.SHAPE: c.rows | c.cols << 8 | c.lanes << 16 | (c.pe == "paired") << 24,
-            isa.Reg.SIZES: c.act_bytes.bit_length() - 1 | c.acc_depth << 8 | c.line_depth << 20,
-            isa.Reg.WEIGHT_TILES: c.weight_tiles,
-            isa.Reg.PARAMS: c.params,
-            isa.Reg.PROGRAM_WORDS: c.program_words,
-            isa.Reg.RING_TILES: c.ring_tiles,
-            isa.Reg.STATUS: int(self.status),
-            isa.Reg.EXTERNAL_BYTES: c.external_bytes,
-        }
+        known = identity.pack(self.config) | {isa.Reg.STATUS: int(self.status)}
         return [known.get(r, 0) for r in isa.Reg]
 
     def _check(self, region, first, last, what):
@@ -180,7 +144,7 @@ class Iss:
             self.external = self.external[:first] + raw.tobytes() + self.external[last:]
             return
         if region == isa.Region.WEIGHT:
-            self.descriptors[first:last] = decode_descriptors(raw[:, : isa.DESCRIPTOR_BYTES])
+            self.descriptors[first:last] = isa.DESCRIPTOR.unpack_array(raw[:, : isa.DESCRIPTOR_BYTES])
             body = np.ascontiguousarray(raw[:, isa.DESCRIPTOR_BYTES :]).view(np.int8)
             self.tiles[first:last] = body.reshape(-1, self.config.rows, self.config.cols)
             return
@@ -350,7 +314,7 @@ class Iss:
             raw = np.frombuffer(data, np.uint8).reshape(n, size)
             body = np.ascontiguousarray(raw[:, isa.DESCRIPTOR_BYTES :]).view(np.int8)
             weights = body.reshape(n, c.rows, c.cols)
-            descriptors = decode_descriptors(raw[:, : isa.DESCRIPTOR_BYTES])
+            descriptors = isa.DESCRIPTOR.unpack_array(raw[:, : isa.DESCRIPTOR_BYTES])
         if len(weights):
             self._loaded.append(_Tiles(weights, descriptors))
         self._ends.append(self._ends[-1] + n)

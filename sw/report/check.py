@@ -133,7 +133,7 @@ def _rows_of_model(model: Model, compiler: Compiler) -> list[dict]:
                 "macs": compiler.macs(op),
                 "cycles": None,
                 "utilization": None,
-                "weight_bytes": sum(t.size * reader.ITEM_BYTES.get(t.dtype, 1) for t in constants),
+                "weight_bytes": sum(t.nbytes for t in constants),
                 "activation_bytes": sum(t.size for t in moving),
             }
         )
@@ -246,7 +246,9 @@ def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig
             except ModelError as why:
                 t = graph.Tensors(i)
                 shape = tuple(int(t.Shape(j)) for j in range(min(t.ShapeLength(), MAX_RANK)))
-                tensors.append(Tensor(i, "", shape, reader.DTYPES.get(t.Type(), "?"), *[np.zeros(0)] * 2, 0, None))
+                tensors.append(
+                    Tensor(i, "", shape, reader.DTYPES.get(t.Type(), "?"), np.zeros(0), np.zeros(0), 0, None)
+                )
                 broken[i] = str(why)
         rows = [_refused_row(root, graph.Operators(k), k, tensors, broken) for k in range(count)]
     except ModelError:
@@ -267,13 +269,13 @@ def _refused_row(root, o, index, tensors, broken) -> dict:
     outs = [i for i in (o.Outputs(j) for j in range(min(o.OutputsLength(), 1024))) if 0 <= i < len(tensors)]
     where, reason = "npu or host", None
     bad = next((broken[i] for i in (*ins, *outs) if i in broken), None)
-    if op not in operators.OPERATORS:
+    if op not in operators.SPECS:
         where, reason = "unsupported", "the operator is not known" + (f": {HINTS[op]}" if op in HINTS else "")
     elif bad is not None:
         where, reason = "unsupported", bad
     else:
         try:
-            operators.read_operator(root, o, index, tensors)
+            operators.check_operator(operators.read_operator(root, o, index, tensors), tensors)
         except ModelError as why:
             where, reason = "unsupported", str(why).removeprefix(f"operator {index} ({op}): ")
     constants = [tensors[i] for i in ins if tensors[i].constant]
@@ -289,7 +291,7 @@ def _refused_row(root, o, index, tensors, broken) -> dict:
         "macs": None,
         "cycles": None,
         "utilization": None,
-        "weight_bytes": sum(t.size * reader.ITEM_BYTES.get(t.dtype, 1) for t in constants),
+        "weight_bytes": sum(t.nbytes for t in constants),
         "activation_bytes": sum(math.prod(t.shape) for t in moving if min(t.shape, default=1) >= 0),
     }
 

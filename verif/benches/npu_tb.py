@@ -7,11 +7,11 @@ import cocotb
 import numpy as np
 
 from lepton.rtl.spec import isa
+from lepton.rtl.spec.frames import WRITE_HEADER, frame
 from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
 from lepton.sw.compiler import HostStep, compile_model
-from lepton.sw.device.link import WRITE_HEADER, frame
 from lepton.sw.graph.reader import load_model
-from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, encode_descriptors
+from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss
 from lepton.verif.benches.common import (
     INT32,
     Bench,
@@ -267,7 +267,7 @@ class Program:
         )  # fmt: skip
 
     def images(self):
-        descriptors = encode_descriptors(np.array(self.descriptors, DESCRIPTOR_DTYPE))
+        descriptors = isa.DESCRIPTOR.pack_array(np.array(self.descriptors, DESCRIPTOR_DTYPE))
         bodies = np.array(self.tiles, np.int8).reshape(len(self.tiles), -1).view(np.uint8)
         return [
             (Region.WEIGHT, np.concatenate([descriptors, bodies], axis=1).tobytes()),
@@ -312,7 +312,7 @@ class Job:
         self.count = self.groups * tiles
         places = [(7 * n, int(rng.integers(-2, 3)), 0, 0, int(n % tiles == tiles - 1)) for n in range(self.count)]
         body = corner8(rng, (self.count, config.rows * config.cols)).astype(np.int8).view(np.uint8)
-        descriptors = encode_descriptors(np.array(places, DESCRIPTOR_DTYPE))
+        descriptors = isa.DESCRIPTOR.pack_array(np.array(places, DESCRIPTOR_DTYPE))
         self.image = np.concatenate([descriptors, body], axis=1).tobytes()
         self.resident = isa.encode(isa.LOAD, count=self.count, tile=tile)
         self.load = self.resident
@@ -471,7 +471,7 @@ def broken_programs(config):
 def broken_script(rng, config):
     """Each program that the machine refuses ends with its status, touches nothing, and leaves it able to run."""
     image = np.zeros(isa.word_bytes(Region.WEIGHT, config), np.uint8)
-    image[: isa.DESCRIPTOR_BYTES] = encode_descriptors(np.array([(0, 0, 0, 0, 1)], DESCRIPTOR_DTYPE))[0]
+    image[: isa.DESCRIPTOR_BYTES] = isa.DESCRIPTOR.pack_array(np.array([(0, 0, 0, 0, 1)], DESCRIPTOR_DTYPE))[0]
     yield from write(rng, config, Region.WEIGHT, 0, image.tobytes())
     act = bytes(rng.bytes(config.act_bytes))
     yield from write(rng, config, Region.ACT, 0, act)

@@ -9,9 +9,10 @@ from functools import partial
 from amaranth.hdl import Array, Cat, Const, Mux, Signal
 
 from lepton.rtl.act_memory import ActMemory
-from lepton.rtl.link import WRITE_HEADER, Link
+from lepton.rtl.link import Link
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.frames import WRITE_HEADER
 from lepton.rtl.spec.isa import Command, Region
 from lepton.verif.formal.core import Bench, Bug, Check, cut
 

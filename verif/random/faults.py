@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lepton.rtl.link import WRITE_HEADER, identity_registers
 from lepton.rtl.npu import Npu
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.frames import WRITE_HEADER, frame
 from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
 from lepton.rtl.verilog import to_verilog
 from lepton.sw.compiler import compile_model
-from lepton.sw.device.link import Device, LinkError, frame
+from lepton.sw.device.link import Device, LinkError
 from lepton.sw.device.verilated import SimTransport, build_library
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
@@ -154,7 +154,7 @@ class Shadow:
             if index + third > isa.depth(region, config):
                 return Result.BAD_RANGE, b""
             if region == Region.REG:
-                values = {**dict.fromkeys(Reg, 0), **identity_registers(config)}
+                values = {**dict.fromkeys(Reg, 0), **identity.pack(config)}
                 values |= {Reg.STATUS: self.status, Reg.RUN_ID: self.run_id}
                 return Result.OK, b"".join(values[Reg(r)].to_bytes(4, "little") for r in range(index, index + third))
             return (Result.BUSY, b"") if busy else (Result.OK, third and self.iss.read(region, index, third) or b"")

@@ -26,7 +26,7 @@ from lepton.rtl.spec.isa import PARAM_BYTES, Region, word_bytes
 from lepton.sw.compiler import CompileError, Compiler, NpuStep, compile_model
 from lepton.sw.graph.model import ModelError, window
 from lepton.sw.graph.reader import load_model
-from lepton.sw.reference import arith, golden
+from lepton.sw.reference import arith, quantities
 from lepton.sw.reference.cycles import predict
 from lepton.sw.reference.iss import Iss, IssError
 from lepton.sw.session import Session
@@ -496,11 +496,11 @@ def valid(graph: Graph) -> bool:
     try:
         for op in model.operators:
             if op.op in LINEAR:
-                golden.conv_parameters(model, op)
+                quantities.conv_parameters(model, op)
             elif op.op in ("ADD", "SUB"):
-                golden.add_parameters(model, op)
-            elif op.op in golden.UNARY:
-                golden.unary_table(model, op)
+                quantities.add_parameters(model, op)
+            elif op.op in quantities.UNARY:
+                quantities.unary_table(model, op)
     except (ModelError, arith.ArithmeticRangeError):
         return False
     return True

@@ -29,7 +29,7 @@ from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Reg, Region, Status
 from lepton.sw.device.verilated import SimDevice, SimTransport
 from lepton.sw.reference.cycles import predict
-from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, IssError, encode_descriptors
+from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, IssError
 
 BUILD = Path("build/programs")
 
@@ -117,7 +117,7 @@ class Case:
         body = np.ascontiguousarray(self.tiles.reshape(len(self.tiles), -1)).view(np.uint8)
         return [
             (Region.ACT, self.act.tobytes()),
-            (Region.WEIGHT, np.concatenate([encode_descriptors(self.descriptors), body], axis=1).tobytes()),
+            (Region.WEIGHT, np.concatenate([isa.DESCRIPTOR.pack_array(self.descriptors), body], axis=1).tobytes()),
             (Region.PARAM, self.params.tobytes()),
             (Region.PROGRAM, self.program().tobytes()),
         ]
@@ -343,7 +343,7 @@ class Maker:
         config, n = self.config, len(tiles)
         if external:
             first = len(self.external)
-            descriptors = encode_descriptors(np.array([d for _, d in tiles], DESCRIPTOR_DTYPE))
+            descriptors = isa.DESCRIPTOR.pack_array(np.array([d for _, d in tiles], DESCRIPTOR_DTYPE))
             for (weights, _), descriptor in zip(tiles, descriptors):
                 self.external += descriptor.tobytes() + weights.astype(np.int8).tobytes()
             self.uses_external = True

@@ -1,0 +1,62 @@
+"""What is known when a model is read: constants, and operators that compute nothing anybody wants.
+
+With batch 1 all shapes are known, so the operators by which a converter keeps a batch free (SHAPE, STRIDED_SLICE,
+PACK in front of a RESHAPE) have constants for results, and so have all others that read only constants. The golden
+kernels compute them; the tensors become constants, and the operators vanish.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lepton.sw.graph.control import EFFECTS, Variables
+from lepton.sw.graph.model import STORED, Model, Operator, Tensor
+from lepton.sw.reference import golden
+
+MAX_ELEMENTS = 1 << 24
+"""Larger results are left to the run."""
+MAX_PRODUCTS = 1 << 32
+PRODUCTS = ("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+
+def fold(op: Operator, tensors: Sequence[Tensor], variables: Variables) -> list[Tensor]:
+    """The outputs of an operator as constants, or none if it depends on what the model is given."""
+    outs = [tensors[i] for i in op.outputs]
+    if op.op == "VAR_HANDLE":
+        return [replace(outs[0], data=_constant(np.full(outs[0].shape, variables.handle(op), np.int32)))]
+    if op.op == "ASSIGN_VARIABLE":
+        variables.assign(op, int(tensors[op.inputs[0]].data.flat[0]), tensors[op.inputs[1]])
+    if op.op in (*EFFECTS, "READ_VARIABLE"):
+        return []
+    ins = [tensors[i] for i in op.inputs if i >= 0]
+    if op.op == "SHAPE":
+        made: tuple[np.ndarray, ...] = (np.array(ins[0].shape, STORED[outs[0].dtype]),)
+    elif not all(t.constant for t in ins) or not _small(op, ins, outs) or op.op not in golden.KERNELS:
+        return []
+    else:
+        made = golden.run_operator(Model(tuple(tensors), (), (), (), ""), op, {})
+    return [replace(t, data=_constant(y.reshape(t.shape))) for t, y in zip(outs, made, strict=True)]
+
+
+def _small(op: Operator, ins: list[Tensor], outs: list[Tensor]) -> bool:
+    """Whether the results are quickly there."""
+    size = sum(t.size for t in outs)
+    return size <= MAX_ELEMENTS and (op.op not in PRODUCTS or size * max(t.size for t in ins) <= MAX_PRODUCTS)
+
+
+def _constant(data: np.ndarray) -> np.ndarray:
+    data = np.ascontiguousarray(data)
+    data.flags.writeable = False
+    return data
+
+
+def living(operators: Sequence[Operator], tensors: Sequence[Tensor], outputs: Sequence[int]) -> list[Operator]:
+    """The operators that the outputs need, or that leave something behind."""
+    needed, kept = set(outputs), []
+    for op in reversed(operators):
+        wanted = any(i in needed and not tensors[i].constant for i in op.outputs)
+        if wanted or op.op in EFFECTS or any(i >= 0 and tensors[i].variable for i in op.inputs):
+            kept.append(op)
+            needed.update(op.inputs)
+    return kept[::-1]

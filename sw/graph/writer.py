@@ -1,0 +1,161 @@
+"""Writes .tflite files with flatbuffers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import flatbuffers
+import numpy as np
+import tflite
+
+TYPES = {
+    "float32": tflite.TensorType.FLOAT32,
+    "int8": tflite.TensorType.INT8,
+    "int16": tflite.TensorType.INT16,
+    "int32": tflite.TensorType.INT32,
+    "int64": tflite.TensorType.INT64,
+    "bool": tflite.TensorType.BOOL,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSpec:
+    """A tensor to write. `data`: constant contents, of `dtype`; `scales`, `zero_points`: one, or one for each index of
+    axis `quant_axis`, none if not quantised; `variable`: state that stays from one inference to the next."""
+
+    name: str
+    shape: Sequence[int]
+    dtype: str
+    scales: Sequence[float] | np.ndarray = ()
+    zero_points: Sequence[int] | np.ndarray = ()
+    quant_axis: int = 0
+    data: np.ndarray | None = None
+    variable: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class OperatorSpec:
+    """An operator to write: TFLite's name of it, tensor indexes (-1: an optional input left out), and the name of its
+    options table (None: it has none) with the fields by the names of the schema's `Add` functions."""
+
+    op: str
+    inputs: Sequence[int]
+    outputs: Sequence[int]
+    options_kind: str | None = None
+    options: dict = field(default_factory=dict)
+    intermediates: Sequence[int] = ()
+    version: int = 1
+
+
+def write_model(
+    tensors: Sequence[TensorSpec],
+    operators: Sequence[OperatorSpec],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    description: str | None = None,
+) -> bytes:
+    """Bytes of a model of one subgraph; `inputs` and `outputs` are tensor indexes."""
+    b = flatbuffers.Builder(4096)
+
+    def vector(values, start):
+        start(b, len(values))
+        for v in reversed(values):
+            b.PrependUOffsetTRelative(v)
+        return b.EndVector()
+
+    def ints(values):
+        return b.CreateNumpyVector(np.array(values, np.int32))
+
+    buffers = []
+    for data in (None, *(t.data for t in tensors)):
+        raw = None
+        if data is not None:
+            # TFLM reads constants where they lie, so that they must be aligned in the file
+            raw = _aligned_bytes(b, np.ascontiguousarray(data).tobytes())
+        tflite.BufferStart(b)
+        if raw is not None:
+            tflite.BufferAddData(b, raw)
+        buffers.append(tflite.BufferEnd(b))
+    made = []
+    for i, t in enumerate(tensors):
+        quant = None
+        if len(t.scales):
+            s = b.CreateNumpyVector(np.asarray(t.scales, np.float32))
+            z = b.CreateNumpyVector(np.broadcast_to(np.asarray(t.zero_points, np.int64), len(t.scales)).copy())
+            tflite.QuantizationParametersStart(b)
+            tflite.QuantizationParametersAddScale(b, s)
+            tflite.QuantizationParametersAddZeroPoint(b, z)
+            tflite.QuantizationParametersAddQuantizedDimension(b, t.quant_axis)
+            quant = tflite.QuantizationParametersEnd(b)
+        name = b.CreateString(t.name)
+        dims = ints(t.shape)
+        tflite.TensorStart(b)
+        tflite.TensorAddShape(b, dims)
+        tflite.TensorAddType(b, TYPES[t.dtype])
+        tflite.TensorAddBuffer(b, i + 1)
+        tflite.TensorAddName(b, name)
+        if t.variable:
+            tflite.TensorAddIsVariable(b, True)
+        if quant is not None:
+            tflite.TensorAddQuantization(b, quant)
+        made.append(tflite.TensorEnd(b))
+    kinds = list(dict.fromkeys((o.op, o.version) for o in operators))
+    coded = []
+    for o in operators:
+        table = None
+        if o.options_kind is not None:
+            # vectors first: flatbuffers builds no table inside another
+            values = {k: ints(v) if isinstance(v, (list, tuple)) else v for k, v in o.options.items()}
+            getattr(tflite, f"{o.options_kind}Start")(b)
+            for key, value in values.items():
+                getattr(tflite, f"{o.options_kind}Add{key}")(b, value)
+            table = getattr(tflite, f"{o.options_kind}End")(b)
+        ins, outs = ints(o.inputs), ints(o.outputs)
+        middle = ints(o.intermediates) if len(o.intermediates) else None
+        tflite.OperatorStart(b)
+        tflite.OperatorAddOpcodeIndex(b, kinds.index((o.op, o.version)))
+        tflite.OperatorAddInputs(b, ins)
+        tflite.OperatorAddOutputs(b, outs)
+        if table is not None:
+            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, o.options_kind))
+            tflite.OperatorAddBuiltinOptions(b, table)
+        if middle is not None:
+            tflite.OperatorAddIntermediates(b, middle)
+        coded.append(tflite.OperatorEnd(b))
+    opcodes = []
+    for name, version in kinds:
+        code = getattr(tflite.BuiltinOperator, name)
+        tflite.OperatorCodeStart(b)
+        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
+        tflite.OperatorCodeAddBuiltinCode(b, code)
+        tflite.OperatorCodeAddVersion(b, version)
+        opcodes.append(tflite.OperatorCodeEnd(b))
+    graph_ins, graph_outs = ints(inputs), ints(outputs)
+    tensor_vector = vector(made, tflite.SubGraphStartTensorsVector)
+    operator_vector = vector(coded, tflite.SubGraphStartOperatorsVector)
+    tflite.SubGraphStart(b)
+    tflite.SubGraphAddTensors(b, tensor_vector)
+    tflite.SubGraphAddInputs(b, graph_ins)
+    tflite.SubGraphAddOutputs(b, graph_outs)
+    tflite.SubGraphAddOperators(b, operator_vector)
+    graph = tflite.SubGraphEnd(b)
+    graphs = vector([graph], tflite.ModelStartSubgraphsVector)
+    codes = vector(opcodes, tflite.ModelStartOperatorCodesVector)
+    all_buffers = vector(buffers, tflite.ModelStartBuffersVector)
+    text = None if description is None else b.CreateString(description)
+    tflite.ModelStart(b)
+    tflite.ModelAddVersion(b, 3)
+    tflite.ModelAddOperatorCodes(b, codes)
+    tflite.ModelAddSubgraphs(b, graphs)
+    tflite.ModelAddBuffers(b, all_buffers)
+    if text is not None:
+        tflite.ModelAddDescription(b, text)
+    b.Finish(tflite.ModelEnd(b), b"TFL3")
+    return bytes(b.Output())
+
+
+def _aligned_bytes(b: flatbuffers.Builder, raw: bytes) -> int:
+    """A byte vector whose contents begin at a multiple of 16 in the finished file, as the schema asks of buffers."""
+    b.StartVector(1, len(raw), 16)
+    b.head = b.Head() - len(raw)
+    b.Bytes[b.Head() : b.Head() + len(raw)] = raw
+    return b.EndVector()

