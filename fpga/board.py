@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.targets import Target
 
 
 class BoardError(ValueError):
@@ -59,6 +60,12 @@ def board_names() -> list[str]:
     from lepton.fpga import boards
 
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(boards.__path__))
+
+
+def targets() -> list[Target]:
+    """All boards as machines that the software knows by name (entry point of `lepton.configs`). Raises BoardError."""
+    boards = [get_board(name) for name in board_names()]
+    return [Target(board.name, board.config, board.mhz, board.title) for board in boards]
 
 
 def get_board(name: str) -> Board:

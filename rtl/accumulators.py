@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
 
 
@@ -25,9 +26,9 @@ class Accumulators(wiring.Component):
     Throughput: one vector a cycle on each side, read and write. Reset: memories stay, sums under way are dropped.
     """
 
-    A_LATENCY = 4
-    T_LATENCY = 2
-    W_LATENCY = 2
+    A_LATENCY = timing.ACC_SUM
+    T_LATENCY = timing.ACC_READ
+    W_LATENCY = timing.ACC_WRITE
 
     def __init__(self, config: NpuConfig):
         self._config = config

@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -31,8 +32,8 @@ class ActMemory(wiring.Component):
     ``W_LATENCY`` cycles may be lost.
     """
 
-    LATENCY = 4
-    W_LATENCY = 2
+    LATENCY = timing.ACT_READ
+    W_LATENCY = timing.ACT_WRITE
 
     def __init__(self, config: NpuConfig):
         self._config = config

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.multiplier import RowMultiplier
 from lepton.rtl.pe import Pe
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
 from lepton.rtl.spec.isa import MIN_LINE_DELAY
 
@@ -38,10 +39,7 @@ class Array(wiring.Component):
         self._config = config
         paired = config.pe == "paired"
         self._columns = config.cols + 1 if paired else config.cols  # the last one sums a[2p]*a[2p+1]
-        multiplier = RowMultiplier(config, self._columns)
-        multiplier._MustUse__silence = True  # only asked, never built
-        # Activation, product and sum; a row less one; the correction
-        self.LATENCY = 1 + multiplier.LATENCY + 1 + config.phys_rows - 1 + (1 if paired else 0)
+        self.LATENCY = timing.array(config)
         width = max(config.rows, config.cols)
         super().__init__(
             {

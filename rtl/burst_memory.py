@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.npu import Npu
 from lepton.rtl.prefetch import BURST
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -24,7 +25,7 @@ class BurstMemory(wiring.Component):
     Bytes from external_bytes on read as zero. Reset: bursts are forgotten, memory stays.
     """
 
-    LATENCY = 2
+    LATENCY = timing.EXTERNAL_READ
 
     def __init__(self, config: NpuConfig):
         self._config = config

@@ -5,6 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.skid import SkidQueue
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import LOAD, MUL, OPS, TABLE, TAIL, WORD_BITS, Op, Opcode, last_word, rules
 
@@ -30,18 +31,16 @@ class Fetch(wiring.Component):
     instruction is valid at its engine's output while it is at hand, with its number ``o_index`` Out(2).
     Throughput: one word a cycle. An instruction's last word waits while its queue (``DEPTH`` instructions) is full.
     Latency: with ``start`` in cycle s and no stall, word k (counted from the first) is taken in cycle
-    s + ``latency`` + k; the instruction of which it is the last word is valid at its output the cycle after, and
+    s + `Timing.fetch` + k; the instruction of which it is the last word is valid at its output the cycle after, and
     ``done_fetching``, ``error`` or ``bad`` (by the first word with which it is certain) is up then. Reset: stopped,
     queues empty.
     """
 
-    DEPTH = 2
-    AHEAD = 3
+    DEPTH = timing.FETCH_QUEUE
+    AHEAD = timing.FETCH_AHEAD
 
     def __init__(self, config: NpuConfig):
         self._config = config
-        self.latency = 2 if config.compact else 3
-        """Cycles from ``start`` to the first word's taking."""
         super().__init__(
             {
                 "start": In(1),

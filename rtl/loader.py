@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.skid import SkidQueue
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 
 __all__ = ["DESCRIPTOR_LAYOUT", "Loader", "TILE_LAYOUT", "layout_of"]
@@ -37,8 +37,8 @@ class Loader(wiring.Component):
     room. Reset: empty, ring at its first tile.
     """
 
-    LATENCY = 3
-    DEPTH = 3
+    LATENCY = timing.LOADER
+    DEPTH = timing.TILE_QUEUE
 
     def __init__(self, config: NpuConfig):
         self._config = config

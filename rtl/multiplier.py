@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.cells import ecp5, gowin
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -29,9 +30,7 @@ class RowMultiplier(wiring.Component):
         self._style = config.multiplier
         self._width = width = 9 if config.pe == "paired" else 8
         self._count = count
-        self.LATENCY = {"generic": 2 if config.pe == "paired" else 1, "lut": 3, "ecp5": 3, "gowin": 2, "ice40": 1}[
-            config.multiplier
-        ]
+        self.LATENCY = timing.multiplier(config)
         super().__init__(
             {
                 "i_left": In(data.ArrayLayout(signed(width), count)),

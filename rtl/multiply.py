@@ -6,9 +6,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.loader import DESCRIPTOR_LAYOUT, Loader, layout_of
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause
+from lepton.rtl.spec.timing import Timing
 
 __all__ = ["MultiplyEngine"]
 
@@ -45,23 +46,10 @@ def _delay(m, value, n, name, in_memory):
     return read.data
 
 
-def _latency(module, name, attribute, config):
-    """A unit's latency, from its class or from an instance."""
-    unit = getattr(__import__(f"lepton.rtl.{module}", fromlist=[name]), name)
-    value = getattr(unit, attribute, None)
-    if not isinstance(value, int):
-        probe = unit(config)
-        probe._MustUse__silence = True  # only asked, never built
-        value = getattr(probe, attribute)
-    return value
-
-
 class MultiplyEngine(wiring.Component):
     """Runs LOAD and MUL instructions: reads activations, masks padding, steers array and accumulators.
 
-    Parameters: `config`, and the latencies of the units around it, taken from their classes when not given:
-    `act_latency` (r_en to r_data, at least 1), `weight_latency` (load to row 0), `array_latency` (activations in to
-    sums out), `acc_latency` (a_en until the tail sees the sum).
+    Parameters: `config`; `latencies` of the units around it (the configuration's unless told; ``act_read`` at least 1).
 
     Members:
         ``i_load`` Stream(128), ``i_mul`` Stream(256): instructions
@@ -84,9 +72,9 @@ class MultiplyEngine(wiring.Component):
     Timing. A tile pass *starts* in cycle s when: the pass before issues its last vector (or none is running), a MUL is
     held (accepted in s - 1 or before), the next tile is in the loader's queue (LOAD accepted in s - 3 or before), the
     token that `wait` asks for was given (``token_in`` in s - 1 or before), and a bank is held or free (``bank_free`` in
-    s - 1 or before). Its vectors are issued (``cause`` MULTIPLY) in s + 1 .. s + n, without gaps; `issue_latency`
-    cycles after s the first is at ``r_en``. A sum's ``a_en`` comes `sum_latency` cycles after its vector was issued,
-    ``bank_ready`` `acc_latency` after the last one.
+    s - 1 or before). Its vectors are issued (``cause`` MULTIPLY) in s + 1 .. s + n, without gaps. In `Timing`:
+    the first is at ``r_en`` `first_read` after s, a sum's ``a_en`` comes `sums` after its vector was issued, and
+    ``bank_ready`` `bank_ready` after the last one was.
     Waits are only before a pass. ``cause`` of a cycle without a vector is the first that lacked in the cycle before,
     of: instruction (FETCH), token (ACTIVATIONS), bank (TAIL), tile (WEIGHTS).
     The next MUL is accepted in the cycle in which the last tile of the one before starts. `load` is issued so that
@@ -95,32 +83,9 @@ class MultiplyEngine(wiring.Component):
     Throughput: one vector a cycle over tiles, groups and instructions. Reset: idle, both banks free, no token.
     """
 
-    def __init__(self, config: NpuConfig, act_latency=None, weight_latency=None, array_latency=None, acc_latency=None):
-        def pick(given, *where):
-            return _latency(*where, config) if given is None else given
-
+    def __init__(self, config: NpuConfig, latencies: Timing | None = None):
         self._config = config
-        if config.compact:
-            self._act = pick(act_latency, "compact.spram", "SpramActMemory", "LATENCY")
-            self._weight = 1
-        else:
-            self._act = pick(act_latency, "act_memory", "ActMemory", "LATENCY")
-            self._weight = pick(weight_latency, "weight_store", "WeightStore", "LATENCY")
-        self._array = pick(array_latency, "array", "Array", "LATENCY")
-        accumulators = "SerialAccumulators" if config.compact else "Accumulators"
-        self._acc = pick(
-            acc_latency, "compact.serial_accumulators" if config.compact else "accumulators", accumulators, "A_LATENCY"
-        )
-        # Load after start, at the array: load_delay + weight = 1 + act_delay + act (one less than the swap).
-        self.load_delay = max(0, 1 + self._act - self._weight)
-        """Cycles from a pass's start to its ``load``."""
-        self._act_delay = max(0, self._weight - 1 - self._act)
-        self.issue_latency = 1 + self._act_delay
-        """Cycles from a pass's start to its first ``r_en``."""
-        self.act_latency = self._act_delay + self._act + 1
-        """Cycles from a vector's issue to ``o_act``."""
-        self.sum_latency = self.act_latency + self._array
-        """Cycles from a vector's issue to its ``a_en``."""
+        self.timing = latencies or timing.of(config)
         lanes = data.ArrayLayout(signed(8), max(config.rows, config.cols))
         loads = {
             "i_load": In(stream.Signature(128)),
@@ -445,17 +410,17 @@ class MultiplyEngine(wiring.Component):
 
         # --- Weights: the load meets row 0 one cycle before the swap ------------------------------------------------
         if not compact:
-            loads = _chain(m, start, self.load_delay, "load", reset_less=False)
-            tiles = _chain(m, head.tile, self.load_delay, "tile")
-            rings = _chain(m, head.ring, self.load_delay, "ring")
+            loads = _chain(m, start, self.timing.load_delay, "load", reset_less=False)
+            tiles = _chain(m, head.tile, self.timing.load_delay, "tile")
+            rings = _chain(m, head.ring, self.timing.load_delay, "ring")
             m.d.comb += [self.load.eq(loads[-1]), self.tile.eq(tiles[-1]), self.ring_free.eq(loads[-1] & rings[-1])]
 
         # --- Activations: read, mask ----------------------------------------------------------------------------------
         m.d.comb += [
-            self.r_en.eq(_chain(m, running, self._act_delay, "r_en", reset_less=False)[-1]),
-            self.r_addr.eq(_chain(m, address, self._act_delay, "r_addr")[-1]),
+            self.r_en.eq(_chain(m, running, self.timing.read_delay, "r_en", reset_less=False)[-1]),
+            self.r_addr.eq(_chain(m, address, self.timing.read_delay, "r_addr")[-1]),
         ]
-        path = self.act_latency  # issue to o_act; the mask is registered at path - 1 (with the data), o_act at path
+        path = self.timing.operands  # issue to o_act; the mask is registered at path - 1 (with the data), o_act at path
         room = Signal(signed(19))  # bytes from lane 0 to the row's end
         inside_y = Signal()
         m.d.comb += [room.eq(v["x_limit"] - x), inside_y.eq((y >= 0) & (y < v["y_limit"]))]
@@ -521,12 +486,12 @@ class MultiplyEngine(wiring.Component):
         enable = Signal()
         done = Signal()
         m.d.comb += [enable.eq(running & output), done.eq(running & final & v_release)]
-        enables = _chain(m, enable, self.sum_latency, "a_en", reset_less=False)
-        dones = _chain(m, done, self.sum_latency + self._acc, "ready", reset_less=False)
+        enables = _chain(m, enable, self.timing.sums, "a_en", reset_less=False)
+        dones = _chain(m, done, self.timing.bank_ready, "ready", reset_less=False)
         m.d.comb += [
             self.a_en.eq(enables[-1]),
             Cat(self.a_bank, self.a_init, self.a_entry[:entry_bits]).eq(
-                _delay(m, Cat(v_bank, init, entry), self.sum_latency, "where", in_memory=compact)
+                _delay(m, Cat(v_bank, init, entry), self.timing.sums, "where", in_memory=compact)
             ),
             self.bank_ready.eq(dones[-1]),
             drained.eq(~(running | Cat(enables).any())),

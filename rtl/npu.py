@@ -16,7 +16,7 @@ from lepton.rtl.fetch import Fetch
 from lepton.rtl.link import Link
 from lepton.rtl.multiply import MultiplyEngine
 from lepton.rtl.prefetch import BURST, Prefetch
-from lepton.rtl.spec import identity, isa
+from lepton.rtl.spec import identity, isa, timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
 from lepton.rtl.spec.isa import Cause, Reg, Region, Status
 from lepton.rtl.tail import TailEngine
@@ -73,11 +73,11 @@ class Npu(wiring.Component):
             m.submodules.params = params
             m.submodules.loader = reset(loader)
         else:
-            tail = TailEngine(config, read_latency=Accumulators.T_LATENCY)
+            tail = TailEngine(config)
             act, acc, weights = ActMemory(config), Accumulators(config), WeightStore(config)
         # The link is far from the memory, so its reads are registered on the way, and again where they arrive.
-        on_way = 0 if compact else 2
-        link = Link(config, act_latency=act.LATENCY + on_way, timeout=self._link_timeout)
+        on_way = timing.of(config).link_way
+        link = Link(config, timing.of(config).link_read, timeout=self._link_timeout)
         r_en, r_addr = link.r_en, link.r_addr
         for k in range(on_way):
             en, addr = Signal(name=f"r_en_{k}"), Signal(20, name=f"r_addr_{k}", reset_less=True)

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.loader import layout_of
 from lepton.rtl.skid import SkidQueue
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Region
 
@@ -32,7 +32,7 @@ class Prefetch(wiring.Component):
     Throughput: one byte a cycle. Latency: ``ring_count`` covers a tile 2 cycles after its last byte.
     """
 
-    DEPTH = 2
+    DEPTH = timing.RUN_QUEUE
 
     def __init__(self, config: NpuConfig):
         self._config = config

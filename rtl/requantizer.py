@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -25,7 +26,7 @@ class Requantizer(wiring.Component):
     Throughput: one value a cycle. Latency: ``LATENCY`` cycles. Reset: none, the data path is free running.
     """
 
-    LATENCY = 7
+    LATENCY = timing.REQUANTIZE
 
     value: In(signed(32))
     multiplier: In(signed(32))

@@ -4,6 +4,8 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.spec import timing
+
 __all__ = ["SkidQueue"]
 
 
@@ -14,7 +16,7 @@ class SkidQueue(wiring.Component):
     Throughput: one item a cycle from depth 2 on. Latency: 1 cycle. Reset: empty.
     """
 
-    LATENCY = 1
+    LATENCY = timing.SKID
 
     def __init__(self, shape, depth: int):
         self._shape = shape

@@ -5,11 +5,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.loader import layout_of
 from lepton.rtl.requantizer import Requantizer
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
+from lepton.rtl.spec.timing import Timing
 
 TAIL_LAYOUT = layout_of(isa.TAIL.fields)
 TABLE_LAYOUT = layout_of(isa.TABLE.fields)
@@ -25,7 +25,8 @@ class TailEngine(wiring.Component):
     """Executes TAIL and TABLE as `docs/architecture.md` says, one accumulator vector a cycle.
 
     Parameters:
-        ``config``; ``read_latency``: cycles from ``t_r_en`` to ``t_r_data`` (of Accumulators unless told), at least 1
+        ``config``; ``latencies`` (the configuration's unless told): ``t_r_data`` comes ``acc_read`` cycles
+        after ``t_r_en``, at least 1; DRAIN below is their ``drain``
 
     Members:
         ``i``: In(Stream(256)), a TAIL or TABLE instruction from bit 0 (TABLE: the upper bits are ignored)
@@ -64,14 +65,11 @@ class TailEngine(wiring.Component):
     Reset: drops everything but the tables.
     """
 
-    def __init__(self, config: NpuConfig, *, read_latency: int = Accumulators.T_LATENCY):
-        if read_latency < 1:
-            raise ValueError(f"read_latency={read_latency}: must be at least 1")
+    def __init__(self, config: NpuConfig, latencies: Timing | None = None):
+        self.timing = latencies or timing.of(config)
+        if self.timing.acc_read < 1:
+            raise ValueError(f"acc_read={self.timing.acc_read}: must be at least 1")
         self._config = config
-        self._read_latency = read_latency
-        # From a read to its word on the accumulator's write port, and to its byte on the activation write port.
-        self.TO_ACC = read_latency + 4 + Requantizer.LATENCY
-        self.DRAIN = self.TO_ACC + 3
         lanes = config.lanes
         super().__init__(
             {
@@ -103,7 +101,7 @@ class TailEngine(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        lanes, latency = self._config.lanes, self._read_latency
+        lanes, latency = self._config.lanes, self.timing.acc_read
         subs = self._config.cols // lanes
 
         def reg(shape, name):
@@ -362,8 +360,8 @@ class TailEngine(wiring.Component):
                 m.d.sync += [have.eq(1), self.p_addr.eq(new.param), p_left.eq(new.channels)]
 
         # --- Tags: element k belongs to the read of k cycles ago -----------------------------------------------------
-        drain = self.DRAIN
-        to_acc = self.TO_ACC
+        drain = self.timing.drain
+        to_acc = self.timing.to_acc
         valid = delays(step, drain, "valid", reset_less=False)  # the last operand of a window position
         emit = delays(window_done, drain, "emit", reset_less=False)
         ended = delays(all_done, drain, "ended", reset_less=False)

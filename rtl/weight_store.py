@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
 from lepton.rtl.spec.isa import DESCRIPTOR, DESCRIPTOR_BYTES
 
@@ -25,9 +26,9 @@ class WeightStore(wiring.Component):
     way are dropped.
     """
 
-    LATENCY = 2
-    D_LATENCY = 1
-    W_LATENCY = 2
+    LATENCY = timing.WEIGHT_LOAD
+    D_LATENCY = timing.DESCRIPTOR_READ
+    W_LATENCY = timing.WEIGHT_WRITE
 
     def __init__(self, config: NpuConfig):
         self._config = config

@@ -5,6 +5,7 @@ the array's sum (from the vectors it was shown), accumulators. Times are asserte
 """
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,13 +17,15 @@ from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.act_memory import ActMemory
 from lepton.rtl.array import Array
 from lepton.rtl.multiply import MultiplyEngine
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig, get_config
 from lepton.rtl.spec.isa import Cause
 from lepton.rtl.weight_store import WeightStore
 
 CONFIG = NpuConfig(rows=6, cols=4, lanes=4, act_bytes=1024, weight_tiles=64, ring_tiles=8, acc_depth=64)
 DEPTHWISE = NpuConfig(rows=9, cols=4, lanes=4, act_bytes=1024, weight_tiles=64, acc_depth=64)
+AROUND = ("act_read", "weight_load", "array", "acc_sum")
+"""What of `Timing` is as long as the units around the engine take; the bench stands in for them."""
 LATENCIES = [(3, 2, 5, 3), (1, 1, 4, 1), (2, 5, 6, 2), (1, 4, 3, 3)]
 
 
@@ -103,7 +106,7 @@ class Bench:
 
     def __init__(self, config, latencies, store, act, loads, muls, give=lambda cycle, bench: (0, 0), ring=None):
         self.config, self.store, self.act = config, store, act
-        self.dut = MultiplyEngine(config, *latencies)
+        self.dut = MultiplyEngine(config, replace(timing.of(config), **dict(zip(AROUND, latencies))))
         self.latencies = latencies
         self.queues = {"i_load": list(loads), "i_mul": list(muls)}
         self.give = give
@@ -145,8 +148,8 @@ class Bench:
             if ctx.get(dut.r_en):
                 a = ctx.get(dut.r_addr)
                 reads[cycle + act_l] = [int(self.act[(a + j) % len(self.act)]) for j in range(width)]
-                self.issued.append(cycle - dut.issue_latency + 1)
-                vector_of[cycle - dut.issue_latency + 1 + dut.act_latency] = len(self.issued) - 1
+                self.issued.append(cycle - dut.timing.first_read + 1)
+                vector_of[cycle - dut.timing.first_read + 1 + dut.timing.operands] = len(self.issued) - 1
             if ctx.get(dut.load):
                 loads[cycle + weight_l] = ctx.get(dut.tile)
                 self.freed += ctx.get(dut.ring_free)
@@ -202,7 +205,7 @@ class Bench:
         assert self.sums == sums
         assert self.ready == released
         # An entry is checked as its vector is issued, a read with the mask.
-        path = self.dut.act_latency
+        path = self.dut.timing.operands
         late = 1 + min(path - 1, 2 if path >= 3 else 1)
         bad = {self.issued[v] + late for v in outside} | set(self.bad_tiles)
         bad |= {self.issued[v] + 1 for v, _, entry, _ in sums if entry >= self.config.acc_depth}
@@ -310,7 +313,7 @@ def test_random_program_without_waits(latencies, kind):
     if all(r2 - r1 > 1 for r1, r2 in zip(released, released[1:])):
         assert set(gaps) <= {1}
     last = bench.issued[-1]
-    assert bench.idle_at == last + bench.dut.sum_latency + latencies[3] + 1
+    assert bench.idle_at == last + bench.dut.timing.sums + latencies[3] + 1
 
 
 @pytest.mark.parametrize("stack", [0, 1])
@@ -528,8 +531,8 @@ def test_ports_fit():
     engine, store = MultiplyEngine(config), WeightStore(config)
     assert len(engine.descriptor) == len(store.descriptor) == sum(f.bits for f in isa.DESCRIPTOR)
     # Load and activations meet: the load arrives one cycle before the swap.
-    arrives = engine.load_delay + WeightStore.LATENCY
-    assert arrives == 1 + engine.act_latency - 1
+    arrives = engine.timing.load_delay + WeightStore.LATENCY
+    assert arrives == 1 + engine.timing.operands - 1
     Fragment.get(engine, None), Fragment.get(store, None)
 
 

@@ -8,9 +8,10 @@ from amaranth.sim import Simulator
 from test_tail import PARAMS, Reference, plain, random_tail
 
 from lepton.rtl.compact import serial_tail
-from lepton.rtl.compact.serial_tail import PARAM_CYCLES, PARAM_WORDS, SerialTail, value_cycles
+from lepton.rtl.compact.serial_tail import SerialTail
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import UP5K
+from lepton.rtl.spec.timing import PARAM_CYCLES, PARAM_WORDS, value_cycles
 
 CONFIG = replace(UP5K, acc_depth=256, act_bytes=8192)
 DIGITS = (2, 4)

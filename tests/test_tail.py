@@ -1,13 +1,14 @@
 """TailEngine against the loops of docs/architecture.md in NumPy, and against its own timing contract."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.tail import TailEngine
 
@@ -242,7 +243,7 @@ def program(rng, config, count):
 
 def simulate(config, latency, reference, instructions, gaps, bank_gap, rng):
     """Run; return the accumulators, activations and the event cycles, with when each instruction was offered."""
-    dut = TailEngine(config, read_latency=latency)
+    dut = TailEngine(config, replace(timing.of(config), acc_read=latency))
     acc = [[list(v) for v in bank] for bank in reference.acc]
     act, events = {}, {k: [] for k in ("reads", "posts", "frees", "banks", "offered", "idle", "bad", "bad_bank")}
     params = [reference.param_word(n) for n in range(PARAMS)]
@@ -400,7 +401,7 @@ def test_written_bank_closes_before_the_next():
 def test_most_channels():
     """More than 2**15 channels, one output each: no counter is short of a bit."""
     config, latency = CONFIGS["8x8"]
-    dut = TailEngine(config, read_latency=latency)
+    dut = TailEngine(config, replace(timing.of(config), acc_read=latency))
     op, fields = plain(channels=(1 << 15) + 5, shared=1, take=0, release=0)
     ended = []
 
@@ -418,7 +419,7 @@ def test_most_channels():
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
-    assert ended == [(2 + 4096 + dut.DRAIN, 5)]
+    assert ended == [(2 + 4096 + dut.timing.drain, 5)]
 
 
 @pytest.mark.parametrize(
@@ -465,7 +466,7 @@ def test_ports():
 
 def alarms(config, instructions, banks=8, cycles=160):
     """(cycles of bad_address, cycles of bad_bank, cycles of reads) with instructions offered one after the other."""
-    dut = TailEngine(config, read_latency=2)
+    dut = TailEngine(config)
     words = [sum(w << 64 * i for i, w in enumerate(isa.encode(op, **f))) for op, f in instructions]
     out = [], [], []
 

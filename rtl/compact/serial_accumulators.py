@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -19,8 +20,8 @@ class SerialAccumulators(wiring.Component):
     half a cycle early. Reset: memories stay.
     """
 
-    A_LATENCY = 1
-    T_LATENCY = 1
+    A_LATENCY = timing.COMPACT_ACC_SUM
+    T_LATENCY = timing.COMPACT_ACC_READ
 
     def __init__(self, config: NpuConfig):
         self._config = config

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.loader import DESCRIPTOR_LAYOUT, layout_of
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -29,7 +29,7 @@ class SerialLoader(wiring.Component):
     5 + r cycles after P, and before its own. Reset: empty.
     """
 
-    WORDS = 11
+    WORDS = timing.TILE_WORDS
 
     def __init__(self, config: NpuConfig):
         super().__init__(

@@ -5,19 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.timing import DIGIT, PARAM_CYCLES
 from lepton.rtl.tail import TAIL_LAYOUT
-
-DIGIT = 2
-"""Bits of the multiplier used in a cycle."""
-PARAM_WORDS = 5
-"""16-bit words of a parameter entry."""
-PARAM_CYCLES = PARAM_WORDS + 1
-"""Cycles to read one."""
-
-
-def value_cycles(pre_shift: int, shift: int) -> int:
-    """Cycles one accumulator takes, with the entry's shift."""
-    return 4 + pre_shift + max(shift, 0) + 32 // DIGIT + max(-shift, 0)
 
 
 class SerialTail(wiring.Component):

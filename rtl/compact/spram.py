@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
 WORDS = 1 << 14
@@ -67,7 +68,7 @@ class SpramActMemory(wiring.Component):
     frequency of ``sync`` and with its edges: the first half of a cycle reads, the second writes.
     """
 
-    LATENCY = 1
+    LATENCY = timing.COMPACT_ACT_READ
 
     def __init__(self, config: NpuConfig):
         self._config = config

@@ -10,17 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lepton.rtl.accumulators import Accumulators
-from lepton.rtl.compact import serial_tail
-from lepton.rtl.compact.serial_accumulators import SerialAccumulators
-from lepton.rtl.compact.serial_loader import SerialLoader
-from lepton.rtl.fetch import Fetch
-from lepton.rtl.loader import Loader
-from lepton.rtl.multiply import MultiplyEngine
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Opcode
-from lepton.rtl.tail import TailEngine
+from lepton.rtl.spec.timing import FETCH_QUEUE, PARAM_CYCLES, TILE_QUEUE, TILE_WORDS, value_cycles
 
 RUN_START = 16
 """Cycles an external LOAD may take besides its bytes: before the first burst and after the last byte."""
@@ -38,26 +31,6 @@ class Timing:
     """Tile passes: (word of the MUL, first cycle, vectors)."""
 
 
-@dataclass(frozen=True)
-class Latencies:
-    """Constants of a configuration, read off the units."""
-
-    fetch: int
-    sum: int
-    ready: int
-    drain: int
-
-    @classmethod
-    def of(cls, config: NpuConfig) -> "Latencies":
-        fetch, multiply = Fetch(config), MultiplyEngine(config)
-        units = [fetch, multiply] if config.compact else [fetch, multiply, TailEngine(config)]
-        for unit in units:
-            unit._MustUse__silence = True
-        last = SerialAccumulators if config.compact else Accumulators
-        drain = 0 if config.compact else units[-1].DRAIN
-        return cls(fetch.latency, multiply.sum_latency, multiply.sum_latency + last.A_LATENCY, drain)
-
-
 class _Run:
     def __init__(self, config, words, descriptors, pc, external_descriptors, tile_cycles, shifts):
         self.config = config
@@ -66,7 +39,7 @@ class _Run:
         self.tile_cycles = tile_cycles
         self.shifts = shifts
         self.engine_free = {q: [0] for q in ("load", "mul", "tail")}  # compact: instruction i is taken from this cycle
-        self.lat = Latencies.of(config)
+        self.lat = timing.of(config)
         self.valid = {q: [] for q in ("load", "mul", "tail")}  # instruction at the queue's head from this cycle on
         self.accept = {q: [] for q in ("load", "mul", "tail")}
         self.tiles: list[tuple[int, int, int]] = []  # (usable from, skip, last)
@@ -106,7 +79,7 @@ class _Run:
                 taken = first + op.words - 1
                 self.valid[q].append(first if op is isa.LOAD else taken)
                 continue
-            k = len(self.valid[q]) - Fetch.DEPTH
+            k = len(self.valid[q]) - FETCH_QUEUE
             if k >= 0:
                 while len(self.accept[q]) <= k:
                     yield
@@ -125,8 +98,8 @@ class _Run:
                     yield
                 begin = max([self.valid["load"][i], *self.popped[-1:]]) + 1
                 skip, last = int(self.descriptors["skip"][tile]), int(self.descriptors["last"][tile])
-                self.tiles.append((begin + SerialLoader.WORDS, skip, last))
-            self.engine_free["load"].append(begin + SerialLoader.WORDS)
+                self.tiles.append((begin + TILE_WORDS, skip, last))
+            self.engine_free["load"].append(begin + TILE_WORDS)
 
     def loader(self):
         if self.config.compact:
@@ -150,7 +123,7 @@ class _Run:
             lasts = table["last"][first : first + v["count"]].tolist()
             for skip, last in zip(skips, lasts):
                 d_en += 1
-                k = len(self.tiles) - Loader.DEPTH
+                k = len(self.tiles) - TILE_QUEUE
                 if k >= 0:
                     while len(self.popped) <= k:
                         yield
@@ -224,9 +197,9 @@ class _Run:
                     more = not last
                 if v["release"] and (not v["stack"] or group == v["groups"] - 1):
                     held = False
-                    self.ready.append(end + self.lat.ready)
-            self.timing.spans[pc] = (first_issue, end + self.lat.sum)
-            self.engine_free["mul"].append(end + self.lat.sum + 1)
+                    self.ready.append(end + self.lat.bank_ready)
+            self.timing.spans[pc] = (first_issue, end + self.lat.sums)
+            self.engine_free["mul"].append(end + self.lat.sums + 1)
         self.multiply_end = end
         self.multiply_idle = (self.ready[-1] if self.ready else end) + 1
 
@@ -239,11 +212,11 @@ class _Run:
             accept = self.valid["tail"][i]
             self.accept["tail"].append(accept)
             reads = v["width"] * v["height"] * v["window_x"] * v["window_y"]
-            at = accept + 2 + serial_tail.PARAM_CYCLES
+            at = accept + 2 + PARAM_CYCLES
             first = None
             for c in range(v["channels"]):
                 if c:
-                    at += 0 if v["shared"] else serial_tail.PARAM_CYCLES
+                    at += 0 if v["shared"] else PARAM_CYCLES
                 if v["take"] and c % cfg.cols == 0 and (c == 0 or not v["stack"]):
                     while len(self.ready) <= taken:
                         yield
@@ -251,7 +224,7 @@ class _Run:
                     taken += 1
                 if first is None:
                     first = at
-                each = serial_tail.value_cycles(v["pre_shift"], self.shifts[v["param"] + (0 if v["shared"] else c)])
+                each = value_cycles(v["pre_shift"], self.shifts[v["param"] + (0 if v["shared"] else c)])
                 last = c == v["channels"] - 1
                 if v["release"] and (last or (not v["stack"] and c % cfg.cols == cfg.cols - 1)):
                     self.free.append(at + (reads - 1) * each + 1)

@@ -9,10 +9,9 @@ from collections import deque
 
 import numpy as np
 
-from lepton.rtl.fetch import Fetch
-from lepton.rtl.loader import Loader
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.isa import Status
+from lepton.rtl.spec.timing import FETCH_QUEUE, TILE_QUEUE
 from lepton.sw.reference.arith import requantize
 
 DESCRIPTOR_DTYPE = isa.DESCRIPTOR.dtype
@@ -215,11 +214,11 @@ class Iss:
         self._finish(step)
 
     def _full(self, step):
-        """Whether the instruction finds no room in its queue: `Fetch.DEPTH` wait behind the one at work."""
+        """Whether the instruction finds no room in its queue: `FETCH_QUEUE` wait behind the one at work."""
         if step.op is isa.LOAD:  # at work until its last descriptor is read
-            waiting = len(self._ends) - 1 - Fetch.DEPTH
-            return waiting >= 0 and self._ends[waiting] > self._consumed + Loader.DEPTH
-        return len(self._steps["mul" if step.op is isa.MUL else "tail"]) > Fetch.DEPTH
+            waiting = len(self._ends) - 1 - FETCH_QUEUE
+            return waiting >= 0 and self._ends[waiting] > self._consumed + TILE_QUEUE
+        return len(self._steps["mul" if step.op is isa.MUL else "tail"]) > FETCH_QUEUE
 
     def _work(self):
         """Let the engines work until both must wait."""
@@ -285,7 +284,7 @@ class Iss:
         if left:
             end.fail(
                 f"{left} tiles were handed over by LOAD and never multiplied",
-                Status.STALLED if left > Loader.DEPTH else Status.DONE,
+                Status.STALLED if left > TILE_QUEUE else Status.DONE,
             )
         for bank, state in enumerate(self._banks):
             if state != "free":
@@ -321,10 +320,10 @@ class Iss:
         self._read_ahead()
 
     def _read_ahead(self):
-        """The loader reads descriptors up to `Loader.DEPTH` tiles ahead: has it left the weight store?"""
+        """The loader reads descriptors up to `TILE_QUEUE` tiles ahead: has it left the weight store?"""
         if self._outside is not None:
             number, step, tile = self._outside
-            if number < self._consumed + Loader.DEPTH:
+            if number < self._consumed + TILE_QUEUE:
                 step.fail(f"tile {tile} of {self.config.weight_tiles} in the weight store", Status.BAD_ADDRESS)
 
     def _group(self, step):

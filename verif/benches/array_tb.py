@@ -4,7 +4,8 @@ import cocotb
 import numpy as np
 
 from lepton.rtl.array import Array
-from lepton.verif.benches.common import Bench, Checker, Part, array_latency, bench_config, corner8, pack
+from lepton.rtl.spec import timing
+from lepton.verif.benches.common import Bench, Checker, Part, bench_config, corner8, pack
 from lepton.verif.benches.differ import unpack
 from lepton.verif.benches.top import deep_config
 from lepton.verif.coverage import functional as cover
@@ -136,7 +137,7 @@ class Monitor(Part):
     def __init__(self, bench, config, driver, defined, checker):
         self._pins, self._config, self._driver, self._checker = bench.pins, config, driver, checker
         self._defined = iter(defined)
-        self._latency = array_latency(config)
+        self._latency = timing.array(config)
 
     def sample(self, cycle):
         if cycle - self._latency in self._driver.vectors and next(self._defined):

@@ -13,7 +13,6 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from lepton.rtl.array import Array
 from lepton.rtl.spec.config import NpuConfig
 from lepton.verif.benches.differ import same
 from lepton.verif.benches.top import CONFIGS
@@ -30,13 +29,6 @@ def seed() -> int:
 def bench_config() -> NpuConfig:
     """The configuration the simulator was built for, by its name in `LEPTON_BENCH_CONFIG`."""
     return CONFIGS[os.environ["LEPTON_BENCH_CONFIG"]]
-
-
-def array_latency(config: NpuConfig) -> int:
-    """Cycles from a vector at the array to its sums."""
-    unit = Array(config)
-    unit._MustUse__silence = True  # only asked, never built
-    return unit.LATENCY
 
 
 def random_for(name: str) -> np.random.Generator:

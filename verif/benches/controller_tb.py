@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton.rtl.accumulators import Accumulators
 from lepton.rtl.act_memory import ActMemory
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.isa import Cause
 from lepton.rtl.weight_store import WeightStore
 from lepton.verif.benches.common import (
@@ -18,7 +18,6 @@ from lepton.verif.benches.common import (
     Queues,
     Stall,
     StreamMonitor,
-    array_latency,
     bench_config,
     corner8,
     pack,
@@ -319,7 +318,7 @@ class Surroundings(Part):
         self._pins, self._rng, self._program, self._act, self._config = bench.pins, bench.rng, program, act, config
         self._vectors, self._sums, self._ring = vectors, sums, ring
         self._width = max(config.rows, config.cols)
-        self.array_latency = array_latency(config)
+        self.array_latency = timing.array(config)
         self._word = None
         self._descriptor = 0
         self._reads, self._loads, self._vector_of = {}, {}, {}

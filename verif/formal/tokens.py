@@ -34,7 +34,7 @@ def array_side() -> Bench:
     dut = MultiplyEngine(CONFIG)
     inside = bench.unit(dut, "dut")
     mul = data.View(layout_of(isa.MUL.fields), dut.i_mul.payload[: layout_of(isa.MUL.fields).size])
-    vectors, handing = dut.sum_latency, dut.sum_latency + Accumulators.A_LATENCY
+    vectors, handing = dut.timing.sums, dut.timing.bank_ready
     enable = [inside(f"a_en_{k}") for k in range(1, vectors + 1)]
     bank_of = [inside(f"where_{k}")[0] for k in range(1, vectors + 1)]
     ready = [inside(f"ready_{k}") for k in range(1, handing + 1)]
@@ -85,7 +85,7 @@ def tail_side() -> Bench:
     m = bench.m
     dut = TailEngine(CONFIG)
     inside = bench.unit(dut, "dut")
-    drain, to_acc = dut.DRAIN, dut.TO_ACC
+    drain, to_acc = dut.timing.drain, dut.timing.to_acc
     bench.assume(~dut.bad_bank | ResetSignal())  # the accelerator clears the engines then
 
     def check(condition, name):
