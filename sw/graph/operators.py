@@ -24,8 +24,9 @@ from lepton.sw.graph.model import (
     tensor_name,
     window,
 )
+from lepton.sw.graph.sequence import check_batch_matmul, check_log_softmax, check_lstm, check_softmax, check_svdf
 
-ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
+ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}
 PADDINGS = {0: "SAME", 1: "VALID"}
 
 CUSTOM = 32
@@ -150,14 +151,17 @@ def _read_options(o, kind: str | None, where) -> dict:
 # options what the kernels want to know.
 
 
-def check_activation(t: Tensor, where):
+def check_activation(t: Tensor, where, *types):
+    """An activation of one of the types, int8 unless others are given, with one scale and zero point; int16: with 0."""
     name = f"{where}: {tensor_name(t)}"
+    types = types or ("int8",)
     if t.dtype in ("float32", "float16"):
         raise ModelError(f"{name} is {t.dtype}: the model must be fully quantised to int8 (inputs and outputs too)")
-    if t.dtype != "int8":
-        raise ModelError(f"{name} is {t.dtype}: only int8 activations are supported")
+    if t.dtype not in types:
+        raise ModelError(f"{name} is {t.dtype}: only {' or '.join(types)} activations are supported")
     need(len(t.scales) == 1, name, "an activation needs one scale and zero point: quantise the model to int8")
     need(1e-18 < t.scale < 1e18, name, f"scale {t.scale} is out of range")
+    need(t.dtype != "int16" or t.zero_point == 0, name, f"int16 with zero point {t.zero_point}, not 0")
 
 
 def _integers(o, t: Tensor | None, what, size=None) -> list[int]:
@@ -176,31 +180,37 @@ def _shape(o, y, want):
     need(y.shape == want, o, f"output shape is {y.shape}, its inputs give {want}")
 
 
-def _weights(o, w: Tensor, bias, channels, axis):
-    need(w.constant, o, f"weights {tensor_name(w)} must be constant")
-    need(w.dtype == "int8", o, f"weights {tensor_name(w)} are {w.dtype}, not int8")
+def _weights(o, x: Tensor, w: Tensor, bias, channels, axis):
+    """Weights and bias of an operator with input x: int8 or int4 by int8, or int8 by int16."""
+    given = "" if w.constant else "given at run time "
+    types = ("int8",) if x.dtype == "int16" or o.op == "TRANSPOSE_CONV" or given else ("int8", "int4")
+    need(w.constant or o.op == "FULLY_CONNECTED", o, f"weights {tensor_name(w)} must be constant")
+    need(w.dtype in types, o, f"weights {tensor_name(w)} are {w.dtype}, not {' or '.join(types)}")
     need(len(w.scales) > 0, o, "weights without a scale")
-    need(not w.zero_points.any(), o, "weights with a zero point other than 0 are not supported")
+    need(not w.zero_points.any() or given, o, "weights with a zero point other than 0 are not supported")
     need(
-        len(w.scales) == 1 or (w.quant_axis == axis and len(w.scales) == channels),
+        len(w.scales) == 1 or (not given and w.quant_axis == axis and len(w.scales) == channels),
         o,
         "weights quantised along a wrong axis",
     )
+    # TFLM takes the bias of a sum of int16 for int64 unless the kernel looks at its type.
+    wide = {"CONV_2D": ("int64", "int32"), "FULLY_CONNECTED": ("int64", "int32"), "TRANSPOSE_CONV": ("int64", "int16")}
+    types = ("int32",) if x.dtype == "int8" else wide.get(o.op, ("int64",))
     if bias is not None:
-        need(bias.constant and bias.dtype == "int32", o, f"bias must be constant int32, is {bias.dtype}")
+        need(bias.constant and bias.dtype in types, o, f"bias must be constant {types[0]}, is {bias.dtype}")
         need(bias.size == channels, o, f"bias has {bias.size} values for {channels} channels")
 
 
 def _check_conv(o, ins, outs):
     y = outs[0]
     x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
-    check_activation(x, o)
-    check_activation(y, o)
+    check_activation(x, o, "int8", "int16")
+    check_activation(y, o, x.dtype)
     need(len(x.shape) == 4 and len(w.shape) == 4, o, "input and weights must have 4 dimensions")
     p = o.options
     depthwise = o.op == "DEPTHWISE_CONV_2D"
     channels = w.shape[3] if depthwise else w.shape[0]
-    _weights(o, w, bias, channels, 3 if depthwise else 0)
+    _weights(o, x, w, bias, channels, 3 if depthwise else 0)
     if depthwise:
         need(w.shape[0] == 1, o, f"depthwise weights have shape {w.shape}")
         need(
@@ -244,11 +254,12 @@ def _windows(o, x, y, channels):
 def _check_fc(o, ins, outs):
     y = outs[0]
     x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
-    check_activation(x, o)
-    check_activation(y, o)
+    check_activation(x, o, "int8", "int16")
+    check_activation(y, o, x.dtype)
     need(len(w.shape) == 2, o, f"weights have shape {w.shape}, 2 dimensions expected")
     need(o.options["weights_format"] == 0, o, "shuffled weights are not supported")
-    _weights(o, w, bias, w.shape[0], 0)
+    need(w.dtype != "int4" or len(w.scales) == 1, o, "int4 weights with a scale a channel: TFLM has one scale for all")
+    _weights(o, x, w, bias, w.shape[0], 0)
     need(x.size % w.shape[1] == 0, o, f"input of {x.size} values, weights for {w.shape[1]}")
     need(
         y.size == x.size // w.shape[1] * w.shape[0] and y.shape[-1:] == (w.shape[0],),
@@ -344,23 +355,13 @@ def _check_unary(o, ins, outs):
     check_activation(ins[0], o)
     check_activation(y, o)
     _same_shape(o, ins[0], y)
-    fixed = {"LOGISTIC": (1 / 256, -128), "SOFTMAX": (1 / 256, -128), "TANH": (1 / 128, 0)}.get(o.op)
+    fixed = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)}.get(o.op)
     if fixed:
         need(
             abs(float(y.scale) - fixed[0]) < 1e-3 * fixed[0] and y.zero_point == fixed[1],
             o,
             f"output must have scale {fixed[0]} and zero point {fixed[1]}",
         )
-    if o.op == "SOFTMAX":
-        beta = o.options["beta"]
-        need(len(y.shape) > 0, o, "input without dimensions")
-        need(1e-6 <= beta <= 1e6, o, f"beta {beta} is out of range")
-        need(
-            y.shape[-1] < 4096,
-            o,
-            f"over {y.shape[-1]} values its 32-bit sum may overflow: at most 4095; argmax needs none",
-        )
-        need(1 / 4096 <= beta * float(ins[0].scale), o, "beta times input scale is too small")
     if o.op == "LEAKY_RELU":
         need(0 <= o.options["alpha"] <= 1e3, o, f"alpha {o.options['alpha']} must be 0 to 1000")
 
@@ -369,12 +370,11 @@ def _check_transpose_conv(o, ins, outs):
     y = outs[0]
     shape, w, x = ins[0], ins[1], ins[2]
     bias = ins[3] if len(ins) > 3 else None
-    check_activation(x, o)
-    check_activation(y, o)
+    check_activation(x, o, "int8", "int16")
+    check_activation(y, o, x.dtype)
     need(len(x.shape) == 4 and len(w.shape) == 4, o, "input and weights must have 4 dimensions")
     p = o.options
-    need(p["activation"] == "NONE", o, "a fused activation is not supported")
-    _weights(o, w, bias, w.shape[0], 0)
+    _weights(o, x, w, bias, w.shape[0], 0)
     need(w.shape[3] == x.shape[3], o, f"{x.shape[3]} input channels, weights for {w.shape[3]}")
     need(tuple(_integers(o, shape, "the output shape", 4)) == y.shape, o, f"output shape is {y.shape}, not as stated")
     p["filter_h"], p["filter_w"] = w.shape[1], w.shape[2]
@@ -471,6 +471,7 @@ SPECS: dict[str, Spec] = {
     "ADD": Spec("AddOptions", (2, 2), (1, 1), _check_binary),
     "ASSIGN_VARIABLE": Spec(None, (2, 2), (0, 0), _check_variable),
     "AVERAGE_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
+    "BATCH_MATMUL": Spec("BatchMatMulOptions", (2, 2), (1, 1), check_batch_matmul),
     "CALL_ONCE": Spec("CallOnceOptions", (0, 0), (0, 0), _check_nothing),
     "CONCATENATION": Spec("ConcatenationOptions", (1, 64), (1, 1), _check_concat),
     "CONV_2D": Spec("Conv2DOptions", (2, 3), (1, 1), _check_conv),
@@ -480,6 +481,7 @@ SPECS: dict[str, Spec] = {
     "IF": Spec("IfOptions", (1, 256), (0, 255), _check_if),
     "LEAKY_RELU": Spec("LeakyReluOptions", (1, 1), (1, 1), _check_unary),
     "LOGISTIC": Spec(None, (1, 1), (1, 1), _check_unary),
+    "LOG_SOFTMAX": Spec("LogSoftmaxOptions", (1, 1), (1, 1), check_log_softmax),
     "MAX_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
     "MEAN": Spec("ReducerOptions", (2, 2), (1, 1), _check_mean),
     "MUL": Spec("MulOptions", (2, 2), (1, 1), _check_binary),
@@ -492,12 +494,14 @@ SPECS: dict[str, Spec] = {
     "RESHAPE": Spec(None, (1, 2), (1, 1), _check_reshape),
     "RESIZE_NEAREST_NEIGHBOR": Spec("ResizeNearestNeighborOptions", (2, 2), (1, 1), _check_resize),
     "SHAPE": Spec("ShapeOptions", (1, 1), (1, 1), _check_shape_of),
-    "SOFTMAX": Spec("SoftmaxOptions", (1, 1), (1, 1), _check_unary),
+    "SOFTMAX": Spec("SoftmaxOptions", (1, 1), (1, 1), check_softmax),
     "STRIDED_SLICE": Spec("StridedSliceOptions", (4, 4), (1, 1), _check_strided_slice),
     "SUB": Spec("SubOptions", (2, 2), (1, 1), _check_binary),
+    "SVDF": Spec("SVDFOptions", (5, 5), (1, 1), check_svdf),
     "TANH": Spec(None, (1, 1), (1, 1), _check_unary),
     "TRANSPOSE": Spec(None, (2, 2), (1, 1), _check_transpose),
     "TRANSPOSE_CONV": Spec("TransposeConvOptions", (3, 4), (1, 1), _check_transpose_conv),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": Spec("UnidirectionalSequenceLSTMOptions", (1, 24), (1, 1), check_lstm),
     "VAR_HANDLE": Spec("VarHandleOptions", (0, 0), (1, 1), _check_handle),
     "WHILE": Spec("WhileOptions", (0, 256), (0, 256), _check_nothing),
 }

@@ -9,6 +9,7 @@ import tflite
 
 TYPES = {
     "float32": tflite.TensorType.FLOAT32,
+    "int4": tflite.TensorType.INT4,
     "int8": tflite.TensorType.INT8,
     "int16": tflite.TensorType.INT16,
     "int32": tflite.TensorType.INT32,
@@ -19,8 +20,9 @@ TYPES = {
 
 @dataclass(frozen=True, eq=False)
 class TensorSpec:
-    """A tensor to write. `data`: constant contents, of `dtype`; `scales`, `zero_points`: one, or one for each index of
-    axis `quant_axis`, none if not quantised; `variable`: state that stays from one inference to the next."""
+    """A tensor to write. `data`: constant contents, of `dtype` (int4: bytes of two values, the first in the low half);
+    `scales`, `zero_points`: one, or one for each index of axis `quant_axis`, none if not quantised; `variable`: state
+    that stays from one inference to the next."""
 
     name: str
     shape: Sequence[int]

@@ -12,13 +12,15 @@ import math
 
 import numpy as np
 
+from lepton.rtl.spec.errors import LeptonError
+
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 INT8_MIN, INT8_MAX = -128, 127
 INT8_VALUES = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
 """All int8 values in table order: index -128 first."""
 
 
-class ArithmeticRangeError(ValueError):
+class ArithmeticRangeError(LeptonError, ValueError):
     """A real scale that the fixed-point form cannot hold."""
 
 
@@ -96,9 +98,8 @@ def quantize_value(real: float, scale, zero_point: int) -> int:
     return int(zero_point) + _round_away(float(np.float32(real) / np.float32(scale)))
 
 
-def activation_range(activation: str, scale, zero_point: int) -> tuple[int, int]:
-    """int8 limits (low, high) of a fused activation."""
-    low, high = INT8_MIN, INT8_MAX
+def activation_range(activation: str, scale, zero_point: int, low=INT8_MIN, high=INT8_MAX) -> tuple[int, int]:
+    """Limits (low, high) of a fused activation within those of the type, int8 unless given."""
     if activation in ("RELU", "RELU6"):
         low = max(low, quantize_value(0.0, scale, zero_point))
     if activation == "RELU6":
@@ -271,27 +272,84 @@ def hard_swish_table(in_scale, in_zero_point, out_scale, out_zero_point):
 
 
 SOFTMAX_SUM = 512
-"""Where the exponentials (1 for the largest) sum to this, TFLM asserts: it has no answer."""
+"""Where the exponentials (1 for the largest) sum to this, TFLM asserts for int8 results: it has no answer."""
 
 
-def softmax(x, scale, beta=1.0):
-    """int8 SOFTMAX over the last axis (below 4096 values), output scale 1/256 and zero point -128.
-
-    Where TFLM has no answer (see SOFTMAX_SUM), its formula is carried on.
-    """
+def _softmax_exps(x, scale, beta):
+    """exp of each value less its row's largest, 0 integer bits, and whether it counts: int8 x, over the last axis."""
     real = min(float(np.float32(beta)) * float(np.float32(scale)) * (1 << 26), (1 << 31) - 1.0)
     multiplier, left = quantize_multiplier(real)
     diff_min = -input_radius(5, left)
     x = np.asarray(x, np.int64)
     diff = x - x.max(axis=-1, keepdims=True)
     inside = diff >= diff_min
-    exps = exp_on_negative_values(requantize(np.where(inside, diff, 0), multiplier, left), 5)
-    total = np.where(inside, rounding_divide(exps, 12), 0).sum(axis=-1, keepdims=True)
-    total = wrap32(total)
+    return exp_on_negative_values(requantize(np.where(inside, diff, 0), multiplier, left), 5), inside
+
+
+def softmax(x, scale, beta=1.0, bits=8):
+    """SOFTMAX of int8 over the last axis, output scale 2**-bits and zero point the smallest value of `bits` (8 or 16).
+
+    Where TFLM has no answer (see SOFTMAX_SUM), its formula is carried on. From 4096 on, with 16 bits, the sum of the
+    exponentials is TFLM's, unsigned: right below 8192, then modulo that.
+    """
+    exps, inside = _softmax_exps(x, scale, beta)
+    total = np.where(inside, rounding_divide(exps, 12), 0).sum(axis=-1, keepdims=True) & 0xFFFFFFFF
     headroom = 32 - np.vectorize(int.bit_length, otypes=[np.int64])(total)
     reciprocal = one_over_one_plus(((total << headroom) & 0xFFFFFFFF) - (1 << 31))
-    y = rounding_divide(doubling_high_multiply(reciprocal, exps), 12 - headroom + 23)
-    return np.where(inside, clamp8(y - 128), np.int8(INT8_MIN)).astype(np.int8)
+    y = rounding_divide(doubling_high_multiply(reciprocal, exps), 12 - headroom + 31 - bits)
+    low = -(1 << (bits - 1))
+    return clamp(np.where(inside, y, 0) + low, low, -low - 1).astype(np.int8 if bits == 8 else np.int16)
+
+
+def _shift_saturating(x, exponent):
+    """SaturatingRoundingMultiplyByPOT with exponent >= 0: x * 2**exponent, saturated."""
+    return saturate32(np.asarray(x, np.int64) << np.asarray(exponent, np.int64))
+
+
+def _leading_zeros(x):
+    return 32 - np.vectorize(int.bit_length, otypes=[np.int64])(x)
+
+
+def log_of_sum(x):
+    """ln(x) with 5 integer bits, for x >= 1 with 12: TFLM's log_x_for_x_greater_than_or_equal_to_1.
+
+    A rational approximation around 2**(1/4) on whichever of x and x * 2**(1/2) lies nearer to it.
+    """
+    mul = doubling_high_multiply
+    x = np.asarray(x, np.int64)
+    quarter = 1 << 23  # with 6 integer bits
+    clear = _leading_zeros(x)
+    a = _shift_saturating(mul(_shift_saturating(x, clear - 1), 1518500250), 1)
+    a_power = saturate32(((12 - clear) << 25) + quarter)
+    clear_b = _leading_zeros(mul(x, 1518500250)) - 1
+    b = _shift_saturating(x, clear_b)
+    b_power = saturate32(((12 - clear_b) << 25) - quarter)
+    r, power = np.minimum(a, b), np.maximum(a_power, b_power)
+    total = r + 1805811301
+    p = (total + np.where(total >= 0, 1, -1)) >> 1
+    q = wrap32(2 * (r - 1805811301))
+    square = mul(q, q)
+    numerator = wrap32(mul(q, r) + mul(mul(q, square), 117049297))
+    inner = wrap32(1057819769 + q + mul(127690142, square))
+    denominator = wrap32(mul(p, inner) + mul(638450708, q))
+    fraction = mul(rounding_divide(numerator, 6), one_over_one_plus(denominator))
+    return _shift_saturating(wrap32(mul(power, 1488522236) + fraction), 1)
+
+
+def log_softmax(x, scale):
+    """int8 LOG_SOFTMAX over the last axis (below 4096 values), output scale 1/16 and zero point 127."""
+    real = min(float(np.float32(scale)) * (1 << 26), (1 << 31) - 1.0)
+    multiplier, left = quantize_multiplier(real)
+    divisor, shift = quantize_multiplier((1 << (31 - left)) / multiplier)
+    exps, inside = _softmax_exps(x, scale, 1.0)
+    total = saturate32(np.where(inside, rounding_divide(exps, 12), 0).sum(axis=-1, keepdims=True))
+    log = log_of_sum(total)
+    lowest = np.maximum(-input_radius(5, left) - 1, requantize(log + INT32_MIN, divisor, shift))
+    x = np.asarray(x, np.int64)
+    diff = x - x.max(axis=-1, keepdims=True)
+    counts = diff > lowest
+    y = rounding_divide(wrap32(requantize(np.where(counts, diff, 0), multiplier, left) - log), 22) + INT8_MAX
+    return np.where(counts, clamp8(y), INT8_MIN).astype(np.int8)
 
 
 def average(total, count):

@@ -10,6 +10,7 @@ from collections import deque
 import numpy as np
 
 from lepton.rtl.spec import identity, isa
+from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Status
 from lepton.rtl.spec.timing import FETCH_QUEUE, TILE_QUEUE
 from lepton.sw.reference.arith import requantize
@@ -25,7 +26,7 @@ _POSITIONS = 1 << 18  # byte and row positions wrap here, as signed numbers
 _CHUNK = 1 << 22  # lanes gathered at a time
 
 
-class IssError(ValueError):
+class IssError(LeptonError, ValueError):
     """A program the machine cannot execute; the message names the word, the instruction and the reason.
 
     `status`: the error with which the machine ends the run; DONE: it ends well, but leaves something behind that no

@@ -22,33 +22,32 @@ def tensors_of(model: Model, op: Operator):
 
 
 def output_range(op, y):
-    low, high = arith.activation_range(op.options.get("activation", "NONE"), y.scale, y.zero_point)
+    limits = np.iinfo(y.dtype)
+    activation = op.options.get("activation", "NONE")
+    low, high = arith.activation_range(activation, y.scale, y.zero_point, limits.min, limits.max)
     if low > high:
         raise ModelError(
-            f"{op}: its fused activation leaves no int8 value (scale {y.scale}, zero point {y.zero_point})"
+            f"{op}: its fused activation leaves no {y.dtype} value (scale {y.scale}, zero point {y.zero_point})"
         )
     return low, high
 
 
 def conv_parameters(model: Model, op: Operator):
-    """(multipliers int32[cout], shifts int32[cout], bias int32[cout], in_zp, out_zp, low, high).
+    """(multipliers int32[cout], shifts int32[cout], bias[cout], in_zp, out_zp, low, high).
 
     For CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED and TRANSPOSE_CONV. The bias is the model's own (zeros if it
-    has none), without the input zero point's share: an output is clamp(requantize(sum((x - in_zp) * w) + bias) +
-    out_zp, low, high).
+    has none), without the input zero point's share, int32 or for int16 inputs int64: an output is
+    clamp(requantize(sum((x - in_zp) * w) + bias) + out_zp, low, high).
     """
     ins, y = tensors_of(model, op)
     x, w, b = (ins[2], ins[1], ins[3:]) if op.op == "TRANSPOSE_CONV" else (ins[0], ins[1], ins[2:])
     channels = w.shape[3] if op.op == "DEPTHWISE_CONV_2D" else w.shape[0]
-    if op.op == "FULLY_CONNECTED" and len(w.scales) == 1:
-        real = [float(x.scale * w.scale) / float(y.scale)]  # one scale: the product is a float in TFLM
-    else:
-        real = [float(x.scale) * float(s) / float(y.scale) for s in w.scales]
+    real = [float(x.scale) * float(s) / float(y.scale) for s in w.scales]
     pairs = np.array([scaled(op, arith.quantize_multiplier, r) for r in real], np.int32).reshape(-1, 2)
     pairs = np.broadcast_to(pairs, (channels, 2))
     bias = np.zeros(channels, np.int32)
     if b and b[0] is not None:
-        bias = b[0].data.reshape(-1).astype(np.int32)
+        bias = b[0].data.reshape(-1).astype(np.int32 if x.dtype == "int8" else np.int64)
     low, high = output_range(op, y)
     return pairs[:, 0].copy(), pairs[:, 1].copy(), bias, x.zero_point, y.zero_point, low, high
 
