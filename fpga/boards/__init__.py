@@ -24,6 +24,6 @@ def get_board(name: str) -> Board:
 
 
 def targets() -> list[Target]:
-    """All boards as machines that the software knows by name: the entry point of `lepton.configs`. Raises as `get_board`."""
+    """All boards as machines with a name, the entry point of `lepton.configs`. Raises as `get_board` does."""
     boards = [get_board(name) for name in board_names()]
     return [Target(board.name, board.config, board.mhz, board.title) for board in boards]

@@ -5,14 +5,18 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lepton.sw.commands import Subparsers, add_config
 from lepton.sw.errors import LeptonError, UserError
 from lepton.sw.files import atomic, check_model, check_output, load_target
 
+if TYPE_CHECKING:
+    from lepton.sw.targets import Target
+
 
 def command(args: argparse.Namespace) -> int:
-    """Print the report; returns 0, or raises ModelError or CompileError after it when the model does not run."""
+    """Print the report; returns 0, or raises ModelError or CompileError behind it when the model does not run."""
     if args.clock is not None and not (args.clock > 0 and math.isfinite(args.clock)):
         raise UserError(f"--clock {args.clock}: must be a positive number of MHz")
     if args.all and args.node_data:
@@ -20,28 +24,20 @@ def command(args: argparse.Namespace) -> int:
     if args.node_data:
         check_output(args.node_data)
     try:
-        return _all(args) if args.all else _one(args)
+        targets, reports = _reports(args)
     except (LeptonError, OSError) as error:
-        if args.json and not getattr(error, "reported", False):
-            from lepton.rtl.spec.config import NpuConfig
+        if args.json:
             from lepton.sw.report.check import refusal
 
-            reason = " ".join(str(error).split())
-            print(json.dumps(refusal(args.model, NpuConfig(args.config), args.clock or 0.0, reason), indent=2))
-            sys.stdout.flush()
+            print(json.dumps(refusal(args.model, args.config, " ".join(str(error).split())), indent=2), flush=True)
         raise
-
-
-def _one(args: argparse.Namespace) -> int:
-    check_model(args.model)
-    target = load_target(args.config)
-    from lepton.sw.compiler import CompileError
-    from lepton.sw.graph.model import ModelError
     from lepton.sw.report import check, node_data
 
-    report = check.check_file(args.model, target.config, args.clock or target.mhz)
+    report = reports[0]
     if args.json:
-        print(json.dumps(report, indent=2))
+        print(json.dumps(reports if args.all else report, indent=2))
+    elif args.all:
+        check.show_all(reports, targets)
     else:
         check.show(report)
     if args.node_data:
@@ -49,34 +45,32 @@ def _one(args: argparse.Namespace) -> int:
             with atomic(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
             print(path, file=sys.stderr if args.json else sys.stdout)
-    if not report["supported"]:
-        sys.stdout.flush()
-        out = f": {report['way_out']}" if report["way_out"] else ""
-        error = (CompileError if report["macs"] is not None else ModelError)(f"{report['reason']}{out}")
-        error.reported = True  # type: ignore[union-attr]
-        raise error
-    return 0
-
-
-def _all(args: argparse.Namespace) -> int:
-    check_model(args.model)
+    if any(r["supported"] for r in reports):
+        return 0
+    sys.stdout.flush()
     from lepton.sw.compiler import CompileError
+    from lepton.sw.graph.model import ModelError
+
+    if args.all:
+        raise CompileError(f"{args.model}: fits none of {', '.join(target.name for target in targets)}")
+    way_out = f"; {report['way_out']}" if report["way_out"] else ""
+    raise (CompileError if report["macs"] is not None else ModelError)(f"{report['reason']}{way_out}")
+
+
+def _reports(args: argparse.Namespace) -> "tuple[list[Target], list[dict]]":
+    """The machines that were asked for, and the report on each."""
+    check_model(args.model)
+    if not args.all:
+        target = load_target(args.config)
+        from lepton.sw.report.check import check_file
+
+        return [target], [check_file(args.model, target.config, args.clock or target.mhz)]
     from lepton.sw.graph.reader import load_model
-    from lepton.sw.report import check
+    from lepton.sw.report.check import check_all
     from lepton.sw.targets import all_targets
 
-    targets, model = all_targets(), load_model(args.model)
-    reports = check.check_all(model, targets, args.clock)
-    if args.json:
-        print(json.dumps(reports, indent=2))
-    else:
-        check.show_all(reports, targets)
-    if not any(report["supported"] for report in reports):
-        sys.stdout.flush()
-        error = CompileError(f"{model.name}: fits none of {', '.join(target.name for target in targets)}")
-        error.reported = True  # type: ignore[attr-defined]
-        raise error
-    return 0
+    targets = all_targets()
+    return targets, check_all(load_model(args.model), targets, args.clock)
 
 
 def add_parser(commands: Subparsers) -> None:

@@ -193,33 +193,43 @@ def _way_out(model: Model, config: NpuConfig, limits: Sequence[Limit]) -> str:
 
 def _report(name: str, config: NpuConfig, clock_mhz: float, rows: list[dict]) -> dict:
     """A report in which only what the rows tell is known."""
-    return {
-        "supported": False,
-        "model": name,
-        "config": config.name,
-        "reason": None,
-        "way_out": None,
+    return _nothing(name, config.name) | {
         "operators": rows,
-        "macs": None,
-        "cycles": None,
-        "utilization": None,
         "clock_mhz": clock_mhz,
-        "seconds": None,
-        "host": None,
-        "limits": [],
-        "memory_peak": None,
         "memory_bytes": config.act_bytes,
-        "weight_tiles": None,
         "weight_tiles_limit": config.resident_tiles,
-        "external_bytes": None,
         "weight_bytes": sum(row["weight_bytes"] for row in rows),
     }
 
 
-def refusal(name: str, config: NpuConfig, clock_mhz: float, reason: str) -> dict:
+def _nothing(name: str, config: str) -> dict:
+    """All keys of a report, with nothing known."""
+    return {
+        "supported": False,
+        "model": name,
+        "config": config,
+        "reason": None,
+        "way_out": None,
+        "operators": [],
+        "macs": None,
+        "cycles": None,
+        "utilization": None,
+        "clock_mhz": None,
+        "seconds": None,
+        "host": None,
+        "limits": [],
+        "memory_peak": None,
+        "memory_bytes": None,
+        "weight_tiles": None,
+        "weight_tiles_limit": None,
+        "external_bytes": None,
+        "weight_bytes": None,
+    }
+
+
+def refusal(path: str | Path, config: str, reason: str) -> dict:
     """The report on what cannot even be read."""
-    name = Path(name).stem
-    return _report(name, config, clock_mhz, []) | {"reason": reason, "way_out": _way_out_of(reason)}
+    return _nothing(Path(path).stem, config) | {"reason": reason, "way_out": _way_out_of(reason)}
 
 
 def _way_out_of(reason: str) -> str | None:
