@@ -88,7 +88,7 @@ def test_table_names_everything(shared, capsys):
         "weight_tiles",
         "ms at 50 MHz",
         "MACs",
-        "runs     yes",
+        "runs      yes",
     ):
         assert text in out
 
