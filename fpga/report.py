@@ -63,6 +63,7 @@ def cycles_of(config: NpuConfig, path: Path) -> int | str:
     x = example_input(session, path)
     if not np.array_equal(session.run(x)[0], golden.run(session.model, x)[0]):
         raise FlowError(f"{path.stem} on {config.name}: the RTL's output differs from the golden model's")
+    assert session.report is not None
     return session.report["cycles"]
 
 

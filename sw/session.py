@@ -1,6 +1,7 @@
 """Run a model: `Session(model, config=..., backend=...).run(x)`."""
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +22,17 @@ def read_source(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}): check the path") from None
+
+
+class Engine(Protocol):
+    """What runs a program: activation memory written and read by byte, and stretches of the program started."""
+
+    def write(self, address: int, data: bytes) -> None: ...
+
+    def read(self, address: int, count: int) -> bytes: ...
+
+    def start(self, pc: int) -> dict[str, Any] | None:
+        """Run from program word `pc` to its end; `cycles` and `causes`, if the engine counts them."""
 
 
 class _IssEngine:
@@ -109,7 +121,7 @@ class Session:
                 self.model = load_model(model)
         self.config = config if isinstance(config, NpuConfig) else get_config(config or "small")
         self._told = config is not None  # a board must have just this configuration
-        self._engine: _IssEngine | _DeviceEngine | None = None
+        self._engine: Engine | None = None
         self._device: Device | None = None
         if backend.startswith(SERIAL):
             self._device = self._connect()
@@ -191,7 +203,7 @@ class Session:
         self.config, self._told = (self.config if self._told else found), True
         return device
 
-    def _open(self):
+    def _open(self) -> Engine:
         if self.backend == "iss":
             return _IssEngine(self.config, self.program)
         if self.backend.startswith(SERIAL):
@@ -209,8 +221,9 @@ class Session:
     def _infer(self, x):
         """One inference: inputs in, steps in order, output out."""
         program, engine, model = self.program, self._engine, self.model
+        assert engine is not None
         values: dict[int, np.ndarray] = {}  # tensors the host holds
-        in_memory = set()
+        in_memory: set[int] = set()
         reshaped = {op.outputs[0]: op.inputs[0] for op in model.operators if op.op == "RESHAPE"}
 
         def fetch(t):
@@ -224,7 +237,7 @@ class Session:
             return values[t]
 
         values[model.inputs[0]] = x.reshape(self.input_shape)
-        report = {"cycles": 0, "causes": {cause.name.lower(): 0 for cause in isa.Cause}}
+        report: dict[str, Any] = {"cycles": 0, "causes": {cause.name.lower(): 0 for cause in isa.Cause}}
         host_written = set(model.inputs)
         operators = {op.index: op for op in model.operators}
         for step in program.steps:

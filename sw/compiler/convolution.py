@@ -204,6 +204,7 @@ class Convolution:
     def _stream_width(self, ox: int, width: int) -> int:
         """Length of a stream row: it covers every needed pixel; what runs over its end is padding on both sides."""
         k, taps = self.window, self.e.config.taps
+        assert k is not None  # depthwise
         best = (width - 1) * k.sx + 1
         for kx0 in range(0, k.kw, taps):
             first = ox * k.sx - k.left + kx0
@@ -216,6 +217,7 @@ class Convolution:
         cfg = self.e.config
         if not self.streamed or self._stream_width(0, self.ow) + cfg.taps <= cfg.line_depth:
             return None
+        assert self.window is not None
         return max(1, (cfg.line_depth - 2 * cfg.taps) // self.window.sx)
 
     def multiply(self, block: Block, group: int, count: int, **values):
@@ -227,6 +229,7 @@ class Convolution:
             e.mul(self.feed, block, groups=count, **values)
             return
         oy, ox, bh, bw = block
+        assert self.window is not None
         stride, width, cfg = self.window.sx, self._stream_width(ox, bw), e.config
         e.mul(
             replace(self.feed, stride_y=1, stride_x=1),

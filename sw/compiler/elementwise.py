@@ -83,7 +83,9 @@ def maximum(e: Emitter, op: Operator, out: int):
 
 def unary(e: Emitter, op: Operator, out: int):
     """A function of one value, through the table."""
-    e.table(e.function(op))
+    table = e.function(op)
+    assert table is not None
+    e.table(table)
     copy(e, op, out, e.identity_entry(), table=1)
 
 
@@ -107,6 +109,7 @@ def movement(e: Emitter, op: Operator, out: int):
         address = e.place(out if piece.target == op.outputs[0] else piece.target).address + piece.target_start
         target = View(address, piece.shape, piece.target_strides)
         if piece.source is None:
+            assert piece.values is not None
             source = View.constant(piece.values)
             if (piece.values == piece.values.flat[0]).all():
                 source = View.constant(piece.values.reshape(-1)[:1]).broadcast(piece.shape)

@@ -116,7 +116,7 @@ def _cut(numbers, owner, target, at, strides, sources, first, out):
 
 def _affine(numbers, target, at, strides, source, out):
     """Cut a box that comes from one tensor until each part has a stride for every axis."""
-    steps = []
+    steps: list[int | None] = []
     for axis in range(numbers.ndim):
         size = numbers.shape[axis]
         if size == 1:
@@ -144,11 +144,12 @@ def _affine(numbers, target, at, strides, source, out):
         run = int(np.argmax(np.append(line != line[0], True)))  # equal steps; one alone is a jump behind the first
         _halves(numbers, axis, run + 1 if run > 1 else 1, target, at, strides, source, out)
         return
-    if None in steps:
+    strided = [step for step in steps if step is not None]
+    if len(strided) < len(steps):
         axis = steps.index(None)
         _halves(numbers, axis, 1, target, at, strides, source, out)
         return
-    out.append(Piece(numbers.shape, target, at, strides, source, int(numbers.flat[0]), tuple(steps)))
+    out.append(Piece(numbers.shape, target, at, strides, source, int(numbers.flat[0]), tuple(strided)))
     if len(out) > MOST_PIECES:
         raise NotStrided("more than a few strided pieces")
 

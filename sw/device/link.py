@@ -75,8 +75,8 @@ class Device:
         self._quiet = quiet
         self._sequence = secrets.randbits(8)
         self._received = bytearray()
-        self._config = None
-        self._run_id = None
+        self._config: NpuConfig | None = None
+        self._run_id: int | None = None
         self.bytes_out = 0
         self.bytes_in = 0
         self.retried = 0
@@ -178,7 +178,7 @@ class Device:
             if status == Status.DONE:
                 return registers
             if status in FAILURES:
-                raise LinkError(f"the run stopped: {FAILURES[status]}")
+                raise LinkError(f"the run stopped: {FAILURES[Status(status)]}")
             if time.monotonic() >= deadline:
                 cycles = registers[Reg.CYCLES]
                 raise LinkError(f"the run did not end in {timeout:g} s ({cycles} cycles so far); reset() stops it")

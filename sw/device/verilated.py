@@ -288,7 +288,11 @@ class SimTransport:
 
     def __init__(self, config: NpuConfig | None = None, library: Path | None = None, waves: str | Path | None = None):
         self.config, self._waves = config, waves
-        self.model = Model(library or library_for(config, waves_kind(waves) if waves else ""))
+        if library is None:
+            if config is None:
+                raise ValueError("give a configuration or a library")
+            library = library_for(config, waves_kind(waves) if waves else "")
+        self.model = Model(library)
         self._received = bytearray()
 
     def record(self) -> None:

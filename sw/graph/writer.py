@@ -117,7 +117,7 @@ def write_model(
         tflite.OperatorAddOpcodeIndex(b, kinds.index((o.op, o.version)))
         tflite.OperatorAddInputs(b, ins)
         tflite.OperatorAddOutputs(b, outs)
-        if table is not None:
+        if table is not None and o.options_kind is not None:
             tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, o.options_kind))
             tflite.OperatorAddBuiltinOptions(b, table)
         if middle is not None:

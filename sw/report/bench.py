@@ -24,7 +24,7 @@ from lepton.sw.compiler import Program
 from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference import golden
 from lepton.sw.report.check import CAUSES, Count, per_layer, predicted_layers
-from lepton.sw.session import Session
+from lepton.sw.session import Engine, Session
 
 MODELS = {
     "pretrainedResnet_quant": "IC",
@@ -103,7 +103,7 @@ def bound(model: Model, op: Operator, rows: int, cols: int) -> int:
 class _Counting:
     """An engine that counts the tensor bytes through it."""
 
-    def __init__(self, engine):
+    def __init__(self, engine: Engine):
         self.engine, self.bytes_in, self.bytes_out = engine, 0, 0
 
     def write(self, address, data):
@@ -155,6 +155,7 @@ def bench(path: str | Path, config: str | NpuConfig = "small", backend: str = "r
     predicted = predicted_layers(program)
     counts = measured_layers(program, device) if device is not None else predicted
     total = sum(counts, Count.zero())
+    assert session.report is not None
     if device is not None and session.report["cycles"] != total.cycles:
         raise ModelError(f"{path}: {session.report['cycles']} cycles in one run, {total.cycles} in another")
     operators = {op.index: op for op in model.operators}

@@ -121,12 +121,12 @@ def trace(program: Program, counts: list[Count]) -> dict:
             piece("layers", f"{layer.operators[0]} {layer.name}", at + start, end - start, macs=layer.macs, **causes)
             start = end
         for pc, (first, last) in timing.spans.items():
-            op, values = isa.decode(program.words, pc)
+            instruction, values = isa.decode(program.words, pc)
             i = owner(pc, stretch)
             what = program.layers[i].operators[0] if i is not None else "?"
             args = {"word": pc, "layer": what, "width": values["width"], "height": values["height"]}
-            track = "multiply engine" if op is isa.MUL else "tail engine"
-            piece(track, f"{op.opcode.name} layer {what}", at + first, last - first + 1, **args)
+            track = "multiply engine" if instruction is isa.MUL else "tail engine"
+            piece(track, f"{instruction.opcode.name} layer {what}", at + first, last - first + 1, **args)
         previous = 0
         for pc, first, vectors in timing.issues:
             piece("weight engine", "tile", at + previous, max(0, first - previous))
