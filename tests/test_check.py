@@ -14,6 +14,7 @@ from lepton.sw.errors import LeptonError, UserError
 from lepton.sw.files import DIGITS
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
+from lepton.sw.graph.writer import TensorSpec
 from lepton.sw.reference.cycles import predict
 from lepton.sw.report import check
 from lepton.sw.targets import all_targets, get_target
@@ -197,8 +198,8 @@ def test_json_of_every_refusal(capsys, config, model):
 def test_a_float_model_is_told_how_to_quantize(tmp_path, capsys):
     path = tmp_path / "float.tflite"
     weights = np.ones((5, 20), np.float32)
-    tensors = [act((1, 20)), ((5, 20), 0.0, 0, weights, 0), act((1, 5))]
-    path.write_bytes(one_operator("FULLY_CONNECTED", tensors, [0, 1], [2], {}, "FullyConnectedOptions"))
+    tensors = [act((1, 20)), TensorSpec("w", (5, 20), "float32", data=weights), act((1, 5))]
+    path.write_bytes(build(tensors, [("FULLY_CONNECTED", [0, 1], [2], ("FullyConnectedOptions", {}))], [0], [2]))
     with pytest.raises(ModelError, match=r"operator 0 .*tensor 1 .* float32, .*; quantize it to int8 .*representative"):
         check_command.command(Args(path))
     assert "way out" in capsys.readouterr().out

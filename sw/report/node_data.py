@@ -15,7 +15,9 @@ PLACES = {
     "unsupported": "#c0392b",
 }
 """Places with their colours."""
-GRADIENT = ("#ffffff", "#7b5ea7")
+GRADIENT = ("#ffffff", "#b39ddb")
+INK = "#222222"
+"""Legible on both ends of the gradient and between them."""
 
 
 def place(row: dict) -> str:
@@ -42,8 +44,8 @@ def cycles(report: dict) -> dict:
         "name": f"cycles on {report['config']}",
         "results": results,
         "gradient": [
-            {"stop": 0, "bgColor": least, "textColor": "#222222"},
-            {"stop": 1, "bgColor": most, "textColor": "#ffffff"},
+            {"stop": 0, "bgColor": least, "textColor": INK},
+            {"stop": 1, "bgColor": most, "textColor": INK},
         ],
     }
 
