@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tflite
@@ -166,10 +167,7 @@ def _on_host(op: Operator, why: str, outs: list[Tensor]) -> str:
 
 def larger(config: NpuConfig, limits: Sequence[Limit]) -> NpuConfig:
     """The configuration with every memory that is exceeded as large as it must be. Raises ConfigError if none can."""
-    fields = {}
-    for limit in limits:
-        if limit.exceeded:
-            fields[limit.field] = limit.need
+    fields: dict[str, Any] = {limit.field: limit.need for limit in limits if limit.exceeded}
     if "act_bytes" in fields:
         fields["act_bytes"] = 1 << (fields["act_bytes"] - 1).bit_length()
     if "weight_tiles" in fields:

@@ -49,7 +49,7 @@ def _walk(got, want, where: str, element: str) -> Iterator[str]:
         if len(got) != len(want):
             yield f"{where or 'it'} has {len(got)} elements, expected {len(want)}"
             return
-        kinds = {bytes: "byte", bytearray: "byte", tuple: "part"}
+        kinds: dict[type, str] = {bytes: "byte", bytearray: "byte", tuple: "part"}
         element = kinds.get(type(got), element)
         for n, (a, b) in enumerate(zip(got, want)):
             yield from _walk(a, b, f"{where} {element} {n}".strip(), "lane")

@@ -97,6 +97,10 @@ class Monitor(Part):
         self._descriptor = self._next = None
         self.rows = self.descriptors = 0
 
+    def _rows(self, weights: int) -> list[list[int]]:
+        cols = self._config.cols
+        return [unpack(weights >> 8 * cols * row, 8, cols) for row in range(self._config.rows)]
+
     def sample(self, cycle):
         config, bits = self._config, sum(f.bits for f in DESCRIPTOR)
         load = weights = 0
@@ -112,14 +116,7 @@ class Monitor(Part):
         assert self._pins.get("o_load") == load, f"cycle {cycle}: rows {self._pins.get('o_load'):b}, expected {load:b}"
         got = self._pins.get("o_weights") & mask
         if got != weights:
-            same(
-                *(
-                    [unpack(v >> 8 * config.cols * r, 8, config.cols) for r in range(config.rows)]
-                    for v in (got, weights)
-                ),
-                f"cycle {cycle}, weights",
-                "row",
-            )
+            same(self._rows(got), self._rows(weights), f"cycle {cycle}, weights", "row")
         if self._next is not None:
             self._descriptor, self._next = self._next, None
             self.descriptors += 1
