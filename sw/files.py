@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ if TYPE_CHECKING:  # commands import this module before they know that they need
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
 """The network that ships."""
+MAX_JSON = 1 << 20
+"""Most bytes of a configuration."""
 INPUT_KEYS, LABEL_KEYS, EXPECTED_KEYS = ("x", "input"), ("y", "labels"), ("tflm", "output")
 
 
@@ -66,28 +67,20 @@ def find_answers(arrays: Mapping[str, "np.ndarray"]) -> "tuple[np.ndarray | None
     return (labels if labels is not None and labels.ndim == 1 else None), pick(arrays, EXPECTED_KEYS)
 
 
-def load_arrays(name: str | Path) -> "dict[str, np.ndarray]":
-    """The arrays of an .npz file, or {"x": array} of an .npy file. Raises UserError."""
-    import numpy as np
-
-    path = Path(name)
-    if not path.exists():
-        raise UserError(f"{name}: no such file")
-    try:
-        data = np.load(path, allow_pickle=False)
-        arrays = {k: data[k] for k in data} if hasattr(data, "files") else {"x": data}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as e:
-        raise UserError(f"{name}: not an .npy or .npz file of plain numbers ({e})") from None
-    return arrays
-
-
 def load_inputs(name: str | Path) -> "tuple[np.ndarray, dict[str, np.ndarray]]":
-    """The inputs in an .npy or .npz file, and all its arrays. Raises UserError."""
-    arrays = load_arrays(name)
+    """The array x or input of an .npy or .npz file, and all its arrays. Raises UserError, ArrayError."""
+    from lepton.sw.arrays import read_arrays
+
+    arrays = read_arrays(name)
     x = pick(arrays, INPUT_KEYS)
     if x is None:
         raise UserError(f"{name}: holds {', '.join(arrays) or 'nothing'}; the inputs must be named x or input")
     return x, arrays
+
+
+def same_file(a: str | Path, b: str | Path) -> bool:
+    """Whether two names are one file."""
+    return Path(a).exists() and Path(b).exists() and os.path.samefile(a, b)
 
 
 def check_input(x: "np.ndarray", shape: Sequence[int], name: object) -> None:
@@ -115,10 +108,12 @@ def load_target(name: str) -> "Target":
     if not name.endswith(".json"):
         return get_target(name)
     try:
+        if Path(name).stat().st_size > MAX_JSON:
+            raise UserError(f"{name}: not a configuration: larger than {MAX_JSON:,} bytes")
         data = json.loads(Path(name).read_text())
         config = NpuConfig.from_dict(data.get("config", data))
         return Target(config.name, config, title=name)
     except ConfigError:
         raise
-    except (ValueError, TypeError, AttributeError) as e:
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{name}: not a configuration: {e}") from None

@@ -67,7 +67,7 @@ def build(text: str, folder: Path, coverage: bool = False, waves: bool = False) 
     """
     _tools()
     if waves:
-        check_fst("g++")
+        check_fst(["g++"])
     folder = Path(folder)
     source, visible = folder / f"{TOP}.v", folder / "visible.vlt"
     write_if_changed(source, text)
