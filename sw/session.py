@@ -36,8 +36,21 @@ class Engine(Protocol):
 
     def read(self, address: int, count: int) -> bytes: ...
 
+    def patch(self, word: int, value: int) -> None:
+        """Write a word of the program."""
+
     def start(self, pc: int) -> dict[str, Any] | None:
         """Run from program word `pc` to its end; `cycles` and `causes`, if the engine counts them."""
+
+
+class Probe(Protocol):
+    """What looks on while an engine infers; `fetch` gives the value of a tensor that is known then."""
+
+    def host(self, op: Operator, fetch: Callable[[int], np.ndarray]) -> None:
+        """The host has computed an operator."""
+
+    def stretch(self, engine: Engine, pc: int, fetch: Callable[[int], np.ndarray]) -> dict[str, Any] | None:
+        """Run in place of `engine.start(pc)`; memory must be afterwards as if that had run."""
 
 
 def most_vectors(model: Model) -> int:
@@ -71,6 +84,9 @@ class _IssEngine:
     def read(self, address: int, count: int) -> bytes:
         return bytes(self.iss.read(isa.Region.ACT, address, count))
 
+    def patch(self, word: int, value: int) -> None:
+        self.iss.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
+
     def start(self, pc: int) -> dict | None:
         self.iss.run(pc)
         return None
@@ -90,6 +106,9 @@ class _DeviceEngine:
         data = self.device.read(isa.Region.ACT, address, count)
         self.device.check_run()  # else these may be bytes of a device that was switched off and on
         return data
+
+    def patch(self, word: int, value: int) -> None:
+        self.device.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
 
     def start(self, pc: int) -> dict:
         self.device.start(pc)
@@ -322,8 +341,8 @@ class Session:
 
         return _DeviceEngine(open_device(self.config, self.program.external, self._waves), self.program)
 
-    def _infer(self, inputs: list[np.ndarray]) -> tuple[list[np.ndarray], dict]:
-        """One inference: inputs in, steps in order, outputs out, all in the tensors' shapes."""
+    def _infer(self, inputs: list[np.ndarray], probe: Probe | None = None) -> tuple[list[np.ndarray], dict]:
+        """One inference: inputs in, steps in order, outputs out, all in the tensors' shapes. `probe` looks on."""
         if self.backend == "golden":
             return golden.run_graph(self.model, inputs, self.state), {}
         program, engine, model = self.program, self._engine, self.model
@@ -360,12 +379,14 @@ class Session:
                 op = operators[step.operator]
                 compute(op)
                 host_written.update(op.outputs)
+                if probe:
+                    probe.host(op, fetch)
                 continue
             for t in sorted(host_written - in_memory):
                 if t in program.places:
                     engine.write(program.places[t].address, program.pack_input(t, values[t]))
                 in_memory.add(t)
-            result = engine.start(step.pc)
+            result = probe.stretch(engine, step.pc, fetch) if probe else engine.start(step.pc)
             if result:
                 report["cycles"] += result["cycles"]
                 for name, cycles in result["causes"].items():
