@@ -178,3 +178,50 @@ def test_the_boards_clock(tmp_path, capsys):
     assert profile_command.command(Args(DIGITS, tmp_path / "out", "ulx3s-85f")) == 0
     assert "index.html" in capsys.readouterr().out
     assert "ms at 70 MHz" in (tmp_path / "out" / "causes.svg").read_text()
+
+
+def test_sims_picture_is_legible_when_420_pixels_wide(tmp_path):
+    """No text leaves the picture or lies on another, at 10 pixels' height; the fonts are matplotlib's own measure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from lepton.sw.report import sim
+
+    assert sim.FONT / 72 * 420 / sim.WIDTH >= 10
+    with np.load(DIGITS.with_suffix(".npz")) as data:
+        x, y, labels = data["x"][:100], data["tflm"][:100], data["y"][:100]
+    causes = {"multiply": 31_000_000, "weights": 0, "activations": 3_320_000, "tail": 12, "fetch": 11, "drain": 39}
+    host = ("12 STRIDED_SLICE", "SOFTMAX", "3 RESIZE_NEAREST_NEIGHBOR", "TRANSPOSE")
+    known = (labels, y, 34_320_062, 176_640, 0.793, causes, 50.0, host)
+    for pixels, answers in ((x, known), (x.reshape(len(x), -1), (None, None, *known[2:]))):
+        result = sim.SimResult("small", "rtl", 64, pixels, y, *answers)
+        kept = []
+        plt_close, plt.close = plt.close, kept.append
+        try:
+            sim.draw(result, tmp_path / "sim.svg", "digits.tflite")
+        finally:
+            plt.close = plt_close
+        (figure,) = kept
+        figure.draw_without_rendering()
+        axes = figure.axes
+        texts = [*figure.texts, *(t for a in axes for t in (*a.texts, *a.get_yticklabels(), a.title, a._left_title))]
+        boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text()]
+        assert len(boxes) > 20
+        for n, (words, box) in enumerate(boxes):
+            assert 0 <= box.x0 and box.x1 <= figure.bbox.x1 and 0 <= box.y0 and box.y1 <= figure.bbox.y1, words
+            assert not [other for other, b in boxes[:n] if box.overlaps(b)], words
+        plt.close(figure)
+        assert (tmp_path / "sim.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_sim_tells_the_time_and_the_host():
+    from lepton.sw.report import sim
+
+    program = compile_model(load_model(DIGITS), get_config("small"))
+    assert sim.hosts(program) == ("SOFTMAX",)
+    x = np.zeros((1, 8, 8, 1), np.int8)
+    result = sim.SimResult("b", "iss", 64, x, x, None, None, 70_000, 1, 0.5, {}, 70.0, sim.hosts(program))
+    facts = dict(result.lines())
+    assert facts["time"] == "1.000 ms each at 70 MHz" and facts["host"].startswith("SOFTMAX")
