@@ -50,7 +50,7 @@ def cycles_of(config: NpuConfig, path: Path) -> int | str:
 
     from lepton.sw.compiler import CompileError
     from lepton.sw.reference import golden
-    from lepton.sw.report.bench import example_input
+    from lepton.sw.report.bench import example_inputs
     from lepton.sw.session import Session
 
     session = Session(path, config, "rtl")
@@ -60,7 +60,7 @@ def cycles_of(config: NpuConfig, path: Path) -> int | str:
         return str(error).partition(": ")[2]
     if external > config.external_bytes:
         return f"{external:,} bytes of weights do not fit"
-    x = example_input(session, path)
+    (x,) = example_inputs(session, path)  # the reference models have one input
     if not np.array_equal(session.run(x)[0], golden.run(session.model, x)[0]):
         raise FlowError(f"{path.stem} on {config.name}: the RTL's output differs from the golden model's")
     assert session.report is not None

@@ -140,8 +140,8 @@ def test_the_good_model_runs(attempt):
 @pytest.mark.parametrize(
     "data, says",
     [
-        (of_type(tflite.TensorType.FLOAT32), "float32"),
-        (of_type(tflite.TensorType.INT16), "int16"),
+        (of_type(tflite.TensorType.FLOAT16), "float16"),
+        (of_type(tflite.TensorType.STRING), "type 5"),
         (of_type(tflite.TensorType.UINT8), "uint8"),
         (of_dimension(-1), "dynamic"),
         (of_dimension(0), "dynamic or empty"),
@@ -152,7 +152,7 @@ def test_the_good_model_runs(attempt):
         (b"RIFF" + bytes(60), "not a TensorFlow Lite file"),
         (zipped(), "zip archive"),
     ],
-    ids="float int16 uint8 dynamic empty known_code unknown_code huge_code nothing other zip".split(),
+    ids="float16 string uint8 dynamic empty known_code unknown_code huge_code nothing other zip".split(),
 )
 def test_unsupported(attempt, data, says):
     for command, error in attempt(data).items():

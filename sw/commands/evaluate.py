@@ -9,9 +9,7 @@ from contextlib import closing
 from lepton.sw.commands import Subparsers, add_backend, open_session
 from lepton.sw.errors import UserError, need
 from lepton.sw.files import atomic, check_output
-
-SCALES = ("auto", "unit", "signed", "none")
-TASKS = ("auto", "classes", "regression", "anomaly")
+from lepton.sw.report import SCALES, TASKS
 
 
 def command(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lepton.sw.commands import Subparsers, add_backend, open_session
 from lepton.sw.errors import UserError
 from lepton.sw.files import INPUT_KEYS, atomic, check_output, pick, same_file
+from lepton.sw.report import SCALES, takes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +56,12 @@ def save(name: str, arrays: "Sequence[np.ndarray]", names: Sequence[str], archiv
 
 def command(args: argparse.Namespace) -> int:
     """Run the inputs of a file, write the outputs."""
+    if takes(args.input) and not args.output:
+        from lepton.sw.report.classify import classify
+
+        return classify(args, lambda: open_session(args.model, args))
+    if not args.output:
+        raise UserError("--output is missing: a file to write (only pictures and .wav are classified without)")
     from lepton.sw.arrays import read_arrays
 
     check_output(args.output)
@@ -96,6 +103,23 @@ def command(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options for pictures and sounds."""
+    group = parser.add_argument_group("pictures and sounds (without --output)")
+    group.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
+    group.add_argument("--top", type=int, default=3, metavar="K", help="best classes to print (default: %(default)s)")
+    group.add_argument(
+        "--scale", choices=SCALES, default="auto", help="unit: bytes / 255; signed: bytes / 127.5 - 1 (default: unit)"
+    )
+    group.add_argument(
+        "--resize",
+        choices=("bilinear", "nearest", "crop"),
+        default="bilinear",
+        help="of pictures; crop keeps the proportions (default: %(default)s)",
+    )
+    group.add_argument("--rate", type=int, metavar="HZ", help="of the model's samples (default: the file's)")
+
+
 def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "run", help="run a model on inputs from a file", description="Run a model; all backends give the same bytes."
@@ -106,11 +130,10 @@ def add_parser(commands: Subparsers) -> None:
         required=True,
         metavar="X",
         help="inputs (N, ...) in the model's types: .npy for one input; .npz by the tensors' names or input0, input1, "
-        "…; x or input for one",
+        "…; x or input for one; a picture, a .wav or a folder of them to classify",
     )
     parser.add_argument(
         "--output",
-        required=True,
         metavar="Y",
         help="outputs to write: .npy of one; .npz as output0, output1, … and by the tensors' names",
     )
@@ -118,5 +141,6 @@ def add_parser(commands: Subparsers) -> None:
         "--float", action="store_true", help="real numbers in and out: quantize and dequantize at the ends"
     )
     parser.add_argument("--reset", action="store_true", help="a model with state starts again before each row")
+    add_options(parser)
     add_backend(parser, "golden")
     parser.set_defaults(handler=command)

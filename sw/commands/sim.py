@@ -27,7 +27,9 @@ def command(args: argparse.Namespace) -> int:
     mhz = None if args.backend.startswith(SERIAL) and not args.config else load_target(args.config or "small").mhz
     from lepton.sw.report import sim
 
-    shape = session.input_shape[1:]
+    if [end.dtype.name for end in session.inputs] != ["int8"] or len(session.outputs) != 1:
+        raise UserError(f"{model}: sim shows models with one int8 input and one output; use `lepton run`")
+    shape = session.inputs[0].row
     if inputs is None:
         import numpy as np
 

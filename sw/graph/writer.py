@@ -7,18 +7,8 @@ import flatbuffers
 import numpy as np
 import tflite
 
-TYPES = {
-    "float32": tflite.TensorType.FLOAT32,
-    "resource": tflite.TensorType.RESOURCE,
-    "uint8": tflite.TensorType.UINT8,
-    "float16": tflite.TensorType.FLOAT16,
-    "int4": tflite.TensorType.INT4,
-    "int8": tflite.TensorType.INT8,
-    "int16": tflite.TensorType.INT16,
-    "int32": tflite.TensorType.INT32,
-    "int64": tflite.TensorType.INT64,
-    "bool": tflite.TensorType.BOOL,
-}
+TYPES = {name.lower(): number for name, number in vars(tflite.TensorType).items()}
+"""The schema's number of a type."""
 
 
 @dataclass(frozen=True, eq=False)
