@@ -191,6 +191,7 @@ class CountingSession:
 
     def __init__(self, config, outputs):
         self.config, self.outputs, self.at, self.report = config, outputs, 0, None
+        self.program = Session(DIGITS, config).program
 
     def run(self, x, progress=None):
         self.report = {"macs": 6400, "cycles": 200, "utilization": 0.5, "causes": {"multiply": 150, "tail": 50}}
