@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+MOST_WORDS = 2**16
+"""The largest program memory that can be configured."""
+
+
 def compile_model(model: Model, config: NpuConfig) -> Program:
     """Compile for a configuration; weights beyond the weight store go to external memory, those used least often first.
 
@@ -53,9 +57,10 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
                 host[error.operator] = str(error)
 
     compiler, program = attempt()
-    while (excess := len(program.words) - config.program_words) > 0 and program.peak_bytes <= config.act_bytes:
+    # A program that no configuration holds is made shorter.
+    while (excess := len(program.words) - config.program_words) > 0 and config.program_words == MOST_WORDS:
         longest = longest_layers(compiler, program)
-        if not longest:
+        if not longest or program.peak_bytes > config.act_bytes:
             break
         for index, words in longest:
             if excess > 0:
