@@ -104,13 +104,13 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers(shared, capsys):
 
 def unknown_operator():
     tensors = [act((1, 4)), act((1, 4)), act((1, 4))]
-    return build(tensors, [("RELU", [0], [1], None), ("FLOOR", [1], [2], None)], [0], [2])
+    return build(tensors, [("RELU", [0], [1], None), ("LOCAL_RESPONSE_NORMALIZATION", [1], [2], None)], [0], [2])
 
 
 def test_an_unknown_operator_gets_its_row_and_one_line(tmp_path, capsys):
-    path = tmp_path / "floor.tflite"
+    path = tmp_path / "unknown.tflite"
     path.write_bytes(unknown_operator())
-    with pytest.raises(ModelError, match=r"operator 1 \(FLOOR\)"):
+    with pytest.raises(ModelError, match=r"operator 1 \(LOCAL_RESPONSE_NORMALIZATION\)"):
         check.command(Args(path, as_json=True))
     report = json.loads(capsys.readouterr().out)
     assert not report["supported"]
@@ -118,7 +118,7 @@ def test_an_unknown_operator_gets_its_row_and_one_line(tmp_path, capsys):
     assert "not known" in report["operators"][1]["reason"]
     with pytest.raises(ModelError):
         check.command(Args(path))
-    assert "FLOOR" in capsys.readouterr().out
+    assert "LOCAL_RESPONSE_NORMALIZATION" in capsys.readouterr().out
 
 
 def test_a_wrong_operator_says_what_is_wrong(tmp_path):
