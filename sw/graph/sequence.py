@@ -114,6 +114,7 @@ def check_batch_matmul(o: Operator, ins: list[Tensor | None], outs: list[Tensor]
     except ValueError:
         batch = None
     need(batch is not None, o, f"shapes {a.shape} and {b.shape} do not broadcast")
+    assert batch is not None
     shape(o, y, (*batch, left[-2], right[-1]))
     need(y.size * left[-1] <= MAX_PRODUCTS, o, "too many products")
 
