@@ -15,7 +15,7 @@ from pathlib import Path
 from lepton.fpga import build as fpga_build
 from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.frontends import command as frontends
-from lepton.sw.report import bench, check, info, profile
+from lepton.sw.report import bench, check, evaluate, info, profile
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
 MAX_JSON = 1 << 20
@@ -409,7 +409,7 @@ def build_parser() -> Parser:
     )
     backend(sim, "rtl")
     add("devices", command_devices, "list the serial ports, for --backend serial:PORT")
-    for module in (frontends, check, info, bench, profile, fpga_build):
+    for module in (frontends, evaluate, check, info, bench, profile, fpga_build):
         module.add_parser(commands)
     return parser
 

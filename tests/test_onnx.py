@@ -250,6 +250,26 @@ def test_gelu_is_found(form):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_mask_of_minus_infinity_keeps_the_scores_resolution():
+    mask = np.triu(np.full((1, 5, 5), -np.inf, np.float32), 1)
+    nodes = [("Add", ["x", "m"], ["a"], {}), ("Softmax", ["a"], ["y"], {})]
+    model = net(nodes, {"x": (1, 5, 5)}, constants={"m": mask})
+    x = floats(1, 5, 5)
+    (want,), (got,) = both(model, x)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    imported = import_model(model, floats(9, 5, 5))
+    assert imported.quantized.params[imported.graph.nodes[0].y].scale < 0.1
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_where(swapped):
+    keep = np.array([[True, False, True]])
+    pair = ["c", "x"] if swapped else ["x", "c"]
+    model = net([("Where", ["k", *pair], ["y"], {})], {"x": (1, 3)}, constants={"k": keep, "c": np.float32(2.5)})
+    (want,), (got,) = both(model, floats(1, 3))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_flatten_turns_the_weights_and_not_the_data():
     nodes = [
         ("Conv", ["x", "w"], ["a"], {}),

@@ -195,6 +195,12 @@ def test_log_softmax(n, scale):
     compare(model_of("LOG_SOFTMAX", tensors, [0], [1], "LogSoftmaxOptions"))
 
 
+@pytest.mark.parametrize("n", [1, 10, 1500])
+def test_log_softmax_of_float(n):
+    tensors = [TensorSpec("x", (2, 3, n), "float32"), TensorSpec("y", (2, 3, n), "float32")]
+    compare(model_of("LOG_SOFTMAX", tensors, [0], [1], "LogSoftmaxOptions"))
+
+
 # TFLM multiplies and divides these scales in double. Where a float32 product would be a short binary fraction, sums
 # lie on ties, and the two differ.
 

@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 import tflite
-from test_sequence import act, compare, const, model_of
+from test_sequence import act, compare, const, lstm, model_of, svdf
 
+from lepton.rtl.spec.config import PRESETS
+from lepton.sw.compiler import compile_model
+from lepton.sw.compiler.network import Compiler
+from lepton.sw.compiler.program import HostStep
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.graph.writer import TensorSpec
+from lepton.sw.reference import golden
+from lepton.sw.session import Session
 
 RNG = np.random.default_rng(11)
 
@@ -110,6 +116,31 @@ def test_depthwise_conv_by_int4():
     tensors = [act((1, 5, 5, 3)), int4((1, 3, 3, 3), 3, 3), bias(3, "int32"), act((1, 5, 5, 3), 0.2)]
     options = CONV | {"DepthMultiplier": 1}
     compare(model_of("DEPTHWISE_CONV_2D", tensors, [0, 1, 2], [3], "DepthwiseConv2DOptions", **options))
+
+
+@pytest.mark.parametrize("op", ["CONV_2D", "DEPTHWISE_CONV_2D"])
+def test_int4_on_the_array(op):
+    depthwise = op == "DEPTHWISE_CONV_2D"
+    weight = int4((1, 3, 3, 4), 4, 3) if depthwise else int4((4, 3, 3, 4), 4)
+    tensors = [act((1, 5, 5, 4)), weight, bias(4, "int32"), act((1, 5, 5, 4), 0.3)]
+    options = CONV | ({"DepthMultiplier": 1} if depthwise else {})
+    kind = "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions"
+    model = load_model(model_of(op, tensors, [0, 1, 2], [3], kind, **options))
+    program = compile_model(model, PRESETS["tiny"])
+    assert not any(isinstance(step, HostStep) for step in program.steps)
+    x = RNG.integers(-128, 128, (3, 5, 5, 4)).astype(np.int8)
+    assert np.array_equal(Session(model, "tiny", "iss").run(x), golden.run(model, x))
+
+
+def test_products_are_counted():
+    def count(data):
+        model = load_model(data)
+        return Compiler(model, PRESETS["tiny"]).macs(model.operators[0])
+
+    assert count(lstm(RNG, steps=9, inputs=7, units=12)) == 9 * 4 * 12 * (7 + 12)
+    assert count(svdf(RNG, 20, 9, 2, 5, "int8", batch=3)) == 3 * 18 * (20 + 5)
+    tensors = [act((2, 6, 4)), act((2, 6, 5)), act((2, 4, 5))]
+    assert count(model_of("BATCH_MATMUL", tensors, [0, 1], [2], "BatchMatMulOptions", AdjX=True)) == 2 * 4 * 6 * 5
 
 
 def test_fully_connected_by_int4():

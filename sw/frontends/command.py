@@ -11,7 +11,9 @@ def add_parser(subparsers) -> None:
     """Register `import`."""
     text = "import a network from ONNX, PyTorch, Keras or float TensorFlow Lite as an int8 .tflite"
     parser = subparsers.add_parser("import", help=text, description=text)
-    parser.add_argument("source", metavar="SOURCE", help=".onnx (float or QDQ)")
+    parser.add_argument(
+        "source", metavar="SOURCE", help=".onnx (float or QDQ), .pt2 (torch.export.save), .keras, or float .tflite"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="MODEL.tflite", help="file to write")
     parser.add_argument(
         "--calibrate",
@@ -22,6 +24,11 @@ def add_parser(subparsers) -> None:
         "--nhwc",
         action="store_true",
         help="inputs and outputs keep their channels last; else they are as in the source",
+    )
+    parser.add_argument(
+        "--tflm",
+        action="store_true",
+        help="only operators that TensorFlow Lite Micro has: GELU becomes x * sigmoid(1.702 x)",
     )
     parser.add_argument("--report", action="store_true", help="the agreement with the float model layer by layer")
     parser.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")

@@ -196,7 +196,8 @@ def _softmax(node, x):
     return e / e.sum(-1, keepdims=True)
 
 
-def _slices(node, begin, end, strides, rank):
+def slices(node: Node, begin, end, strides, rank: int) -> tuple[slice | int, ...]:
+    """The index of a STRIDED_SLICE."""
     o = node.options
     out: list[slice | int] = []
     for i in range(rank):
@@ -210,7 +211,7 @@ def _slices(node, begin, end, strides, rank):
 
 
 def _strided_slice(node, x, begin, end, strides):
-    return x[_slices(node, begin, end, strides, x.ndim)]
+    return x[slices(node, begin, end, strides, x.ndim)]
 
 
 def _nearest(node, x, size):
@@ -241,7 +242,7 @@ def _bilinear(node, x, size):
     return y
 
 
-def lstm_trace(node: Node, x: np.ndarray, *rest) -> tuple[np.ndarray, float]:
+def lstm_trace(node: Node, x, *rest) -> tuple[np.ndarray, float]:
     """(outputs (B, T, H), the largest magnitude of the cell) of a UNIDIRECTIONAL_SEQUENCE_LSTM from zero state."""
     w, r, b = rest[0:4], rest[4:8], rest[11:15]
     b = [np.zeros(len(r[0]), np.float32) if v is None else v for v in b]

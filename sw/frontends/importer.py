@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from lepton.sw.frontends import graph as ir
+from lepton.sw.frontends import keras_source, torch_source
 from lepton.sw.frontends.graph import Graph, ImportModelError, Value
 from lepton.sw.frontends.quantize import Quantized, Ranges, calibrate, quantize
+from lepton.sw.frontends.simplify import without_gelu
+from lepton.sw.frontends.tflite_reader import read_tflite
 from lepton.sw.graph.model import Model, ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
 
+ENDINGS = (".onnx", ".pt2", ".keras", ".h5", ".tflite")
 KEYS = ("calibration", "x")
 AGREEMENT_SAMPLES = 32
 REPORT_SAMPLES = 8
@@ -68,9 +72,10 @@ def load_calibration(path: str | Path, names: list[str] | None = None) -> list[n
     raise ImportModelError(f"{path}: holds {', '.join(arrays) or 'nothing'}; the data must be named {wanted}")
 
 
-def read_source(source, nhwc: bool = False, shapes=None, name: str | None = None) -> Graph:
+def read_source(source, nhwc: bool = False, shapes=None, name: str | None = None, example_inputs=None) -> Graph:
     """The float graph of a file by its ending, of an ONNX ModelProto, or of a torch or Keras model.
 
+    shapes: of the inputs, where the source leaves sizes open; example_inputs: what a torch module is called with.
     Raises ImportModelError, one line.
     """
     if isinstance(source, (str, Path)):
@@ -78,14 +83,24 @@ def read_source(source, nhwc: bool = False, shapes=None, name: str | None = None
         if not path.exists():
             raise ImportModelError(f"{path}: no such file")
         ending = path.suffix.lower()
-        if ending == ".onnx":
-            from lepton.sw.frontends.onnx_reader import read_onnx
-
-            return read_onnx(path, name, nhwc, shapes)
-        raise ImportModelError(f"{path}: the ending {ending or '(none)'} is not known; known: .onnx")
+    else:
+        path, ending = source, ""
+    if ending in (".keras", ".h5") or keras_source.is_keras(source):
+        return keras_source.read_keras(path, name)
+    if ending == ".tflite":
+        return read_tflite(path, name)
+    if ending == ".pt2" or torch_source.is_module(source):
+        return torch_source.read_torch(path, example_inputs, nhwc, name)
+    if ending not in ("", ".onnx"):
+        raise ImportModelError(f"{path}: the ending {ending} is not known; known: {', '.join(ENDINGS)}")
     from lepton.sw.frontends.onnx_reader import read_onnx
 
-    return read_onnx(source, name, nhwc, shapes)
+    return read_onnx(path, name, nhwc, shapes)
+
+
+def _channels_last(source) -> bool:
+    """Whether the source's own layout has the channels last."""
+    return keras_source.is_keras(source) or Path(str(source)).suffix.lower() in (".keras", ".h5", ".tflite")
 
 
 def samples_of(graph: Graph, arrays: list[np.ndarray], nhwc: bool, where: str) -> list[tuple[np.ndarray, ...]]:
@@ -117,16 +132,21 @@ def import_model(
     name: str | None = None,
     where: str = "calibration",
     progress=None,
+    example_inputs: list[np.ndarray] | None = None,
+    tflm: bool = False,
 ) -> Imported:
     """An int8 model of a source (see `read_source`).
 
     calibration: (N, shape of the input) in the source's layout, a list of such for several inputs; None for sources
-    that are quantized (QDQ). nhwc: inputs and outputs keep their channels last, as they run. Raises ImportModelError.
+    that are quantized (QDQ). nhwc: inputs and outputs keep their channels last, as they run. tflm: only operators that
+    TFLM has (`without_gelu`). Raises ImportModelError.
     """
     arrays = [calibration] if isinstance(calibration, np.ndarray) else list(calibration or [])
     shapes = [(1, *a.shape[1:]) for a in arrays] or None
-    graph = read_source(source, nhwc, shapes, name)
-    samples = samples_of(graph, arrays, nhwc, where) if arrays else []
+    graph = read_source(source, nhwc, shapes, name, example_inputs)
+    graph = without_gelu(graph) if tflm else graph
+    turned = nhwc and not _channels_last(source)
+    samples = samples_of(graph, arrays, turned, where) if arrays else []
     ranges = calibrate(graph, samples, progress) if samples else Ranges()
     return Imported(graph, quantize(graph, ranges), samples)
 
@@ -234,7 +254,9 @@ def command(args) -> int:
         raise UserError(f"{source}: no such file")
     arrays = load_calibration(args.calibrate) if args.calibrate else None
     steps = len(arrays[0]) if arrays is not None and arrays[0].ndim else 0
-    imported = import_model(source, arrays, args.nhwc, where=args.calibrate or "", progress=_progress(steps))
+    imported = import_model(
+        source, arrays, args.nhwc, where=args.calibrate or "", progress=_progress(steps), tflm=args.tflm
+    )
     with atomic(args.output) as temporary:
         temporary.write_bytes(imported.data)
     model = imported.model()

@@ -28,6 +28,8 @@ except ImportError:
 MAX_PADDING = 65536
 MAX_STEPS = 256
 LOWEST = np.float32(-3.4e38)
+MASKED = np.float32(-16)
+"""What stands for minus infinity in a mask: exp(-16) is below an int8's 1/256, and the scores keep their resolution."""
 FOLDED = frozenset(
     "Abs Add And Cast Ceil Clip Concat ConstantOfShape Div Equal Exp Expand Flatten Floor Gather Greater Identity Less "
     "Log Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceProd Reshape Shape Slice Split Sqrt Squeeze Sub Tile "
@@ -263,7 +265,7 @@ class _Reader:
 
     def _fold(self, node, inputs) -> tuple[Const, ...] | Const:
         op = node.op_type
-        first = inputs[0] if inputs else None
+        first: Any = inputs[0] if inputs else None
         if op in ("Identity", "Dropout"):
             return first
         if op == "Transpose" and first.quant is not None:
@@ -748,7 +750,22 @@ class _Reader:
     # Elementwise
 
     def _Add(self, inputs, attributes):
-        return self.binary("ADD", *inputs)
+        return self.binary("ADD", *(_unmasked(x) for x in inputs))
+
+    def _Where(self, inputs, attributes):
+        choose, a, b = inputs
+        self.need(isinstance(choose, Const), "its condition depends on data: use arithmetic, or a constant mask")
+        keep = choose.data.astype(bool)
+        if isinstance(a, Const):
+            a, b, keep = b, a, ~keep
+        self.need(isinstance(a, Laid), "a constant where the network's data is expected")
+        if isinstance(b, Const) and (b.data < -1e4).all():  # a mask before a softmax
+            return self.binary("ADD", a, Const(np.where(keep, 0, MASKED).astype(np.float32)))
+        kept = self.binary("MUL", a, Const(keep.astype(np.float32)))
+        if isinstance(b, Laid):
+            return self.binary("ADD", kept, self.binary("MUL", b, Const((~keep).astype(np.float32))))
+        rest = np.where(keep, 0, b.data).astype(np.float32)
+        return kept if not rest.any() else self.binary("ADD", kept, Const(rest))
 
     def _Sub(self, inputs, attributes):
         a, b = inputs
@@ -825,7 +842,7 @@ class _Reader:
         return self.unary("GELU", inputs[0], {"Approximate": attributes.get("approximate", b"none") == b"tanh"})
 
     def _Neg(self, inputs, attributes):
-        return self.binary("MUL", inputs[0], Const(np.float32(-1)))
+        return self.binary("MUL", inputs[0], Const(np.array(-1, np.float32)))
 
     def _Abs(self, inputs, attributes):
         return self.unary("ABS", inputs[0])
@@ -862,13 +879,17 @@ class _Reader:
         if a == 0:
             x = self.unary("RELU", x)
         elif a > LOWEST:
-            x = self.binary("MAXIMUM", x, Const(np.float32(a)))
-        return self.binary("MINIMUM", x, Const(np.float32(b))) if b < -LOWEST else x
+            x = self.binary("MAXIMUM", x, Const(np.array(a, np.float32)))
+        return self.binary("MINIMUM", x, Const(np.array(b, np.float32))) if b < -LOWEST else x
 
     def _HardSigmoid(self, inputs, attributes):
         alpha, beta = float(attributes.get("alpha", 0.2)), float(attributes.get("beta", 0.5))
-        y = self.binary("ADD", self.binary("MUL", inputs[0], Const(np.float32(6 * alpha))), Const(np.float32(6 * beta)))
-        return self.binary("MUL", self.unary("RELU6", y), Const(np.float32(1 / 6)))
+        y = self.binary(
+            "ADD",
+            self.binary("MUL", inputs[0], Const(np.array(6 * alpha, np.float32))),
+            Const(np.array(6 * beta, np.float32)),
+        )
+        return self.binary("MUL", self.unary("RELU6", y), Const(np.array(1 / 6, np.float32)))
 
     def _Identity(self, inputs, attributes):
         return inputs[0]
@@ -928,7 +949,7 @@ class _Reader:
         centred = self.binary("SUB", x, mean)
         square = self.binary("SQUARED_DIFFERENCE", x, mean)
         variance = self._mean("MEAN", square, axes, True)
-        root = self.unary("RSQRT", self.binary("ADD", variance, Const(np.float32(epsilon))))
+        root = self.unary("RSQRT", self.binary("ADD", variance, Const(np.array(epsilon, np.float32))))
         return self.binary("MUL", centred, root)
 
     # Shapes
@@ -1434,6 +1455,13 @@ def _turn_constant(x: Const, perm) -> Const:
         axis = perm.index(q.axis) if len(q.scales) > 1 else 0
         q = Quant(q.scales, q.zero_points, axis, q.stored.transpose(perm))
     return Const(x.data.transpose(perm), q)
+
+
+def _unmasked(x):
+    """A constant whose lowest values stand for minus infinity, with MASKED in their place."""
+    if isinstance(x, Const) and x.quant is None and x.data.dtype.kind == "f" and (x.data < -1e4).any():
+        return Const(np.where(x.data < -1e4, MASKED, x.data))
+    return x
 
 
 def _is(x, value: float) -> bool:

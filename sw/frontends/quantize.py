@@ -238,7 +238,9 @@ def _derived(node: Node, known: dict[Value, Params]) -> Params | None:
         for v in node.inputs:
             assert v is not None
             both.append(next(rest) if v.data is None else np.array([v.data.min(), v.data.max()]))
-        y = np.array([ir.run_node(node, [np.float32(a), np.float32(b)]) for a in both[0] for b in both[1]])
+        y = np.array(
+            [ir.run_node(node, [np.array(a, np.float32), np.array(b, np.float32)]) for a in both[0] for b in both[1]]
+        )
         return params_of(y.min(), y.max())
     return None
 

@@ -151,9 +151,7 @@ def sink_reshapes(p: _Pass) -> None:
         others = [v for i, v in enumerate(node.inputs) if i != places[0]]
         if shape.y.shape[-1:] != channels or node.y.shape != shape.y.shape:
             continue
-        if any(
-            v is None or _per_channel(v.data, channels[0]) is None for v in others if v is None or v.data is not None
-        ):
+        if any(v is None or v.data is None or _per_channel(v.data, channels[0]) is None for v in others):
             continue
         inner = shape.x()
         if inner.quant is None:
@@ -241,7 +239,7 @@ def split_products(p: _Pass) -> None:
             if u.op != "STRIDED_SLICE" or u.x() is not node.y or u.options["ShrinkAxisMask"]:
                 break
             tables = [u.x(i).data for i in (1, 2, 3)]
-            parts = ir._slices(u, *tables, len(node.y.shape))
+            parts = ir.slices(u, tables[0], tables[1], tables[2], len(node.y.shape))
             if any(s != slice(0, None, 1) for s in parts[:-1]) or u.y.shape[:-1] != node.y.shape[:-1]:
                 break
             rows = np.arange(w.shape[0])[parts[-1]]
@@ -339,8 +337,60 @@ def flattened(p: _Pass) -> None:
         p.remove(turn, turn.x())
 
 
+def norms(p: _Pass) -> None:
+    """x * r + -mean * r, as Keras writes a normalization, is (x - mean) * r: one rounding less of a wide range."""
+    for node in list(p.graph.nodes):
+        if node.op != "ADD" or node.options.get("FusedActivationFunction"):
+            continue
+        for one, other in ((0, 1), (1, 0)):
+            whole, part = p.maker(node.inputs[one], "MUL"), p.maker(node.inputs[other], "MUL")
+            if whole is None or part is None or not p.single(whole.y) or not p.single(part.y):
+                continue
+            for k in (0, 1):
+                negative = p.maker(part.inputs[k], "NEG")
+                factor = part.x(1 - k)
+                if negative is None or factor not in whole.inputs or factor.data is not None:
+                    continue
+                x = whole.x(1 - whole.inputs.index(factor))
+                y = Value(node.y.name + "/centred", np.broadcast_shapes(x.shape, negative.x().shape))
+                centred = Node("SUB", [x, negative.x()], [y], {"FusedActivationFunction": 0}, node.source)
+                p.graph.nodes.insert(p.graph.nodes.index(node), centred)
+                node.op, node.inputs = "MUL", [y, factor]
+                p.refresh()
+                break
+
+
+def negations(p: _Pass) -> None:
+    """NEG, which int8 has not, is a product with -1."""
+    for node in p.graph.nodes:
+        if node.op == "NEG":
+            one = np.full((1,) * len(node.y.shape), -1, np.float32)
+            node.op, node.options = "MUL", {"FusedActivationFunction": 0}
+            node.inputs = [node.x(), Value("minus one", one.shape, one)]
+            p.refresh()
+
+
+def without_gelu(graph: Graph) -> Graph:
+    """The graph with x * sigmoid(1.702 x) for GELU (at most 0.021 from it), which TFLM has not."""
+    nodes = []
+    for node in graph.nodes:
+        if node.op != "GELU":
+            nodes.append(node)
+            continue
+        x, y = node.x(), node.y
+        inner, gate = (Value(f"{y.name}/{k}", y.shape) for k in ("scaled", "gate"))
+        factor = np.full((1,) * len(y.shape), 1.702, np.float32)
+        plain = {"FusedActivationFunction": 0}
+        nodes.append(Node("MUL", [x, Value("1.702", factor.shape, factor)], [inner], plain, node.source))
+        nodes.append(Node("LOGISTIC", [inner], [gate], {}, node.source))
+        nodes.append(Node("MUL", [x, gate], [y], plain, node.source))
+    return Graph(nodes, graph.inputs, graph.outputs, graph.name)
+
+
 PASSES = (
     dead,
+    norms,
+    negations,
     reshapes,
     flattened,
     sink_reshapes,

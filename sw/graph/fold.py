@@ -46,7 +46,7 @@ def _small(op: Operator, ins: list[Tensor], outs: list[Tensor]) -> bool:
 
 
 def _constant(data: np.ndarray) -> np.ndarray:
-    data = np.ascontiguousarray(data)
+    data = np.asarray(data, order="C")  # ascontiguousarray would make a vector of a scalar
     data.flags.writeable = False
     return data
 

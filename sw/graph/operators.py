@@ -55,12 +55,23 @@ def indexes(values, length, limit, where, optional=False) -> tuple[int, ...]:
     return out
 
 
+def operator_code(code) -> int:
+    """Number of an entry of the file's operator codes. TFLite's rule for files of both ages: the larger of the two.
+
+    The `tflite` package's own accessor of the newer one takes the older instead where that has room for the number.
+    """
+    table = code._tab
+    at = table.Offset(10)
+    newer = table.Get(flatbuffers.number_types.Int32Flags, at + table.Pos) if at else 0
+    return max(newer, code.DeprecatedBuiltinCode())
+
+
 def operator_name(root, o, index) -> str:
-    """Name of an operator in the schema. TFLite's rule for files of both ages: the larger of the two codes."""
+    """Name of an operator in the schema."""
     codes = root.OperatorCodesLength()
     need(o.OpcodeIndex() < codes, f"operator {index}", f"operator code {o.OpcodeIndex()} of {codes} does not exist")
     code = root.OperatorCodes(o.OpcodeIndex())
-    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    number = operator_code(code)
     if number == CUSTOM:
         name = (code.CustomCode() or b"without a name")[:80].decode("utf-8", "replace")
         raise ModelError(f"operator {index}: custom operator {name} is not supported: only TensorFlow Lite's own are")
@@ -343,11 +354,11 @@ SPECS: dict[str, Spec] = {
     "LESS": Spec(None, (2, 2), (1, 1), checks.comparison),
     "LESS_EQUAL": Spec(None, (2, 2), (1, 1), checks.comparison),
     "LOG": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "LOG_SOFTMAX": Spec("LogSoftmaxOptions", (1, 1), (1, 1), check_log_softmax),
     "LOGICAL_AND": Spec(None, (2, 2), (1, 1), checks.logical),
     "LOGICAL_NOT": Spec(None, (1, 1), (1, 1), checks.plain_unary("bool")),
     "LOGICAL_OR": Spec(None, (2, 2), (1, 1), checks.logical),
     "LOGISTIC": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
-    "LOG_SOFTMAX": Spec("LogSoftmaxOptions", (1, 1), (1, 1), check_log_softmax),
     "MAXIMUM": Spec(None, (2, 2), (1, 1), checks.binary(*checks.NUMBERS)),
     "MAX_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
     "MEAN": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*_ARITHMETIC)),

@@ -148,7 +148,7 @@ def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, first: int) 
         tflite.OperatorAddInputs(b, ins)
         tflite.OperatorAddOutputs(b, outs)
         if table is not None:
-            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, o.options_kind))
+            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, str(o.options_kind)))
             tflite.OperatorAddBuiltinOptions(b, table)
         if middle is not None:
             tflite.OperatorAddIntermediates(b, middle)

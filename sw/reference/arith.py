@@ -82,13 +82,6 @@ def requantize(x, multiplier, shift, pre_shift=0):
     return rounding_divide(doubling_high_multiply(v, multiplier), np.maximum(-shift, 0))
 
 
-def requantize16(x, multiplier: int, shift: int):
-    """TFLM's MultiplyByQuantizedMultiplier of 48-bit x: a multiplier of 16 bits, one rounding, half up."""
-    reduced = (multiplier + (1 << 15)) >> 16 if multiplier < 0x7FFF0000 else 0x7FFF
-    total = 15 - shift
-    return wrap32((np.asarray(x, np.int64) * reduced + (np.int64(1) << (total - 1))) >> total)
-
-
 def _round_away(x: float) -> int:
     return int(math.floor(abs(x) + 0.5)) * (1 if x >= 0 else -1)
 
@@ -231,7 +224,8 @@ def input_radius(integer_bits: int, left_shift: int) -> int:
 
 
 def _sigmoid_table(in_scale, in_zero_point, function, output_bits, out_zero_point):
-    multiplier, left = quantize_multiplier(float(np.float32(in_scale)) * (1 << 27))
+    # From 2**31 on the radius is 0: no value is inside.
+    multiplier, left = quantize_multiplier(min(float(np.float32(in_scale)) * (1 << 27), 2.0**31 - 1))
     radius = input_radius(4, left)
     x = INT8_VALUES - in_zero_point
     inside = np.abs(x) < radius
@@ -577,67 +571,6 @@ def inverse_sqrt(x):
     pairs = {v: _inverse_sqrt(v) for v in np.unique(x).tolist()}
     both = np.array([pairs[v] for v in np.asarray(x).reshape(-1).tolist()], np.int64).reshape(*np.shape(x), 2)
     return both[..., 0], both[..., 1]
-
-
-SIGMOID16 = np.array(
-    """
-    32768 33451 34133 34813 35493 36169 36843 37513 38180 38841 39498 40149 40794 41432 42064 42688 43304 43912 44511
-    45102 45683 46255 46817 47369 47911 48443 48964 49475 49975 50464 50942 51409 51865 52311 52745 53169 53581 53983
-    54374 54755 55125 55485 55834 56174 56503 56823 57133 57433 57724 58007 58280 58544 58800 59048 59288 59519 59743
-    59959 60168 60370 60565 60753 60935 61110 61279 61441 61599 61750 61896 62036 62172 62302 62428 62549 62666 62778
-    62886 62990 63090 63186 63279 63368 63454 63536 63615 63691 63765 63835 63903 63968 64030 64090 64148 64204 64257
-    64308 64357 64405 64450 64494 64536 64576 64614 64652 64687 64721 64754 64786 64816 64845 64873 64900 64926 64950
-    64974 64997 65019 65039 65060 65079 65097 65115 65132 65149 65164 65179 65194 65208 65221 65234 65246 65258 65269
-    65280 65291 65301 65310 65319 65328 65337 65345 65352 65360 65367 65374 65381 65387 65393 65399 65404 65410 65415
-    65420 65425 65429 65433 65438 65442 65445 65449 65453 65456 65459 65462 65465 65468 65471 65474 65476 65479 65481
-    65483 65485 65488 65489 65491 65493 65495 65497 65498 65500 65501 65503 65504 65505 65507 65508 65509 65510 65511
-    65512 65513 65514 65515 65516 65517 65517 65518 65519 65520 65520 65521 65522 65522 65523 65523 65524 65524 65525
-    65525 65526 65526 65526 65527 65527 65528 65528 65528 65529 65529 65529 65529 65530 65530 65530 65530 65531 65531
-    65531 65531 65531 65532 65532 65532 65532 65532 65532 65533 65533 65533 65533 65533 65533 65533 65533 65534 65534
-    65534 65534 65534 65534 65534 65534 65534 65534 65535
-""".split(),
-    np.int64,
-)
-"""sigmoid(i / 24) with 16 fraction bits, as TFLM and LiteRT tabulate it (not rounded by one rule)."""
-
-
-def multiplier16(in_scale) -> tuple[int, int]:
-    """(multiplier, shift) by which int16 LOGISTIC and TANH take their input to steps of 1/24 over 512 (or 256)."""
-    scale = np.float32(in_scale)
-    log2 = float(np.float32(math.log(scale)) * np.float32(1 / math.log(2)))
-    left = 12 + round(log2)
-    if abs(log2 - round(log2)) < 1e-3 and left in (0, 1):  # nearly a power of two
-        return 3 << left, 0
-    multiplier, left = float(scale) * 4096.0 * 3.0, 0
-    while multiplier <= 32767.0 / 2.0 and left <= 30:
-        left += 1
-        multiplier *= 2.0
-    return int(multiplier), left
-
-
-def _steps16(x, in_scale):
-    multiplier, left = multiplier16(in_scale)
-    return wrap32(wrap32(np.asarray(x, np.int64) * multiplier) + ((1 << left) >> 1)) >> left
-
-
-def logistic16(x, in_scale):
-    """int16 LOGISTIC; the output scale is 2**-15."""
-    x = _steps16(x, in_scale)
-    step, rest = np.abs(x) >> 9, np.abs(x) & 511
-    at = np.minimum(step, 254)
-    result = (SIGMOID16[at] << 9) + rest * (SIGMOID16[at + 1] - SIGMOID16[at])
-    result = np.where(step >= 255, 0x7FFF << 10, result)
-    return (np.where(x >= 0, result + 512, (1 << 25) - result + 511) >> 10).astype(np.int16)
-
-
-def tanh16(x, in_scale):
-    """int16 TANH; the output scale is 2**-15."""
-    x = _steps16(x, in_scale)
-    step, rest = np.abs(x) >> 8, np.abs(x) & 255
-    at = np.minimum(step, 254)
-    result = (SIGMOID16[at] << 8) + rest * (SIGMOID16[at + 1] - SIGMOID16[at])
-    result = np.where(step >= 255, 0xFFFF << 8, result)
-    return (np.where(x >= 0, result - (1 << 23) + 128, -result + (1 << 23) + 127) >> 8).astype(np.int16)
 
 
 # Functions of the C library in float32

@@ -51,16 +51,14 @@ def _sigmoid_table() -> np.ndarray:
     return np.array([*values, 65535], np.int64)
 
 
-def function_scale(scale, largest_shift: int) -> tuple[int, int]:
+def function_scale(scale) -> tuple[int, int]:
     """(multiplier, right shift) that bring int16 of `scale` to steps of 1 / (3 * 4096), for `logistic` and `tanh`.
 
-    A scale of 2**-12 times 1 to 2**largest_shift is exact: a multiplier of 3 times that power. As LOGISTIC
-    (largest_shift 0) and TANH (1) prepare it.
+    Scales of nearly 2**-12 and 2**-11, those that converters choose, are taken for these.
     """
     power, exact = log2(scale)
-    left = 12 + power
-    if exact and 0 <= left <= largest_shift:
-        return 3 << left, 0
+    if exact and power in (-12, -11):
+        return 3 << (12 + power), 0
     real, right = float(np.float32(scale)) * 4096.0 * 3.0, 0
     while real <= 32767.0 / 2.0 and right <= 30:
         right += 1

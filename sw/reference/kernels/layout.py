@@ -36,7 +36,7 @@ def strided_slice(model, op, args):
 def split(model, op, args):
     x = args[1] if op.op == "SPLIT" else args[0]
     cuts = np.cumsum(op.options["sizes"])[:-1]
-    return tuple(np.ascontiguousarray(part) for part in np.split(x, cuts, axis=op.options["axis"]))
+    return tuple(np.asarray(part, order="C") for part in np.split(x, cuts, axis=op.options["axis"]))
 
 
 @kernel("PACK")
@@ -46,7 +46,7 @@ def pack(model, op, args):
 
 @kernel("UNPACK")
 def unpack(model, op, args):
-    return tuple(np.ascontiguousarray(part) for part in np.moveaxis(args[0], op.options["axis"], 0))
+    return tuple(np.asarray(part, order="C") for part in np.moveaxis(args[0], op.options["axis"], 0))
 
 
 @kernel("TRANSPOSE")
@@ -73,7 +73,7 @@ def gather(model, op, args):
 def gather_nd(model, op, args):
     x, at = args
     sizes = np.array(x.shape[: at.shape[-1]])
-    return np.ascontiguousarray(x[tuple(np.moveaxis(np.clip(at, 0, sizes - 1), -1, 0))])
+    return np.asarray(x[tuple(np.moveaxis(np.clip(at, 0, sizes - 1), -1, 0))], order="C")
 
 
 @kernel("EMBEDDING_LOOKUP")

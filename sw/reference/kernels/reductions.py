@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lepton.sw.reference import arith, quantities
+from lepton.sw.reference import arith, arith16, quantities
 from lepton.sw.reference.kernels.registry import kernel
 
 
@@ -55,8 +55,8 @@ def product(model, op, args):
         m, s, zi, zo = quantities.product_parameters(model, op, len(rows))
         total = rows[0].astype(np.int64) - zi
         for row in rows[1:]:
-            total = arith.requantize16(total * (row.astype(np.int64) - zi), m, s)
-        return arith.to_type(arith.requantize16(total, m, s) + zo, y.dtype).reshape(y.shape)
+            total = arith16.requantize64(total * (row.astype(np.int64) - zi), m, s)
+        return arith.to_type(arith16.requantize64(total, m, s) + zo, y.dtype).reshape(y.shape)
     total = rows[0]
     with np.errstate(all="ignore"):
         for row in rows[1:]:

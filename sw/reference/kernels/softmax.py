@@ -23,6 +23,9 @@ def softmax(model: Model, op: Operator, args: list) -> np.ndarray:
 
 @kernel("LOG_SOFTMAX")
 def log_softmax(model: Model, op: Operator, args: list) -> np.ndarray:
+    """int8 or float32."""
+    if args[0].dtype == np.float32:
+        return log_softmax_float(args[0])
     return scaled(op, arith.log_softmax, args[0], model.tensors[op.inputs[0]].scale)
 
 
@@ -31,6 +34,13 @@ def softmax_float(x, beta: float) -> np.ndarray:
     exps = expf((x - x.max(axis=-1, keepdims=True)) * np.float32(beta))
     total = np.add.accumulate(exps, axis=-1, dtype=np.float32)[..., -1:]
     return exps / total
+
+
+def log_softmax_float(x) -> np.ndarray:
+    """In float32 as TFLM: exponentials summed one after the other."""
+    x = x - x.max(axis=-1, keepdims=True)
+    total = np.add.accumulate(expf(x), axis=-1, dtype=np.float32)[..., -1:]
+    return x - arith.libm("logf", total)
 
 
 def softmax16(x, scale, beta: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lepton.sw.reference import arith, quantities
+from lepton.sw.reference import arith, arith16, quantities
 from lepton.sw.reference.kernels.registry import kernel
 
 
@@ -73,10 +73,10 @@ def dequantize(model, op, args):
 _INT16 = {
     "ABS": lambda x, i, o, _: arith.absolute(x, *i, *o, "int16"),
     "LEAKY_RELU": lambda x, i, o, p: arith.leaky_relu(x, *i, *o, p["alpha"], "int16"),
-    "LOGISTIC": lambda x, i, o, _: arith.logistic16(x, i[0]),
+    "LOGISTIC": lambda x, i, o, _: arith16.logistic(x, *arith16.function_scale(i[0])),
     "RELU": lambda x, i, o, _: arith.relu(x, *i, *o, "int16"),
     "RELU6": lambda x, i, o, _: arith.relu6(x, *i, "int16"),
-    "TANH": lambda x, i, o, _: arith.tanh16(x, i[0]),
+    "TANH": lambda x, i, o, _: arith16.tanh(x, *arith16.function_scale(i[0])),
 }
 
 
