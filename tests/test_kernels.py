@@ -292,6 +292,15 @@ def test_quantize(source, target):
         agree(one_operator("QUANTIZE", [x, y], [0], [1]), [values])
 
 
+@pytest.mark.parametrize("op", ["LOGISTIC", "TANH"])
+def test_sigmoids_of_extreme_scales(op):
+    x = np.arange(-128, 128, dtype=np.int8)[None]
+    for scale in (1e-6, 1e-3, 3.0, 15.5, 16.0, 33.0, 70.0, 1e9):
+        for zero in (-128, 0, 5, 127):
+            y = FIXED[op, "int8"]
+            agree(one_operator(op, [(x.shape, scale, zero, None, 0), (x.shape, *y, None, 0)], [0], [1]), [x])
+
+
 def near_ties(rng, count, ratios=(1, 1.5, 3, 5, 0.75, 0.875)):
     """Pairs of scales (float32) whose ratio is simple but for the last bits: products come close to halves."""
     for _ in range(count):
@@ -529,6 +538,8 @@ def test_splits_and_slices(dtype):
         "SliceOptions",
         dtype,
     )
+    scalar = (ints([2]), ints([3]), ints([1]))
+    move("STRIDED_SLICE", (6,), (), scalar, {"ShrinkAxisMask": 1}, "StridedSliceOptions", dtype)
     for begin, end, strides, masks, out in (
         ([1, 2], [5, 9], [1, 2], {}, (4, 4)),
         ([-1, 0], [0, 9], [-2, 1], {"EndMask": 1}, (3, 9)),

@@ -1090,7 +1090,9 @@ def keep(seed: int, config: NpuConfig | None, backends, error: Mismatch, folder:
     message = [str(error)]
 
     def kind(text):
-        return [word for word in ("CompileError", "IssError", "ModelError", "Error", "golden", "differ") if word in text]
+        return [
+            word for word in ("CompileError", "IssError", "ModelError", "Error", "golden", "differ") if word in text
+        ]
 
     def fails(g):
         data = g.to_bytes()
