@@ -24,6 +24,7 @@ import numpy as np
 from lepton.rtl.spec.config import PRESETS, NpuConfig
 from lepton.rtl.spec.isa import PARAM_BYTES, Region, word_bytes
 from lepton.sw.compiler import CompileError, Compiler, NpuStep, compile_model
+from lepton.sw.compiler.program import LayerError
 from lepton.sw.graph.model import ModelError, window
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, quantities
@@ -880,11 +881,21 @@ def tight(config: NpuConfig, model, ring: int = 0, resident: float = 1.0) -> Npu
     )
 
 
+def compiled(model, config: NpuConfig, external=frozenset()):
+    """(compiler, program) with the weights of the operators `external` in external memory."""
+    host: dict[int, str] = {}
+    while True:
+        compiler = Compiler(model, config, external, host=host)
+        try:
+            return compiler, compiler.compile()
+        except LayerError as error:  # the array turns out not to compute it
+            host[error.operator] = str(error)
+
+
 def external_program(model, config: NpuConfig):
     """The model compiled with all its weights in external memory."""
     linear = frozenset(op.index for op in model.operators if op.op in LINEAR)
-    compiler = Compiler(model, config, linear)
-    program = compiler.compile()
+    compiler, program = compiled(model, config, linear)
     compiler.check_fit()
     return program
 
@@ -902,8 +913,7 @@ def too_large(model, config: NpuConfig) -> bool:
 
 def movable_tiles(model, config: NpuConfig) -> int:
     """Tiles of the operators whose weights may lie in external memory."""
-    compiler = Compiler(model, config)
-    compiler.compile()
+    compiler, _ = compiled(model, config)
     return sum(compiler.layer_tiles.values())
 
 
@@ -923,7 +933,7 @@ class _CheckedSession(Session):
         return engine
 
 
-def reference(data: bytes, xs) -> list[np.ndarray]:
+def references(data: bytes, xs) -> list[np.ndarray]:
     """Outputs of TensorFlow Lite Micro for inputs (N, ...), one row after the other: (N, ...) each."""
     from tflite_micro.python.tflite_micro import runtime
 
@@ -936,6 +946,11 @@ def reference(data: bytes, xs) -> list[np.ndarray]:
         interpreter.invoke()
         rows.append([np.array(interpreter.get_output(k)) for k in range(len(model.outputs))])
     return [np.stack(column) for column in zip(*rows)]
+
+
+def reference(data: bytes, xs) -> np.ndarray:
+    """Outputs (N, shape) of a model with one input and one output for inputs (N, ...)."""
+    return references(data, [xs])[0]
 
 
 def inputs(data: bytes, seed: int, count=2) -> list[np.ndarray]:
@@ -958,7 +973,7 @@ def check(data: bytes, configs, backends=("golden", "iss"), seed=0) -> int:
     """
     skipped = 0
     xs = inputs(data, seed)
-    want = reference(data, xs)
+    want = references(data, xs)
     model = load_model(data, "fuzz")
     for backend in backends:
         for config in configs if backend != "golden" else configs[:1]:
