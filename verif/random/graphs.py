@@ -866,8 +866,15 @@ def line_limit(rng, config: NpuConfig, model) -> NpuConfig:
 def tight(config: NpuConfig, model, ring: int = 0, resident: float = 1.0) -> NpuConfig:
     """The configuration with just the memories the model needs; with a ring, `resident` of the weights stay on chip."""
     peak = compile_model(model, config).peak_bytes
-    config = replace(config, act_bytes=max(256, 1 << (peak - 1).bit_length()))
-    program = compile_model(model, config)
+    roomy, config = config, replace(config, act_bytes=max(256, 1 << (peak - 1).bit_length()))
+    while True:
+        try:
+            program = compile_model(model, config)
+            break
+        except CompileError:  # an operator that goes to the host in the end is placed first
+            if config.act_bytes >= roomy.act_bytes:
+                raise
+            config = replace(config, act_bytes=2 * config.act_bytes)
     tiles = len(program.tiles) // word_bytes(Region.WEIGHT, config)
     if ring:
         movable = movable_tiles(model, config)
