@@ -143,6 +143,7 @@ class _Writer:
             out = quant
         if node.op == "INPUT":
             out = node.quant
+        assert out is not None
         _need(all(d > 0 for d in shape), "an empty tensor")
         _need(int(np.prod(shape)) <= MAX_ELEMENTS, "a large tensor")
         y = self.add(shape, *out)
