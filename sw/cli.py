@@ -248,6 +248,8 @@ def command_compile(args) -> int:
     check_output(args.output)
     if not Path(args.model).is_file():
         raise UserError(f"{args.model}: no such file")
+    if same_file(args.model, args.output):
+        raise UserError(f"--output {args.output}: would be written over {args.model}; give another name")
     config = load_config(args.config)
     from lepton.sw.compiler import compile_model
     from lepton.sw.graph.reader import load_model
