@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +27,17 @@ def read_source(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}): check the path") from None
+
+
+class Engine(Protocol):
+    """What runs a program: activation memory written and read by byte, and stretches of the program started."""
+
+    def write(self, address: int, data: bytes) -> None: ...
+
+    def read(self, address: int, count: int) -> bytes: ...
+
+    def start(self, pc: int) -> dict[str, Any] | None:
+        """Run from program word `pc` to its end; `cycles` and `causes`, if the engine counts them."""
 
 
 def most_vectors(model: Model) -> int:
@@ -177,7 +189,7 @@ class Session:
         """What the model keeps from one inference to the next."""
         self.config = config if isinstance(config, NpuConfig) else get_config(config or "small")
         self._told = config is not None  # a board must have just this configuration
-        self._engine: _IssEngine | _DeviceEngine | None = None
+        self._engine: Engine | None = None
         self._device: Device | None = None
         if backend.startswith(SERIAL):
             self._device = self._connect()
@@ -235,7 +247,7 @@ class Session:
 
     def run(
         self, x: Arrays, progress: Callable[[int, int], None] | None = None, reset: bool = False
-    ) -> np.ndarray | dict[str, np.ndarray]:
+    ) -> np.ndarray | Any:  # Any: the dict, which a caller knows to expect from its model
         """Infer row after row; `progress(done, total)` is called after each.
 
         x: as for `arrange`. Returns (N, ...) of the output, or of several by name (`output0`, … where not unique).
@@ -298,7 +310,7 @@ class Session:
         self.config, self._told = (self.config if self._told else found), True
         return device
 
-    def _open(self):
+    def _open(self) -> Engine:
         if self.backend == "iss":
             return _IssEngine(self.config, self.program)
         if self.backend.startswith(SERIAL):
@@ -343,7 +355,7 @@ class Session:
             feeds = {t: fetch(t) for t in op.inputs if t >= 0 and not model.tensors[t].variable}
             values.update(zip(op.outputs, golden.run_operator(model, op, feeds, self.state), strict=True))
 
-        report = {"cycles": 0, "causes": {cause.name.lower(): 0 for cause in isa.Cause}}
+        report: dict[str, Any] = {"cycles": 0, "causes": {cause.name.lower(): 0 for cause in isa.Cause}}
         host_written = set(model.inputs)
         in_memory: set[int] = set()
         for step in program.steps:

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from lepton.rtl.spec.config import PRESETS, get_config
+from lepton.sw.commands import bench as bench_command
+from lepton.sw.commands import profile as profile_command
 from lepton.sw.compiler import compile_model
+from lepton.sw.errors import UserError
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.report import bench, check, profile
@@ -83,9 +86,9 @@ def test_a_wrong_output_is_refused(shared, monkeypatch):
 
 def test_json_and_table(shared, capsys):
     path = str(shared / "zoo" / "fc_mlp.tflite")
-    assert bench.command(Args(path, json=True)) == 0
+    assert bench_command.command(Args(path, json=True)) == 0
     check_sums(json.loads(capsys.readouterr().out))
-    assert bench.command(Args(path)) == 0
+    assert bench_command.command(Args(path)) == 0
     out = capsys.readouterr().out
     assert "FULLY_CONNECTED" in out and "total" in out and "activations" in out
 
@@ -103,12 +106,10 @@ def test_page_of_all_models(shared, tmp_path, monkeypatch):
 
 
 def test_wrong_use():
-    from lepton.sw.cli import UserError
-
     with pytest.raises(UserError, match="give a MODEL"):
-        bench.command(Args())
+        bench_command.command(Args())
     with pytest.raises(UserError, match="--all"):
-        bench.command(Args("x.tflite", all=True))
+        bench_command.command(Args("x.tflite", all=True))
 
 
 def test_shared_models_not_there(monkeypatch, tmp_path):
@@ -140,15 +141,13 @@ def test_profile_files(shared, tmp_path, name):
 
 
 def test_a_file_in_place_of_the_folder(tmp_path, shared):
-    from lepton.sw.cli import UserError
-
     (tmp_path / "x").write_text("")
 
     class Args:
         model, output, config = str(shared / "zoo" / "fc_mlp.tflite"), str(tmp_path / "x"), "small"
 
     with pytest.raises(UserError, match="is a file"):
-        profile.command(Args())
+        profile_command.command(Args())
 
 
 def test_labels_of_points_that_coincide_do_not_overlap():

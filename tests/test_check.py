@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from lepton.rtl.spec.config import PRESETS, NpuConfig, get_config
+from lepton.sw.commands import check as check_command
 from lepton.sw.compiler import CompileError, compile_model
+from lepton.sw.errors import UserError
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference.cycles import predict
@@ -71,7 +73,7 @@ def test_fused_operators_point_to_the_first(shared):
 
 
 def test_table_names_everything(shared, capsys):
-    assert check.command(Args(shared / "models" / "kws_ref_model.tflite")) == 0
+    assert check_command.command(Args(shared / "models" / "kws_ref_model.tflite")) == 0
     out = capsys.readouterr().out
     for text in (
         "DEPTHWISE_CONV_2D",
@@ -88,7 +90,7 @@ def test_table_names_everything(shared, capsys):
 
 
 def test_json_on_stdout(shared, capsys):
-    assert check.command(Args(shared / "zoo" / "fc_mlp.tflite", clock=100, as_json=True)) == 0
+    assert check_command.command(Args(shared / "zoo" / "fc_mlp.tflite", clock=100, as_json=True)) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["supported"] and report["clock_mhz"] == 100 and report["cycles"] > 0
 
@@ -111,13 +113,13 @@ def test_an_unknown_operator_gets_its_row_and_one_line(tmp_path, capsys):
     path = tmp_path / "floor.tflite"
     path.write_bytes(unknown_operator())
     with pytest.raises(ModelError, match=r"operator 1 \(FLOOR\)"):
-        check.command(Args(path, as_json=True))
+        check_command.command(Args(path, as_json=True))
     report = json.loads(capsys.readouterr().out)
     assert not report["supported"]
     assert [row["where"] for row in report["operators"]] == ["host", "unsupported"]
     assert "not known" in report["operators"][1]["reason"]
     with pytest.raises(ModelError):
-        check.command(Args(path))
+        check_command.command(Args(path))
     assert "FLOOR" in capsys.readouterr().out
 
 
@@ -149,9 +151,7 @@ def test_damaged_files_end_in_one_error(tmp_path):
 
 
 def test_missing_file_and_bad_clock(tmp_path):
-    from lepton.sw.cli import UserError
-
     with pytest.raises(ModelError, match="cannot be read"):
         check.check_file(tmp_path / "no.tflite", get_config("small"))
     with pytest.raises(UserError, match="--clock"):
-        check.command(Args("x.tflite", clock=-1.0))
+        check_command.command(Args("x.tflite", clock=-1.0))

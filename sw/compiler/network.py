@@ -150,9 +150,11 @@ class Compiler(Emitter):
         pieces = self.moves(op)
         if len(pieces) != len(op.outputs) or not all(p.contiguous for p in pieces):
             return None
-        if any(p.start % self.config.act_align or p.size != self.tensor(p.target).size for p in pieces):
+        if any(
+            p.source is None or p.start % self.config.act_align or p.size != self.tensor(p.target).size for p in pieces
+        ):
             return None
-        return {p.target: (p.source, p.start) for p in pieces}
+        return {p.target: (p.source, p.start) for p in pieces if p.source is not None}
 
     def limit_of_map(self, op: Operator) -> str | None:
         """Which of the instructions' fields a map, or a window on it, is too large for; None if none."""
@@ -309,7 +311,8 @@ class Compiler(Emitter):
                     stacks[source] = convolution.stacking(self, ops[0])
         for t in self.model.outputs:
             dies[self.root(t)[0]] = end
-        sizes = {t: stacks[t]["size"] if stacks.get(t) else self.tensor(t).size for t in born if t in on_array}
+        sizes = {t: self.tensor(t).size for t in born if t in on_array}
+        sizes |= {t: stack["size"] for t, stack in stacks.items() if stack and t in sizes}
         lives = {t: (born[t], dies.get(t, born[t])) for t in sizes}
         align = self.config.act_align
         room = {t: -(-(size + (t in self.odd)) // align) * align for t, size in sizes.items()}
@@ -481,8 +484,8 @@ class Compiler(Emitter):
                 error.operator = layer.operators[0]
                 raise error
             if parities == {1}:
-                op = self.model.operators[layer.operators[0]]
-                found.add(self.root(op.inputs[2 if op.op == "TRANSPOSE_CONV" else 0])[0])
+                first = self.model.operators[layer.operators[0]]
+                found.add(self.root(first.inputs[2 if first.op == "TRANSPOSE_CONV" else 0])[0])
         return frozenset(found)
 
     def check_fit(self):

@@ -6,10 +6,11 @@ import numpy as np
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.errors import LeptonError
 from lepton.sw.graph.model import Model
 
 
-class CompileError(ValueError):
+class CompileError(LeptonError, ValueError):
     """The model does not fit or is not supported; one line says what, why and what would help."""
 
 

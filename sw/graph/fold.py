@@ -41,7 +41,9 @@ def fold(op: Operator, tensors: Sequence[Tensor], variables: Variables, budget: 
     if op.op == "VAR_HANDLE":
         return [replace(outs[0], data=_constant(np.full(outs[0].shape, variables.handle(op), np.int32)))]
     if op.op == "ASSIGN_VARIABLE":
-        variables.assign(op, int(tensors[op.inputs[0]].data.flat[0]), tensors[op.inputs[1]])
+        handle = tensors[op.inputs[0]].data
+        assert handle is not None
+        variables.assign(op, int(handle.flat[0]), tensors[op.inputs[1]])
     if op.op in (*EFFECTS, "READ_VARIABLE") or any(t.variable for t in outs):
         return []
     ins = [tensors[i] for i in op.inputs if i >= 0]

@@ -8,7 +8,6 @@ Waiting for the results of the layer before belongs to the layer that waits. The
 drain. Thus the cycles of the layers, and their causes, sum to the total.
 """
 
-import json
 import math
 import sys
 from dataclasses import dataclass, replace
@@ -398,33 +397,3 @@ def check_file(path: str | Path, config: NpuConfig, clock_mhz: float = 50.0) -> 
             raise
         return explain_refusal(data, error, file.stem, config, clock_mhz)
     return check_model(model, config, clock_mhz)
-
-
-def command(args) -> int:
-    """Print the report; returns 0, or raises ModelError or CompileError after it when the model does not run."""
-    from lepton.sw.cli import UserError, load_config
-
-    if not args.clock > 0 or not math.isfinite(args.clock):
-        raise UserError(f"--clock {args.clock}: must be a positive number of MHz")
-    report = check_file(args.model, load_config(args.config), args.clock)
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
-    if not report["supported"]:
-        sys.stdout.flush()
-        raise (CompileError if report["macs"] is not None else ModelError)(report["reason"])
-    return 0
-
-
-def add_parser(subparsers) -> None:
-    """Register `check`."""
-    text = "say whether a model runs, where each operator runs, and how long it takes"
-    parser = subparsers.add_parser("check", help=text, description=text)
-    parser.add_argument("model", metavar="MODEL", help="int8 .tflite")
-    parser.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")
-    parser.add_argument(
-        "--clock", type=float, default=50.0, metavar="MHZ", help="clock for the time (default: %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.set_defaults(func=command, handler=command)

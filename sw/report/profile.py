@@ -121,12 +121,12 @@ def trace(program: Program, counts: list[Count]) -> dict:
             piece("layers", f"{layer.operators[0]} {layer.name}", at + start, end - start, macs=layer.macs, **causes)
             start = end
         for pc, (first, last) in timing.spans.items():
-            op, values = isa.decode(program.words, pc)
+            instruction, values = isa.decode(program.words, pc)
             i = owner(pc, stretch)
             what = program.layers[i].operators[0] if i is not None else "?"
             args = {"word": pc, "layer": what, "width": values["width"], "height": values["height"]}
-            track = "multiply engine" if op is isa.MUL else "tail engine"
-            piece(track, f"{op.opcode.name} layer {what}", at + first, last - first + 1, **args)
+            track = "multiply engine" if instruction is isa.MUL else "tail engine"
+            piece(track, f"{instruction.opcode.name} layer {what}", at + first, last - first + 1, **args)
         previous = 0
         for pc, first, vectors in timing.issues:
             piece("weight engine", "tile", at + previous, max(0, first - previous))
@@ -362,24 +362,3 @@ def profile(path: str | Path, folder: str | Path, config: str | NpuConfig = "sma
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return [folder / name for name in files]
-
-
-def command(args) -> int:
-    """Write the profile and print the files' names; returns 0."""
-    from lepton.sw.cli import UserError, load_config
-
-    if Path(args.output).exists() and not Path(args.output).is_dir():
-        raise UserError(f"{args.output}: is a file; give a folder")
-    for written in profile(args.model, args.output, load_config(args.config)):
-        print(written)
-    return 0
-
-
-def add_parser(subparsers) -> None:
-    """Register `profile`."""
-    text = "write a trace, pictures and a page that show where the cycles go"
-    parser = subparsers.add_parser("profile", help=text, description=text)
-    parser.add_argument("model", metavar="MODEL", help="int8 .tflite, or a file from `lepton compile`")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")
-    parser.set_defaults(func=command, handler=command)

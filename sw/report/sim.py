@@ -3,6 +3,7 @@
 import io
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class SimResult:
 
     @property
     def differing(self) -> int:
+        assert self.expected is not None
         return int((self.scores != self.expected.reshape(self.scores.shape)).any(1).sum())
 
     def lines(self) -> list[tuple[str, str]]:
@@ -198,7 +200,7 @@ def draw(result: SimResult, path, title: str) -> None:
     shown = result.examples(10)
     has_images = drawable(result.x[0]) is not None
     figure = plt.figure(figsize=(10, 6.5 if has_images else 4), layout="constrained")
-    parts = figure.subfigures(2, 1, height_ratios=[1.2, 1]) if has_images else [None, figure.subfigures(1, 1)]
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.2, 1]) if has_images else [None, figure.subfigures(1, 1)]
     if has_images:
         grid = parts[0].subplots(2, 5, squeeze=False).ravel()
         for axis in grid:

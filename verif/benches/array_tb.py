@@ -94,7 +94,9 @@ class Driver(Part):
 
     def __init__(self, bench, config, passes, start=2):
         self._pins, self._rng, self._config = bench.pins, bench.rng, config
-        self.vectors, self._swaps, self._loads = {}, set(), {}
+        self.vectors: dict[int, tuple] = {}
+        self._swaps: set[int] = set()
+        self._loads: dict[int, tuple] = {}
         t, previous = start, 0
         for weights, vectors, depthwise, line_delay, _, _ in passes:
             gap = int(self._rng.choice([0, 0, 0, 1, 5]))

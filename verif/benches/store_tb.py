@@ -79,7 +79,7 @@ class Driver(Part):
         self._pins.set("w_tile", noise if w_tile is None else w_tile)
         self._pins.set("w_byte", 7 if byte is None else byte)
         self._pins.set("w_data", value)
-        if w_tile is not None:
+        if w_tile is not None and byte is not None:
             cover.hit("store.tile", f"write {self._place(w_tile)}")
             edges = {0: "descriptor first", DESCRIPTOR_BYTES - 1: "descriptor last"}
             edges |= {DESCRIPTOR_BYTES: "weights first", self._model.size - 1: "weights last"}

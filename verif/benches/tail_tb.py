@@ -83,6 +83,7 @@ class Model:
                     self.note_clamp(f, v + f["zero_point"])
                     v = np.minimum(np.maximum(v + f["zero_point"], f["low"]), f["high"])
                 best = v if best is None else np.maximum(best, v)
+        assert best is not None
         if f["to_acc"]:
             acc[e, :n] = best
             return
@@ -156,7 +157,7 @@ def note(config, program):
                                       and f.get(k.name, 0) in cover.field_corners(k)))  # fmt: skip
         if op is isa.TABLE:
             continue
-        flags = "to accumulator" if f["to_acc"] else "to memory", "clamp" if f["clamp"] else "raw"
+        flags: tuple[str, ...] = "to accumulator" if f["to_acc"] else "to memory", "clamp" if f["clamp"] else "raw"
         flags += "stack" if f["stack"] else "bank a group", "shared" if f["shared"] else "entry a channel"
         cover.hit("tail.modes", " ".join([("one", "sum", "product", "difference")[f["dual"]], *flags]))
         channels = {"1": 1, "lanes": config.lanes, "cols - 1": cols - 1, "cols": cols, "cols + 1": cols + 1}
@@ -165,7 +166,7 @@ def note(config, program):
         cover.hit("tail.channels", {1: None, 2: "two groups"}.get(groups, "more groups"))
         if f["shared"] and f["param"] in range(CORNER_PARAMS, CORNER_PARAMS + len(PARAM_CORNERS)):
             k, v = PARAM_CORNERS[f["param"] - CORNER_PARAMS]
-            cover.hit("param.fields", f"{isa.PARAM[k].name}={v}")
+            cover.hit("param.fields", f"{isa.PARAM.fields[k].name}={v}")
 
 
 class Waits(Part):
@@ -180,7 +181,7 @@ class Waits(Part):
             return
         s = {name: int(handle.value) for name, handle in self._inner.items()}
         if s["have"]:
-            found = {"parameters": not s["full"], "bank": s["full"] and s["needs"] and not s["closing"]}
+            found: dict[str, int] = {"parameters": not s["full"], "bank": s["full"] and s["needs"] and not s["closing"]}
             found |= {"tail before": s["full"] and s["busy"] and not s["begun"], "closing bank": s["closing"]}
             cover.hit("stall.tail", *(name for name, yes in found.items() if yes))
 
@@ -243,7 +244,7 @@ class Memories(Part):
         self._pins, self._rng, self._config = bench.pins, bench.rng, config
         self.acc = model.acc.copy()
         self._params = [model.param_word(n) for n in range(PARAMS)]
-        self._reads = [None] * Accumulators.T_LATENCY
+        self._reads: list[int | None] = [None] * Accumulators.T_LATENCY
         self._param = None
         self.act: dict[int, int] = {}
 
@@ -300,7 +301,7 @@ async def random_instructions(dut):
         memories,
         banks,
         Waits(bench),
-        until=lambda: driver.done and bench.pins.get("idle"),
+        until=lambda: bool(driver.done and bench.pins.get("idle")),
         timeout=300_000,
         drain=20,
     )

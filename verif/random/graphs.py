@@ -15,6 +15,7 @@ build; half of its seeds (2 and 3 of 4) have all weights in external memory, the
 """
 
 import argparse
+import secrets
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, quantities
 from lepton.sw.reference.cycles import predict
 from lepton.sw.reference.iss import Iss, IssError
-from lepton.sw.session import Session
+from lepton.sw.session import Session, _IssEngine
 from lepton.verif.random.tflite_builder import build
 
 ARENA_BYTES = 8 << 20
@@ -90,7 +91,8 @@ class _Writer:
 
     def __init__(self, graph: Graph):
         self.graph = graph
-        self.tensors, self.operators = [], []
+        self.tensors: list[tuple] = []
+        self.operators: list[tuple] = []
         self.values = [self.add(graph.shape, *graph.quant)]
         for node in graph.nodes:
             self.values.append(self.node(node))
@@ -246,7 +248,8 @@ class _Writer:
         shape = tuple(d + a + b for d, (a, b) in zip(x, pads))
         extra = [self.integers(pads)]
         if node.op == "PADV2":
-            extra.append(self.add((1,), *quant, np.array([node.attrs["value"]], np.int8)))
+            scale, zero = quant
+            extra.append(self.add((1,), scale, zero, np.array([node.attrs["value"]], np.int8)))
         return shape, extra, ("PadV2Options" if node.op == "PADV2" else "PadOptions", {}), quant
 
     _padv2 = _pad
@@ -263,6 +266,7 @@ class _Writer:
 
     def _reshape(self, node, x, quant):
         kind, size = node.attrs["kind"], int(np.prod(x))
+        shape: tuple[int, ...]
         if kind == "flat":
             shape = (1, size)
         elif kind == "rows":
@@ -440,6 +444,7 @@ def random_graph(seed: int) -> Graph:
     """The graph of a seed: 1 to 10 operators that depend on one another."""
     rng = np.random.default_rng([seed, 1])
     kind = rng.random()
+    shape: tuple[int, ...]
     if kind < 0.12:
         shape = (1, int(rng.integers(1, 300)))
     elif kind < 0.2:
@@ -526,15 +531,20 @@ def graph(seed: int) -> bytes:
 
 # --- Configurations ------------------------------------------------------------------------------------------------
 
-SIZES = dict(weight_tiles=1 << 15, params=1 << 14, program_words=1 << 16, act_bytes=1 << 17)
+
+def roomy(config: NpuConfig) -> NpuConfig:
+    """The configuration with memories that hold all of these graphs."""
+    return replace(config, weight_tiles=1 << 15, params=1 << 14, program_words=1 << 16, act_bytes=1 << 17)
+
+
 CONFIGS = (
-    *(replace(c, **SIZES) for c in PRESETS.values()),
-    NpuConfig("odd3x5", rows=3, cols=5, lanes=5, acc_depth=64, **SIZES),
-    NpuConfig("odd9x8", rows=9, cols=8, lanes=2, **SIZES),
-    NpuConfig("odd18x14", rows=18, cols=14, lanes=7, acc_depth=40, **SIZES),
-    NpuConfig("min2x2", rows=2, cols=2, lanes=2, acc_depth=16, line_depth=16, **SIZES),
-    NpuConfig("paired4x4", rows=4, cols=4, lanes=2, pe="paired", acc_depth=32, line_depth=24, **SIZES),
-    NpuConfig("paired6x4", rows=6, cols=4, lanes=4, pe="paired", line_depth=20, **SIZES),
+    *(roomy(c) for c in PRESETS.values()),
+    roomy(NpuConfig("odd3x5", rows=3, cols=5, lanes=5, acc_depth=64)),
+    roomy(NpuConfig("odd9x8", rows=9, cols=8, lanes=2)),
+    roomy(NpuConfig("odd18x14", rows=18, cols=14, lanes=7, acc_depth=40)),
+    roomy(NpuConfig("min2x2", rows=2, cols=2, lanes=2, acc_depth=16, line_depth=16)),
+    roomy(NpuConfig("paired4x4", rows=4, cols=4, lanes=2, pe="paired", acc_depth=32, line_depth=24)),
+    roomy(NpuConfig("paired6x4", rows=6, cols=4, lanes=4, pe="paired", line_depth=20)),
 )
 RTL_CONFIGS = (PRESETS["small"], PRESETS["tiny"])
 
@@ -545,7 +555,7 @@ def random_config(seed: int, data: bytes | None = None) -> NpuConfig:
     if rng.random() < 0.4:
         return CONFIGS[int(rng.integers(len(CONFIGS)))]
     rows, cols = (int(v) for v in rng.integers(2, 20, 2))
-    config = NpuConfig(
+    shape = NpuConfig(
         f"random{seed}",
         rows=rows,
         cols=cols,
@@ -553,8 +563,8 @@ def random_config(seed: int, data: bytes | None = None) -> NpuConfig:
         pe="paired" if rows % 2 == 0 and rng.random() < 0.4 else "single",
         acc_depth=int(rng.integers(16, 65)),
         line_depth=int(rng.integers(16, 40)),
-        **SIZES,
     )
+    config = roomy(shape)
     ring = int(rng.choice([0, 4, 5, 16, 64]))
     return config if data is None else tight(config, load_model(data), ring, float(rng.uniform()))
 
@@ -588,7 +598,7 @@ def external_program(model, config: NpuConfig):
 
 def too_large(model, config: NpuConfig) -> bool:
     """Whether it is true that the model does not fit, which only the presets' fixed memories can cause."""
-    program = compile_model(model, replace(config, ring_tiles=0, **SIZES))
+    program = compile_model(model, roomy(replace(config, ring_tiles=0)))
     return (
         len(program.tiles) // word_bytes(Region.WEIGHT, config) > config.resident_tiles
         or len(program.params) // PARAM_BYTES > config.params
@@ -612,7 +622,7 @@ class _CheckedSession(Session):
 
     def _open(self):
         engine = super()._open()
-        if self.backend == "iss":
+        if isinstance(engine, _IssEngine):
             engine.iss = Iss(self.config, hazards=True)
             engine.iss.external = self.program.external
             for region, data in self.program.images():
@@ -802,10 +812,12 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    first = int(np.random.SeedSequence().entropy % (1 << 31)) if args.seed is None else args.seed
+    first = secrets.randbelow(1 << 31) if args.seed is None else args.seed
     backends = {"golden": ("golden",), "iss": ("golden", "iss"), "rtl": ("rtl",)}[args.backend]
     print(f"seed {first}: {args.count} graphs on {' and '.join(backends)} against TensorFlow Lite Micro")
-    failures, operators, done, skipped = [], {}, 0, 0
+    failures: list[int] = []
+    operators: dict[str, int] = {}
+    done = skipped = 0
     columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("graphs", total=args.count)
