@@ -23,6 +23,7 @@ LIMIT = 120 * 10**6
 
 def run(folder: Path, *command: object) -> subprocess.CompletedProcess:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    env["LEPTON_CACHE"] = str(folder / "cache")  # a model of the RTL that is built already would do without the tools
     return subprocess.run(list(map(str, command)), cwd=folder, env=env, capture_output=True, text=True, timeout=900)
 
 
