@@ -28,7 +28,7 @@ setup: $(STAMP) ## make .venv with lepton and its tools (again when pyproject.to
 sim: setup ## run the digits on the RTL; MODEL=, INPUT= and CONFIG= choose others
 	$(VENV)/bin/lepton sim --config $(CONFIG) $(if $(MODEL),--model '$(MODEL)') $(if $(INPUT),--input '$(INPUT)')
 
-test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some
+test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some, WAVES=1 records the benches'
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 wheel: setup ## the wheel alone in a new environment: what works without extras, and its size

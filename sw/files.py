@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # commands import this module before they know that they need
     import numpy as np
 
     from lepton.rtl.spec.config import NpuConfig
+    from lepton.sw.targets import Target
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
 """The network that ships."""
@@ -95,16 +96,23 @@ def check_input(x: "np.ndarray", shape: Sequence[int], name: object) -> None:
 
 
 def load_config(name: str) -> "NpuConfig":
-    """The preset of that name, or the configuration in a .json file. Raises ConfigError, UserError."""
-    from lepton.rtl.spec.config import ConfigError, NpuConfig, get_config
+    """The configuration that `load_target` finds by its name."""
+    return load_target(name).config
+
+
+def load_target(name: str) -> "Target":
+    """The preset or board of that name, or the configuration in a .json file. Raises ConfigError, UserError."""
+    from lepton.rtl.spec.config import ConfigError, NpuConfig
+    from lepton.sw.targets import Target, get_target
 
     if not name.endswith(".json"):
-        return get_config(name)
+        return get_target(name)
     try:
         if Path(name).stat().st_size > MAX_JSON:
             raise UserError(f"{name}: not a configuration: larger than {MAX_JSON:,} bytes")
         data = json.loads(Path(name).read_text())
-        return NpuConfig.from_dict(data.get("config", data))
+        config = NpuConfig.from_dict(data.get("config", data))
+        return Target(config.name, config, title=name)
     except ConfigError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as e:

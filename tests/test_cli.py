@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from lepton.sw import cli, train_digits
+from lepton.sw.compiler import compile_model
 from lepton.sw.files import DIGITS, atomic, load_config
+from lepton.sw.graph.reader import load_model
 from lepton.sw.report import sim as sim_report
 
 
@@ -191,6 +193,7 @@ class CountingSession:
 
     def __init__(self, config, outputs):
         self.config, self.outputs, self.at, self.report = config, outputs, 0, None
+        self.program = compile_model(load_model(DIGITS), config)
 
     def run(self, x, progress=None):
         self.report = {"macs": 6400, "cycles": 200, "utilization": 0.5, "causes": {"multiply": 150, "tail": 50}}

@@ -5,6 +5,7 @@ import pkgutil
 
 from lepton.fpga.board import Board, BoardError
 from lepton.sw.errors import need
+from lepton.sw.targets import Target
 
 
 def board_names() -> list[str]:
@@ -20,3 +21,9 @@ def get_board(name: str) -> Board:
     module = importlib.import_module(f"lepton.fpga.boards.{name.replace('-', '_')}")
     board: Board = module.BOARD
     return board
+
+
+def targets() -> list[Target]:
+    """All boards as machines with a name, the entry point of `lepton.configs`. Raises as `get_board` does."""
+    boards = [get_board(name) for name in board_names()]
+    return [Target(board.name, board.config, board.mhz, board.title) for board in boards]

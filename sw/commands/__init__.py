@@ -7,7 +7,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from lepton.sw import BACKENDS, SERIAL
-from lepton.sw.files import check_model, load_config
+from lepton.sw.files import check_model, check_output, load_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,9 @@ def backend_name(text: str) -> str:
 
 def add_config(command: argparse.ArgumentParser) -> None:
     """`--config`, for commands that do not run on a board."""
-    command.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")
+    command.add_argument(
+        "--config", default="small", metavar="NAME", help="preset, board or .json file (default: %(default)s)"
+    )
 
 
 def add_backend(command: argparse.ArgumentParser, default: str) -> None:
@@ -41,6 +43,9 @@ def add_backend(command: argparse.ArgumentParser, default: str) -> None:
     )
     command.add_argument("--baud", type=int, metavar="N", help="of the serial port (default: 1,000,000)")
     command.add_argument("--config", metavar="NAME", help="configuration (default: small; a board tells its own)")
+    command.add_argument(
+        "--waves", metavar="FILE.fst", help="waveforms of the inferences, a cycle 10 ns (rtl only; or FILE.vcd)"
+    )
 
 
 def open_session(model: "str | Path", args: argparse.Namespace) -> "Session":
@@ -49,4 +54,5 @@ def open_session(model: "str | Path", args: argparse.Namespace) -> "Session":
     config = load_config(args.config) if args.config else None
     from lepton.sw.session import Session
 
-    return Session(model, config=config, backend=args.backend, baud=args.baud)
+    waves = check_output(args.waves) if args.waves else None
+    return Session(model, config=config, backend=args.backend, baud=args.baud, waves=waves)

@@ -4,18 +4,18 @@ import argparse
 from pathlib import Path
 
 from lepton.sw.commands import Subparsers, add_config
-from lepton.sw.errors import UserError, need
-from lepton.sw.files import load_config
+from lepton.sw.errors import UserError
+from lepton.sw.files import load_target
 
 
 def command(args: argparse.Namespace) -> int:
     """Write the profile and print the files' names; returns 0."""
     if Path(args.output).exists() and not Path(args.output).is_dir():
         raise UserError(f"{args.output}: is a file; give a folder")
-    need("report", "matplotlib")
+    target = load_target(args.config)
     from lepton.sw.report.profile import profile
 
-    for written in profile(args.model, args.output, load_config(args.config)):
+    for written in profile(args.model, args.output, target.config, target.mhz):
         print(written)
     return 0
 

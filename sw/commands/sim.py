@@ -4,9 +4,10 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
+from lepton.sw import SERIAL
 from lepton.sw.commands import Subparsers, add_backend, open_session
 from lepton.sw.errors import UserError, need
-from lepton.sw.files import DIGITS, atomic, check_input, check_output, find_answers, load_inputs
+from lepton.sw.files import DIGITS, atomic, check_input, check_output, find_answers, load_inputs, load_target
 
 
 def command(args: argparse.Namespace) -> int:
@@ -23,6 +24,7 @@ def command(args: argparse.Namespace) -> int:
     check_output(args.picture)
     need("report", "matplotlib")
     session = open_session(model, args)
+    mhz = None if args.backend.startswith(SERIAL) and not args.config else load_target(args.config or "small").mhz
     from lepton.sw.report import sim
 
     if [end.dtype.name for end in session.inputs] != ["int8"] or len(session.outputs) != 1:
@@ -37,7 +39,7 @@ def command(args: argparse.Namespace) -> int:
     n = min(args.count or default_count, len(x))
     labels, expected = (a[:n] if a is not None and len(a) == len(x) else None for a in find_answers(arrays))
     with closing(session):
-        result = sim.run(session, x[:n], labels, expected)
+        result = sim.run(session, x[:n], labels, expected, mhz)
     sim.show(result, f"{model.name}, {source or 'random bytes'}")
     with atomic(args.picture) as temporary:
         sim.draw(result, temporary, model.name)
@@ -65,7 +67,10 @@ def add_parser(commands: Subparsers) -> None:
         "--count", type=int, metavar="N", help="inputs to run (default: 100 digits, 4 of another model)"
     )
     parser.add_argument(
-        "--picture", default="build/sim.png", metavar="FILE", help="picture to write (default: %(default)s)"
+        "--picture",
+        default="build/sim.png",
+        metavar="FILE",
+        help="picture to write, .png or .svg (default: %(default)s)",
     )
     add_backend(parser, "rtl")
     parser.set_defaults(handler=command)

@@ -4,10 +4,10 @@ from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler import convolution, elementwise, pooling
 from lepton.sw.compiler.convolution import Convolution
-from lepton.sw.compiler.emitter import Emitter, Window
+from lepton.sw.compiler.emitter import ADDRESS_MASK, Emitter, Window
 from lepton.sw.compiler.movement import MOVERS, NotStrided
 from lepton.sw.compiler.placement import place_tensors
-from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program
+from lepton.sw.compiler.program import FitError, HostStep, Layer, LayerError, NpuStep, Place, Program
 from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference import quantities
 
@@ -317,21 +317,18 @@ class Compiler(Emitter):
         align = self.config.act_align
         room = {t: -(-(size + (t in self.odd)) // align) * align for t, size in sizes.items()}
         addresses = {t: a + (t in self.odd) for t, a in place_tensors(room, lives, self.config.act_bytes).items()}
+        self.program.span_bytes = max((a + sizes[t] for t, a in addresses.items()), default=0)
+        if self.program.span_bytes > ADDRESS_MASK + 1:  # no address reaches so far: only to count the rest
+            addresses = {t: int(t in self.odd) for t in addresses}
         for t, address in addresses.items():
             self.program.places[t] = Place(address, sizes[t], stacks.get(t))
         for t in self.views:
             source, at = self.root(t)
             if source in addresses:
                 self.program.places[t] = Place(addresses[source] + at, self.tensor(t).size)
-        needed = max((a + sizes[t] for t, a in addresses.items()), default=0)
         self.program.peak_bytes = max(
             sum(sizes[t] for t, (first, last) in lives.items() if first <= i <= last) for i in range(-1, end + 1)
         )
-        if needed > self.config.act_bytes:
-            raise CompileError(
-                f"{self.model.name}: activations need {needed:,} bytes, configuration {self.config.name!r} has "
-                f"{self.config.act_bytes:,}: raise act_bytes or use a smaller input"
-            )
 
     # --- layers ----------------------------------------------------------------------------------------------------
 
@@ -489,21 +486,6 @@ class Compiler(Emitter):
         return frozenset(found)
 
     def check_fit(self):
-        cfg = self.config
-        external = len(self.program.external)
-        if cfg.external_bytes and external > cfg.external_bytes:
-            raise CompileError(
-                f"{self.model.name}: weights need external_bytes={external:,} besides "
-                f"weight_tiles={cfg.resident_tiles:,}, configuration {cfg.name!r} "
-                f"has {cfg.external_bytes:,}: use a larger configuration"
-            )
-        for what, have, limit, name in (
-            ("weights", len(self.tile_words), cfg.resident_tiles, "weight_tiles"),
-            ("parameters", len(self.param_words), cfg.params, "params"),
-            ("instructions", len(self.program.words), cfg.program_words, "program_words"),
-        ):
-            if have > limit:
-                raise CompileError(
-                    f"{self.model.name}: {what} need {name}={have:,}, configuration {cfg.name!r} has {limit:,}: "
-                    f"use a larger configuration"
-                )
+        """Raises FitError when the program needs more of a memory than there is."""
+        if any(limit.exceeded for limit in self.program.limits()):
+            raise FitError(self.program)

@@ -88,6 +88,11 @@ def channels_last(rank: int) -> tuple[int, ...]:
     return (0, *range(2, rank), 1)
 
 
+def spatial_first(rank: int, spatial: int) -> tuple[int, ...]:
+    """(N, parts of the channels …, spatial axes …) with the spatial axes before the parts."""
+    return (0, *range(rank - spatial, rank), *range(1, rank - spatial))
+
+
 def read_onnx(
     source: "str | Path | bytes | onnx.ModelProto",
     name: str | None = None,
@@ -394,6 +399,17 @@ class _Reader:
             perm = identity(len(shape)) if big == sorted(big) else (*ones, *big)
         elif x.rank > 2 and len(shape) > 2 and x.perm == channels_last(x.rank) and x.shape[:2] == shape[:2]:
             perm = channels_last(len(shape))  # the spatial axes among themselves
+        elif x.perm == channels_last(x.rank) and shape[:1] == x.shape[:1] and shape[-(x.rank - 2) :] == x.shape[2:]:
+            perm = spatial_first(len(shape), x.rank - 2)  # the channels into parts, as a shuffle does
+        elif (
+            x.rank > len(shape) > 2
+            and x.perm != identity(x.rank)
+            and shape[:1] == x.shape[:1]
+            and shape[2:] == x.shape[-(len(shape) - 2) :]
+        ):
+            between = spatial_first(x.rank, len(shape) - 2)  # and back
+            x = Laid(self.arranged(x, between), x.shape, between)
+            perm = channels_last(len(shape))
         else:
             perm = identity(len(shape))
             x = Laid(self.plain(x), x.shape, identity(x.rank))

@@ -355,7 +355,7 @@ def norms(p: _Pass) -> None:
                 y = Value(node.y.name + "/centred", np.broadcast_shapes(x.shape, negative.x().shape))
                 centred = Node("SUB", [x, negative.x()], [y], {"FusedActivationFunction": 0}, node.source)
                 p.graph.nodes.insert(p.graph.nodes.index(node), centred)
-                node.op, node.inputs = "MUL", [y, factor]
+                node.op, node.inputs, node.options = "MUL", [y, factor], {"FusedActivationFunction": 0}
                 p.refresh()
                 break
 
@@ -368,6 +368,36 @@ def negations(p: _Pass) -> None:
             node.op, node.options = "MUL", {"FusedActivationFunction": 0}
             node.inputs = [node.x(), Value("minus one", one.shape, one)]
             p.refresh()
+
+
+def narrow_transposes(p: _Pass) -> None:
+    """TRANSPOSE of more than 4 axes, which TFLM has not, with the axes as one that stay together."""
+    for node in list(p.graph.nodes):
+        shape = node.x().shape if node.op == "TRANSPOSE" else ()
+        if len(shape) <= 4:
+            continue
+        perm = [int(a) for a in node.x(1).data if shape[int(a)] > 1]
+        groups: list[list[int]] = []
+        kept = sorted(perm)
+        for a in perm:
+            if groups and kept.index(a) == kept.index(groups[-1][-1]) + 1:
+                groups[-1].append(a)
+            else:
+                groups.append([a])
+        order = sorted(range(len(groups)), key=lambda k: groups[k][0])
+        narrow = [math.prod(shape[a] for a in groups[k]) for k in order]
+        turn = np.array([order.index(k) for k in range(len(groups))], np.int32)
+        if not 0 < len(narrow) <= 4:
+            continue
+        flat = Value(f"{node.y.name}/flat", tuple(narrow), quant=node.x().quant)
+        turned = Value(f"{node.y.name}/turned", tuple(narrow[k] for k in turn), quant=node.y.quant)
+        place = p.graph.nodes.index(node)
+        p.graph.nodes[place : place + 1] = [
+            Node("RESHAPE", [node.x()], [flat], {}, node.source),
+            Node("TRANSPOSE", [flat, Value("perm", turn.shape, turn)], [turned], {}, node.source),
+            Node("RESHAPE", [turned], [node.y], {}, node.source),
+        ]
+        p.refresh()
 
 
 def without_gelu(graph: Graph) -> Graph:
@@ -400,6 +430,7 @@ PASSES = (
     softmax_scale,
     activations,
     paddings,
+    narrow_transposes,
 )
 
 

@@ -115,6 +115,9 @@ class _Counting:
         self.bytes_out += count
         return self.engine.read(address, count)
 
+    def patch(self, word, value):
+        self.engine.patch(word, value)
+
     def start(self, pc):
         return self.engine.start(pc)
 

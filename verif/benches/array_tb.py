@@ -5,7 +5,8 @@ import numpy as np
 
 from lepton.rtl.array import Array
 from lepton.rtl.spec import timing
-from lepton.verif.benches.common import Bench, Checker, Part, bench_config, corner8, pack, unpack
+from lepton.verif.benches.common import Bench, Checker, Part, bench_config, corner8, pack
+from lepton.verif.benches.differ import unpack
 from lepton.verif.benches.top import deep_config
 from lepton.verif.coverage import functional as cover
 

@@ -21,8 +21,8 @@ from lepton.verif.benches.common import (
     bench_config,
     corner8,
     pack,
-    unpack,
 )
+from lepton.verif.benches.differ import fields, unpack
 from lepton.verif.coverage import functional as cover
 from lepton.verif.random.programs import keep_rules
 
@@ -423,7 +423,7 @@ async def check(dut, name, muls_of):
     act = corner8(bench.rng, config.act_bytes)
     model = Model(config, program, act)
     vectors, sums = Checker("vector", model.vectors), Checker("sum", model.sums)
-    tails = Checker("tail instruction", [raw for _, raw in program.tails])
+    tails = Checker("tail instruction", [raw for _, raw in program.tails], fields)
     bits = iter(64 * OPS[kind].words for kind, _ in program.tails)
     ring = Ring(bench, config, program.external)
     surroundings = Surroundings(bench, config, program, act, vectors, sums, ring)

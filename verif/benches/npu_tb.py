@@ -23,6 +23,7 @@ from lepton.verif.benches.common import (
     bench_config,
     corner8,
 )
+from lepton.verif.benches.differ import same
 from lepton.verif.coverage import functional as cover
 
 HALF = 2048  # a stage reads one half of the activation memory and writes the other
@@ -291,8 +292,7 @@ def random_script(rng, config, dut):
             check_counters(found)
             got = yield from read(config, Region.ACT, 0, config.act_bytes)
             want = iss.read(Region.ACT, 0, config.act_bytes)
-            wrong = [n for n, (a, b) in enumerate(zip(got, want)) if a != b]
-            assert not wrong, f"{len(wrong)} bytes differ, the first at {wrong[0]}, {stages} stages"
+            same(got, want, f"activation memory after {stages} stages")
             dut._log.info("%d stages, %d tiles: %d cycles", stages, len(program.tiles), found[Reg.CYCLES])
 
 
@@ -416,7 +416,7 @@ def directed_script(rng, config, memory):
         check_counters(found)
         for job in jobs:
             got = yield from read(config, Region.ACT, job.to, job.size)
-            assert got == iss.read(Region.ACT, job.to, job.size), f"outputs after {' '.join(order)}"
+            same(got, iss.read(Region.ACT, job.to, job.size), f"outputs after {' '.join(order)}")
         cover.hit("pairs", *(" ".join(pair) for pair in zip(["start", *order], order)))
         for job in jobs:
             job.note(config)
@@ -439,7 +439,7 @@ def directed_script(rng, config, memory):
         yield from request(Command.RESET)
         yield from run(waits, jobs)
     got = yield from read(config, Region.ACT, 0, config.act_bytes)
-    assert got == iss.read(Region.ACT, 0, config.act_bytes), "a byte beside the outputs"
+    same(got, iss.read(Region.ACT, 0, config.act_bytes), "a byte beside the outputs")
 
 
 def broken_programs(config):
@@ -554,7 +554,7 @@ def network_script(rng, config, dut):
     found = yield from start(rng, config, step.pc)
     check_counters(found)
     got = yield from read(config, Region.ACT, 0, config.act_bytes)
-    assert got == iss.read(Region.ACT, 0, config.act_bytes), "activation memory after the network"
+    same(got, iss.read(Region.ACT, 0, config.act_bytes), "activation memory after the network")
     busy = program.macs / config.macs_per_cycle / found[Reg.CYCLES]
     dut._log.info("digits: %d cycles, %.0f %% of the multipliers busy", found[Reg.CYCLES], 100 * busy)
 
