@@ -4,17 +4,18 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl import ports
+from lepton.rtl.compact.ports import column_read, word_read
+from lepton.rtl.layouts import TAIL_LAYOUT, WORD_LAYOUT
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.timing import DIGIT, PARAM_CYCLES
-from lepton.rtl.tail import TAIL_LAYOUT
 
 
 class SerialTail(wiring.Component):
     """Executes TAIL as `docs/architecture.md` says, one value at a time, without second operand, table and to_acc.
 
-    Members: ``i`` In(Stream(64)), ``i_index`` In(2): the words of an instruction, 0 to 3, in order; else those of
-    `TailEngine`, but no ``t_w_*``; ``t_r_column`` Out, with ``t_r_en``, and ``t_r_data`` In(signed(32)), that column,
-    one cycle later; ``p_addr`` Out(14): word 8 * entry + k, k < 5; ``p_data`` In(16): that word one cycle later.
+    Members: those of `TailEngine`, with ``i`` In(Stream(WORD_LAYOUT)), the words of an instruction in order; ``acc``
+    `column_read`; ``params`` `word_read`: word 8 * entry + k of the parameter memory, k < 5. Nothing is reported.
 
     Multipliers are not negative. A value is read, biased, shifted left a bit a cycle, multiplied by `DIGIT` bits a
     cycle, divided a bit a cycle and clamped; `Requantizer` says what comes out.
@@ -26,8 +27,8 @@ class SerialTail(wiring.Component):
         R(k+1) = max(R(k) + reads * V(k) + (PARAM_CYCLES, or if shared 1 with a bank to take, else 0), bank + 1)
 
     where reads = width*height*window_x*window_y, V = `value_cycles` of the channel's entry and bank is the cycle of the
-    ``bank_ready`` pulse that this channel takes, if it takes one. ``bank_free`` is in the cycle after the last read
-    of the bank. D = R + reads * V - 1 of the last channel: the last byte is on the write port, ``post``; the next
+    ``ready`` pulse that this channel takes, if it takes one. ``free`` is in the cycle after the last read
+    of the bank. D = R + reads * V - 1 of the last channel: the last byte is on the write port, ``token``; the next
     instruction is accepted from D + 1 on, the engine is idle from there on. Reset: drops everything.
     """
 
@@ -35,23 +36,14 @@ class SerialTail(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "i": In(stream.Signature(64)),
-                "i_index": In(2),
-                "bank_ready": In(1),
-                "bank_free": Out(1),
-                "post": Out(1),
+                "i": In(stream.Signature(WORD_LAYOUT)),
+                "banks": In(ports.handover()),
+                "acc": Out(column_read(config)),
+                "write": Out(ports.activation_write(config)),
+                "params": Out(word_read()),
                 "idle": Out(1),
-                "t_bank": Out(1),
-                "t_r_en": Out(1),
-                "t_r_entry": Out(10),
-                "t_r_column": Out(range(config.cols)),
-                "t_r_data": In(signed(32)),
-                "w_en": Out(1),
-                "w_addr": Out(20),
-                "w_count": Out(range(2)),
-                "w_data": Out(data.ArrayLayout(signed(8), 1)),
-                "p_addr": Out(14),
-                "p_data": In(16),
+                "bad_address": Out(1),
+                "bad_bank": Out(1),
             }
         )
 
@@ -77,7 +69,7 @@ class SerialTail(wiring.Component):
         begun = Signal()
         credit = Signal(2)
         available = Signal(2)
-        m.d.comb += available.eq(credit + self.bank_ready)
+        m.d.comb += available.eq(credit + self.banks.ready)
         take = Signal()
         m.d.sync += credit.eq(available - take)
 
@@ -99,7 +91,7 @@ class SerialTail(wiring.Component):
         shift = reg(signed(8), "shift")
         p_step = Signal(range(PARAM_CYCLES))
         p_entry = reg(11, "p_entry")
-        m.d.comb += self.p_addr.eq(Cat(p_step, p_entry))
+        m.d.comb += self.params.addr.eq(Cat(p_step, p_entry))
 
         # --- One value -----------------------------------------------------------------------------------------------
         value = reg(signed(32), "value")
@@ -184,16 +176,16 @@ class SerialTail(wiring.Component):
         m.d.comb += next_address.eq(a_source + a_step)
 
         m.d.comb += [
-            self.t_r_entry.eq(entry),
-            self.t_r_column.eq(sub),
-            self.w_count.eq(1),
-            self.w_addr.eq(address),
-            self.w_data[0].eq(chosen),
+            self.acc.r_entry.eq(entry),
+            self.acc.r_column.eq(sub),
+            self.write.count.eq(1),
+            self.write.addr.eq(address),
+            self.write.data[0].eq(chosen),
         ]
         free = Signal()
         m.d.sync += [
-            self.bank_free.eq(free),
-            self.t_bank.eq(self.t_bank ^ free),
+            self.banks.free.eq(free),
+            self.acc.bank.eq(self.acc.bank ^ free),
         ]
 
         ready = Signal()
@@ -213,8 +205,8 @@ class SerialTail(wiring.Component):
                 m.d.comb += [self.i.ready.eq(1), self.idle.eq(1)]
                 m.d.sync += begun.eq(0)
                 with m.If(self.i.valid):
-                    m.d.sync += raw.word_select(self.i_index, 64).eq(self.i.payload)
-                    with m.If(self.i_index == 3):
+                    m.d.sync += raw.word_select(self.i.payload.index, 64).eq(self.i.payload.word)
+                    with m.If(self.i.payload.index == 3):
                         m.next = "PARAM"
 
             with m.State("PARAM"):
@@ -237,28 +229,28 @@ class SerialTail(wiring.Component):
                     ]
                 with m.Switch(p_step):
                     with m.Case(1):
-                        m.d.sync += bias[:16].eq(self.p_data)
+                        m.d.sync += bias[:16].eq(self.params.data)
                     with m.Case(2):
-                        m.d.sync += bias[16:].eq(self.p_data)
+                        m.d.sync += bias[16:].eq(self.params.data)
                     with m.Case(3):
-                        m.d.sync += multiplier[:16].eq(self.p_data)
+                        m.d.sync += multiplier[:16].eq(self.params.data)
                     with m.Case(4):
-                        m.d.sync += multiplier[16:].eq(self.p_data)
+                        m.d.sync += multiplier[16:].eq(self.params.data)
                     with m.Case(5):
-                        m.d.sync += [shift.eq(self.p_data[:8]), p_step.eq(0), p_entry.eq(p_entry + 1)]
+                        m.d.sync += [shift.eq(self.params.data[:8]), p_step.eq(0), p_entry.eq(p_entry + 1)]
                         begin()
 
             with m.State("BANK"):
                 begin()
 
             with m.State("READ"):
-                m.d.comb += self.t_r_en.eq(1)
+                m.d.comb += self.acc.r_en.eq(1)
                 with m.If(plane_done & group_last & ins.release & (last | ~ins.stack)):
                     m.d.comb += free.eq(1)
                 m.next = "BIAS"
 
             with m.State("BIAS"):
-                m.d.sync += [value.eq(self.t_r_data + bias), count.eq(left_shift), product.eq(0)]
+                m.d.sync += [value.eq(self.acc.r_data + bias), count.eq(left_shift), product.eq(0)]
                 m.next = "MULTIPLY"
                 with m.If(left_shift != 0):
                     m.next = "LEFT"
@@ -291,7 +283,7 @@ class SerialTail(wiring.Component):
 
             with m.State("OUT"):
                 m.d.sync += [first.eq(window_done), best.eq(chosen)]
-                m.d.comb += self.w_en.eq(window_done)
+                m.d.comb += self.write.en.eq(window_done)
                 m.d.sync += [wx.eq(Mux(wx_last, ins.window_x, wx - 1)), entry.eq(next_entry)]
                 m.next = "READ"
                 with m.If(wx_last):
@@ -321,7 +313,7 @@ class SerialTail(wiring.Component):
                     with m.If(group_last):
                         m.d.sync += address_g.eq(next_address)
                     with m.If(last):
-                        m.d.comb += self.post.eq(ins.post)
+                        m.d.comb += self.banks.token.eq(ins.post)
                         m.next = "IDLE"
                     with m.Elif(~ins.shared):
                         m.next = "PARAM"
