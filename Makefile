@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.stamp
 FPGA_STAMP := $(VENV)/.stamp-fpga
+DOCS_STAMP := $(VENV)/.stamp-docs
 BOARD ?= ulx3s-25f
 BOARDS := $(shell ls -r fpga/boards | sed -n '/^__/d; s/_/-/g; s/\.py$$//p')
 CONFIG ?= small
@@ -11,7 +12,7 @@ PROOFS ?=
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test formal verify bench fpga fpga-synth fpga-sim fpga-report lint format clean
+.PHONY: help setup sim test formal verify bench fpga fpga-synth fpga-sim fpga-report lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +67,13 @@ lint: setup ## formatting, lint and types
 format: setup ## put the sources into the form that lint checks
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+$(DOCS_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP) ## the pages of docs/ and the API as a site in build/site
+	$(VENV)/bin/mkdocs build --strict
 
 clean: ## remove what was built (keeps .venv)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -14,9 +14,12 @@ from pathlib import Path
 
 from lepton.fpga import build as fpga_build
 from lepton.sw import BACKENDS, SERIAL
-from lepton.sw.report import bench, check, profile
+from lepton.sw.frontends import command as frontends
+from lepton.sw.report import bench, check, evaluate, info, profile
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
+MAX_JSON = 1 << 20
+"""Most bytes of a configuration."""
 INPUT_KEYS, LABEL_KEYS, EXPECTED_KEYS = ("x", "input"), ("y", "labels"), ("tflm", "output")
 
 # Exceptions that speak to the user, by the module that defines them. They are looked up among the modules already
@@ -24,6 +27,7 @@ INPUT_KEYS, LABEL_KEYS, EXPECTED_KEYS = ("x", "input"), ("y", "labels"), ("tflm"
 USER_ERRORS = {
     "lepton.rtl.spec.config": "ConfigError",
     "lepton.sw.graph.model": "ModelError",
+    "lepton.sw.arrays": "ArrayError",
     "lepton.sw.compiler": "CompileError",
     "lepton.sw.device.link": "LinkError",
     "lepton.sw.device.verilated": "BackendError",
@@ -94,22 +98,29 @@ def find_answers(arrays: dict) -> tuple:
 
 
 def load_arrays(name) -> dict:
-    """The arrays of an .npz file, or {"x": array} of an .npy file. Raises UserError."""
-    import zipfile
+    """The arrays of a file, of which one must be x or input. Raises UserError, ArrayError."""
+    from lepton.sw.arrays import read_arrays
 
-    import numpy as np
-
-    path = Path(name)
-    if not path.exists():
-        raise UserError(f"{name}: no such file")
-    try:
-        data = np.load(path, allow_pickle=False)
-        arrays = {k: data[k] for k in data} if hasattr(data, "files") else {"x": data}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as e:
-        raise UserError(f"{name}: not an .npy or .npz file of plain numbers ({e})") from None
+    arrays = read_arrays(name)
     if pick(arrays, INPUT_KEYS) is None:
         raise UserError(f"{name}: holds {', '.join(arrays) or 'nothing'}; the inputs must be named x or input")
     return arrays
+
+
+def choose_inputs(arrays: dict, ends, name) -> dict:
+    """Those of the arrays of file `name` that are a model's inputs. Raises UserError."""
+    known = {
+        key: a for key, a in arrays.items() if key in {f"input{k}" for k in range(len(ends))} | {e.name for e in ends}
+    }
+    if len(ends) == 1 and not known:
+        x = pick(arrays, INPUT_KEYS)
+        if x is not None:
+            return {"input0": x}
+    if not known and ends:
+        names = ", ".join(f"input{k} or {end.name}" for k, end in enumerate(ends))
+        names += " or x or input" if len(ends) == 1 else ""
+        raise UserError(f"{name}: holds {', '.join(arrays) or 'nothing'}; the model's inputs are {names}")
+    return known
 
 
 def check_input(x, shape, name) -> None:
@@ -131,11 +142,13 @@ def load_config(name):
     if not name.endswith(".json"):
         return get_config(name)
     try:
+        if Path(name).stat().st_size > MAX_JSON:
+            raise UserError(f"{name}: not a configuration: larger than {MAX_JSON:,} bytes")
         data = json.loads(Path(name).read_text())
         return NpuConfig.from_dict(data.get("config", data))
     except ConfigError:
         raise
-    except (ValueError, TypeError, AttributeError) as e:
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{name}: not a configuration: {e}") from None
 
 
@@ -159,20 +172,72 @@ def open_session(model, args):
     return Session(model, config=config, backend=args.backend, baud=args.baud)
 
 
+def same_file(a, b) -> bool:
+    """Whether two names are one file."""
+    return Path(a).exists() and Path(b).exists() and os.path.samefile(a, b)
+
+
 def command_run(args) -> int:
-    import numpy as np
+    from lepton.sw.arrays import read_arrays
 
     check_output(args.output)
-    x = pick(load_arrays(args.input), INPUT_KEYS)
+    for name in (args.input, args.model):
+        if same_file(name, args.output):
+            raise UserError(f"--output {args.output}: would be written over {name}; give another name")
+    given = read_arrays(args.input)
     with closing(open_session(args.model, args)) as session:
-        check_input(x, session.input_shape[1:], args.input)
-        y = session.run(x)
+        ends = session.inputs
+        inputs = choose_inputs(given, ends, args.input)
+        if args.float:
+            inputs = {
+                key: end.quantize(inputs[key])
+                for k, end in enumerate(ends)
+                for key in (f"input{k}", end.name)
+                if key in inputs
+            }
+        try:
+            arrays = session.arrange(inputs)
+        except ValueError as e:
+            raise UserError(f"{args.input}: {e}") from None
+        archive = Path(args.output).suffix == ".npz"
+        outputs = session.outputs
+        if len(outputs) > 1 and not archive:
+            raise UserError(
+                f"--output {args.output}: the model has {len(outputs)} outputs; give a name that ends in .npz"
+            )
+        if arrays and not len(arrays[0]):
+            raise UserError(f"{args.input}: shape is {arrays[0].shape}; the model takes {ends[0]} with N at least 1")
+        found = session.run(arrays, reset=args.reset)
+    made = list(found.values()) if isinstance(found, dict) else [found]
+    if args.float:
+        made = [end.dequantize(y) for end, y in zip(outputs, made)]
+    save(args.output, made, [end.name for end in outputs], archive)
     cycles = (session.report or {}).get("cycles")
-    with atomic(args.output) as temporary, open(temporary, "wb") as file:
-        np.save(file, y)
     extra = f", {cycles:,} cycles each" if cycles else ""
-    print(f"{args.output}: {' x '.join(map(str, y.shape))} int8 from {args.backend}{extra}")
+    shapes = ", ".join(f"{' x '.join(map(str, y.shape))} {y.dtype}" for y in made)
+    print(f"{args.output}: {shapes} from {args.backend}{extra}")
     return 0
+
+
+def save(name, arrays, names, archive: bool) -> None:
+    """Write one array as .npy, or all as .npz: as output0, … and by name where no other has it."""
+    import io
+    import zipfile
+
+    import numpy as np
+
+    with atomic(name) as temporary:
+        if not archive:
+            with open(temporary, "wb") as file:
+                np.save(file, arrays[0])
+            return
+        keys = {f"output{k}": y for k, y in enumerate(arrays)}
+        keys |= {n: y for n, y in zip(names, arrays) if n and names.count(n) == 1 and n not in keys}
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
+            for key, y in keys.items():
+                data = io.BytesIO()
+                np.save(data, y)
+                file.writestr(zipfile.ZipInfo(f"{key}.npy"), data.getvalue(), zipfile.ZIP_DEFLATED)
 
 
 def command_compile(args) -> int:
@@ -284,12 +349,25 @@ def build_parser() -> Parser:
         command.add_argument("--baud", type=int, metavar="N", help="of the serial port (default: 1,000,000)")
         command.add_argument("--config", metavar="NAME", help="configuration (default: small; a board tells its own)")
 
-    run = add(
-        "run", command_run, "run a model on inputs from a file", "Run an int8 model; all backends give the same bytes."
+    run = add("run", command_run, "run a model on inputs from a file", "Run a model; all backends give the same bytes.")
+    run.add_argument("model", metavar="MODEL", help=".tflite, or a file from `lepton compile`")
+    run.add_argument(
+        "--input",
+        required=True,
+        metavar="X",
+        help="inputs (N, ...) in the model's types: .npy for one input; .npz by the tensors' names or input0, input1, "
+        "…; x or input for one",
     )
-    run.add_argument("model", metavar="MODEL", help="int8 .tflite, or a file from `lepton compile`")
-    run.add_argument("--input", required=True, metavar="X.npy", help="int8 inputs (N, ...); .npz: the array x or input")
-    run.add_argument("--output", required=True, metavar="Y.npy", help="int8 outputs (N, ...) to write")
+    run.add_argument(
+        "--output",
+        required=True,
+        metavar="Y",
+        help="outputs to write: .npy of one; .npz as output0, output1, … and by the tensors' names",
+    )
+    run.add_argument(
+        "--float", action="store_true", help="real numbers in and out: quantize and dequantize at the ends"
+    )
+    run.add_argument("--reset", action="store_true", help="a model with state starts again before each row")
     backend(run, "golden")
 
     comp = add("compile", command_compile, "compile a model to a file that runs in its place")
@@ -331,7 +409,7 @@ def build_parser() -> Parser:
     )
     backend(sim, "rtl")
     add("devices", command_devices, "list the serial ports, for --backend serial:PORT")
-    for module in (check, bench, profile, fpga_build):
+    for module in (frontends, evaluate, check, info, bench, profile, fpga_build):
         module.add_parser(commands)
     return parser
 

@@ -5,18 +5,21 @@ import json
 import struct
 import zipfile
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import numpy as np
 
+from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler import CompileError, HostStep, Layer, NpuStep, Place, Program
+from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.graph.reader import load_model
 
 FORMAT = 1
 MAGIC = b"PK\x03\x04"
+MAX_INDEX, MAX_EXTERNAL, MAX_ROWS = 1 << 24, 1 << 27, 1 << 20
 DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, KeyError, TypeError, ValueError, EOFError,
-          OSError, RuntimeError)  # fmt: skip
+          AttributeError, OSError, RuntimeError)  # fmt: skip
 """What reading a damaged archive raises."""
 
 
@@ -46,31 +49,125 @@ def dump_program(program: Program, source: bytes) -> bytes:
 
 
 def parse_program(data: bytes) -> Program:
-    """A program from the bytes of a program file. Raises CompileError when they are not one."""
+    """A program from the bytes of a program file. Raises CompileError when they are not one.
+
+    A program file is data that anybody may have made: no member is unpacked beyond what its configuration can hold, and
+    all that the session will follow (steps, places, layers) is checked here.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if "program.json" not in archive.namelist():
                 raise CompileError("a zip archive, not a program of `lepton compile`: give the .tflite in it")
-            index = json.loads(archive.read("program.json"))
-            if index["format"] != FORMAT:
-                raise CompileError(
-                    f"program file has format {index['format']}, this version reads {FORMAT}: compile the model again"
-                )
-            model = load_model(archive.read("model.tflite"))
-            steps = [NpuStep(s["pc"]) if s["kind"] == "NpuStep" else HostStep(s["operator"]) for s in index["steps"]]
-            return Program(
-                config=NpuConfig.from_dict(index["config"]),
-                model=model,
-                tiles=archive.read("weights.bin"),
-                external=archive.read("external.bin"),
-                params=archive.read("params.bin"),
-                words=[int(w) for w in np.frombuffer(archive.read("program.bin"), "<u8")],
-                steps=steps,
-                places={int(t): Place(**p) for t, p in index["places"].items()},
-                layers=[Layer(**{**entry, "operators": tuple(entry["operators"])}) for entry in index["layers"]],
-                peak_bytes=index["peak_bytes"],
-            )
+            return _parse(archive)
     except CompileError:
         raise
     except DAMAGE as error:
         raise CompileError(f"program file is damaged ({error}): compile the model again") from None
+
+
+def _parse(archive: zipfile.ZipFile) -> Program:
+    index = json.loads(_member(archive, "program.json", MAX_INDEX))
+    if index["format"] != FORMAT:
+        raise CompileError(
+            f"program file has format {index['format']}, this version reads {FORMAT}: compile the model again"
+        )
+    config = NpuConfig.from_dict(index["config"])
+    model = load_model(_member(archive, "model.tflite", MAX_FILE_BYTES), index["name"])
+    limit = {r: isa.depth(r, config) * isa.word_bytes(r, config) for r in isa.Region}
+    external = config.external_bytes or MAX_EXTERNAL
+    words = np.frombuffer(_member(archive, "program.bin", limit[isa.Region.PROGRAM]), "<u8")
+    program = Program(
+        config=config,
+        model=model,
+        tiles=_member(archive, "weights.bin", limit[isa.Region.WEIGHT]),
+        external=_member(archive, "external.bin", external),
+        params=_member(archive, "params.bin", limit[isa.Region.PARAM]),
+        words=[int(w) for w in words],
+        steps=[_step(s) for s in index["steps"]],
+        places={int(t): _plain(Place, p) for t, p in index["places"].items()},
+        layers=[_plain(Layer, entry) for entry in index["layers"]],
+        peak_bytes=_integer(index["peak_bytes"], "peak_bytes"),
+    )
+    _check(program)
+    return program
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    info = archive.getinfo(name)
+    if info.file_size > limit:
+        raise ValueError(f"{name} has {info.file_size:,} bytes, at most {limit:,} are possible")
+    return archive.read(info)
+
+
+def _integer(value, what: str) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 40:
+        raise ValueError(f"{what} is {str(value)[:40]}, not a number")
+    return value
+
+
+def _step(entry: dict) -> HostStep | NpuStep:
+    kinds: dict[str, type[HostStep] | type[NpuStep]] = {"HostStep": HostStep, "NpuStep": NpuStep}
+    return _plain(kinds[entry["kind"]], {k: v for k, v in entry.items() if k != "kind"})
+
+
+def _plain(kind, entry: dict):
+    """A dataclass of numbers, names, tuples of numbers and tables of numbers, from JSON."""
+    values = {}
+    for field in fields(kind):
+        value, what = entry.pop(field.name), f"{field.name} of a {kind.__name__}"
+        if isinstance(value, list):
+            values[field.name] = tuple(_integer(v, what) for v in value)
+        elif isinstance(value, dict):
+            values[field.name] = {k: v if k == "zero_point" else _integer(v, what) for k, v in value.items()}
+        elif isinstance(value, str) or value is None and field.name == "stack":
+            values[field.name] = value
+        else:
+            values[field.name] = _integer(value, what)
+    if entry:
+        raise ValueError(f"a {kind.__name__} has {', '.join(entry)}")
+    return kind(**values)
+
+
+def _check(program: Program) -> None:
+    """Whether what a session follows leads somewhere."""
+    model, act_bytes = program.model, program.config.act_bytes
+    operators = {op.index for op in model.operators}
+    starts = [s.pc for s in program.steps if isinstance(s, NpuStep)]
+    for step in program.steps:
+        if isinstance(step, HostStep) and step.operator not in operators:
+            raise ValueError(f"a step is operator {step.operator}, which the model does not have")
+        if isinstance(step, NpuStep) and step.pc >= len(program.words):
+            raise ValueError(f"a step starts at word {step.pc} of {len(program.words)}")
+    for layer in program.layers:
+        if not operators.issuperset(layer.operators):
+            raise ValueError(f"layer {layer.name[:40]} has an operator that the model does not have")
+        if not any(pc <= layer.first_word for pc in starts) or layer.end_word > len(program.words):
+            raise ValueError(f"no step runs layer {layer.name[:40]}")
+    for t, place in program.places.items():
+        if not 0 <= t < len(model.tensors):
+            raise ValueError(f"a place of tensor {t}, which the model does not have")
+        size = model.tensors[t].nbytes
+        if place.address + max(size, place.size) > act_bytes and place.stack is None:
+            raise ValueError(f"tensor {t} lies outside the memory")
+        if place.stack is not None:
+            _check_stack(place, size, act_bytes)
+
+
+STACK = "h w c top bottom left right kernel stride dilation out_h zero_point size".split()
+
+
+def _check_stack(place: Place, size: int, act_bytes: int) -> None:
+    """Whether an input laid out for a convolution (`Program.pack_input`) is the input, and fits."""
+    stack = place.stack or {}
+    if sorted(stack) != sorted(STACK):
+        raise ValueError("the layout of an input is not one")
+    rows, columns = stack["h"] + stack["top"] + stack["bottom"], stack["w"] + stack["left"] + stack["right"]
+    last = (stack["out_h"] - 1) * stack["stride"] + (stack["kernel"] - 1) * stack["dilation"]
+    made = stack["out_h"] * columns * stack["kernel"] * stack["c"]
+    if (
+        stack["h"] * stack["w"] * stack["c"] != size
+        or not 0 <= last < rows <= MAX_ROWS
+        or place.address + max(made, place.size) > act_bytes
+        or stack["zero_point"] not in range(-128, 128)
+    ):
+        raise ValueError("the layout of an input does not fit it")

@@ -1,5 +1,7 @@
 """Run a model: `Session(model, config=..., backend=...).run(x)`."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +11,34 @@ from lepton.rtl.spec.config import NpuConfig, get_config
 from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.compiler import HostStep, Program, compile_model
 from lepton.sw.device.link import Device, LinkError
-from lepton.sw.graph.model import Model, ModelError
+from lepton.sw.graph.model import MAX_FILE_BYTES, STORED, Model, ModelError, Operator, Tensor, need
 from lepton.sw.graph.reader import load_model
 from lepton.sw.program_file import MAGIC, parse_program
 from lepton.sw.reference import golden
+from lepton.sw.reference.state import State
 
 
 def read_source(path: str | Path) -> bytes:
     """Bytes of a model or program file. Raises ModelError when it cannot be read."""
     try:
+        size = Path(path).stat().st_size
+        need(size <= MAX_FILE_BYTES, path, f"{size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
         return Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}): check the path") from None
+
+
+def most_vectors(model: Model) -> int:
+    """More vectors than the program of a model multiplies: each takes part in a product or carries a byte."""
+    most = 1 << 20
+    for op in model.operators:
+        tensors = [model.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
+        most += 4 * sum(t.size for t in tensors)
+        weights = [t for t in tensors if t.constant and len(t.shape) > 1]
+        if weights and op.outputs:
+            channels = weights[0].shape[-1 if op.op == "DEPTHWISE_CONV_2D" else 0]
+            most += 4 * model.tensors[op.outputs[0]].size * (weights[0].size // max(channels, 1))
+    return min(most, MAX_VECTORS)
 
 
 class _IssEngine:
@@ -29,7 +47,7 @@ class _IssEngine:
     def __init__(self, config: NpuConfig, program: Program):
         from lepton.sw.reference.iss import Iss
 
-        self.iss = Iss(config)
+        self.iss = Iss(config, limit=most_vectors(program.model))
         if not config.external_bytes:
             self.iss.external = program.external
         for region, data in program.images():
@@ -70,12 +88,56 @@ class _DeviceEngine:
         }
 
 
+@dataclass(frozen=True)
+class End:
+    """An input or output of a model, as TFLite's interpreter describes it. Without quantization its scale is 0."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: float
+    zero_point: int
+    row: tuple[int, ...]
+    """Shape of one value in an array of many, (N, *row): `shape` without a leading 1."""
+
+    def __str__(self) -> str:
+        """Type and shape of an array of many."""
+        return f"{self.dtype} (N, {', '.join(map(str, self.row))})".replace(", )", ",)")
+
+    @classmethod
+    def of(cls, t: Tensor) -> "End":
+        scale = float(t.scale) if len(t.scales) == 1 else 0.0
+        return cls(t.name, t.shape, np.dtype(STORED[t.dtype]), scale, t.zero_point if scale else 0, t.row)
+
+    def quantize(self, x: np.ndarray) -> np.ndarray:
+        """Real numbers as this end's integers, rounded half away from zero as TFLite does; what has no scale stays."""
+        if not self.scale or self.dtype.kind == "f":
+            return np.asarray(x).astype(self.dtype)
+        limits = np.iinfo(self.dtype)
+        y = np.asarray(x, np.float32) / np.float32(self.scale)
+        rounded = np.trunc(y + np.copysign(np.float32(0.5), y)).astype(np.float64) + self.zero_point
+        return np.clip(rounded, limits.min, limits.max).astype(self.dtype)
+
+    def dequantize(self, q: np.ndarray) -> np.ndarray:
+        """The real numbers, float32; what has no scale stays."""
+        if not self.scale or self.dtype.kind == "f":
+            return q
+        return ((q.astype(np.float64) - self.zero_point) * self.scale).astype(np.float32)
+
+
+MAX_VECTORS = 1 << 30
+"""No program runs longer on the instruction set simulator."""
+Arrays = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
+
+
 class Session:
     """A model ready to run on one backend.
 
     Parameters: `model` path of a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
     (a compiled program brings its own, a board tells it; else `small`); `backend` one of `golden`, `iss`, `rtl`,
     `serial:PORT`; `baud` of the serial port.
+    Arrays are (N, ...), a row an inference, with the tensor's shape behind N; its leading 1 is left out where it has
+    one. A model with state carries it from row to row and from run to run, until `reset`.
     Raises ModelError, CompileError, ConfigError, or the backend's error, each with one line. After a LinkError the next
     `run` connects and loads again.
     """
@@ -100,9 +162,18 @@ class Session:
             if source.startswith(MAGIC):
                 self._program = parse_program(source)
                 self.model = self._program.model
-                config = self._program.config
+                wanted = get_config(config) if isinstance(config, str) else config
+                found = self._program.config
+                if wanted not in (None, found):
+                    raise ModelError(
+                        f"{model}: compiled for configuration {found.name!r}, not for {wanted.name!r}: compile the "
+                        "model for that, or leave the configuration out"
+                    )
+                config = found
             else:
-                self.model = load_model(model)
+                self.model = load_model(source, Path(model).stem)
+        self.state = State(self.model)
+        """What the model keeps from one inference to the next."""
         self.config = config if isinstance(config, NpuConfig) else get_config(config or "small")
         self._told = config is not None  # a board must have just this configuration
         self._engine: _IssEngine | _DeviceEngine | None = None
@@ -118,45 +189,81 @@ class Session:
         return self._program
 
     @property
+    def inputs(self) -> list[End]:
+        return [End.of(self.model.tensors[i]) for i in self.model.inputs]
+
+    @property
+    def outputs(self) -> list[End]:
+        return [End.of(self.model.tensors[i]) for i in self.model.outputs]
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.model.tensors[self.model.inputs[0]].shape)
+        """Shape of the first input's tensor."""
+        return self.inputs[0].shape
 
-    def check_input(self, x: np.ndarray) -> np.ndarray:
-        """Raises ModelError unless x is int8 of shape (N, ...) with the model's shape behind N."""
-        want = self.input_shape[1:]
-        if x.dtype != np.int8:
-            raise ModelError(
-                f"input has type {x.dtype}, the model takes int8: quantize it with the input's scale and zero point"
-            )
-        if x.ndim < 1 or tuple(x.shape[1:]) != want:
-            raise ModelError(f"input has shape {tuple(x.shape)}, the model takes (N, {', '.join(map(str, want))})")
-        return x
+    def arrange(self, x: Arrays) -> list[np.ndarray]:
+        """The arrays for a run, in the order of the inputs, checked: types, shapes, as many rows each.
 
-    def run(self, x: np.ndarray, progress=None) -> np.ndarray:
-        """Infer (N, ...) int8 to (N, ...) int8; `progress(done, total)` is called after each."""
-        x = self.check_input(np.asarray(x))
-        if self.backend == "golden":
-            outputs = []
-            for i in range(len(x)):
-                outputs.append(golden.run(self.model, x[i : i + 1])[0])
-                if progress:
-                    progress(i + 1, len(x))
-            return np.stack(outputs) if outputs else np.zeros((0, *self._output_shape()), np.int8)
-        outputs, reports = [], []
+        x: an array for a model with one input; else a list, or a mapping by names of tensors or `input0`, `input1`, …
+        Raises ModelError.
+        """
+        ends, name = self.inputs, self.model.name
+        if isinstance(x, Mapping):
+            arrays = by_name(x, ends, name)
+        elif isinstance(x, (list, tuple)) and not (len(ends) == 1 and len(x) != 1):
+            arrays = [np.asarray(a) for a in x]
+        else:
+            arrays = [np.asarray(x)]
+        given = f"{len(arrays)} array{'s' * (len(arrays) != 1)}"
+        takes = "no inputs" if not ends else f"{len(ends)} inputs: " + ", ".join(end.name for end in ends)
+        need(len(arrays) == len(ends), name, f"{given} for {takes if len(ends) != 1 else 'one input'}")
+        for end, a in zip(ends, arrays):
+            what = "input" if len(ends) == 1 else f"input {end.name!r}"
+            if a.dtype != end.dtype or a.shape[1:] != end.row or not a.ndim:
+                hint = ""
+                if a.dtype != end.dtype and end.scale:
+                    hint = f": quantize it with scale {end.scale:g} and zero point {end.zero_point}"
+                elif a.shape == end.row:
+                    hint = "; add the leading N with x[None]"
+                raise ModelError(f"{what} is {a.dtype} {a.shape}, the model takes {end}{hint}")
+            need(len(a) == len(arrays[0]), what, f"{len(a)} rows, {len(arrays[0])} of the first input")
+        return arrays
+
+    def run(
+        self, x: Arrays, progress: Callable[[int, int], None] | None = None, reset: bool = False
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Infer row after row; `progress(done, total)` is called after each.
+
+        x: as for `arrange`. Returns (N, ...) of the output, or of several by name (`output0`, … where not unique).
+        reset: state starts again before each row. Raises ModelError.
+        """
+        arrays = self.arrange(x)
+        count, reports = len(arrays[0]) if arrays else 1, []
+        ends = self.outputs
+        out = [np.zeros((count, *end.row), end.dtype) for end in ends]
+        shapes = [end.shape for end in self.inputs]
         try:
-            if self._engine is None:
+            if self.backend != "golden" and self._engine is None:
                 self._engine = self._open()
-            for i in range(len(x)):
-                out, report = self._infer(x[i])
-                outputs.append(out)
+            for i in range(count):
+                if reset:
+                    self.reset()
+                values, report = self._infer([a[i].reshape(s) for a, s in zip(arrays, shapes)])
                 reports.append(report)
+                for y, value, end in zip(out, values, ends):
+                    y[i] = value.reshape(end.row)
                 if progress:
-                    progress(i + 1, len(x))
+                    progress(i + 1, count)
         except LinkError:
             self.close()
             raise
-        self.report = self._summarise(reports)
-        return np.stack(outputs) if outputs else np.zeros((0, *self._output_shape()), np.int8)
+        if self.backend != "golden":
+            self.report = self._summarise(reports)
+        return out[0] if len(out) == 1 else dict(zip(output_names(ends), out))
+
+    def reset(self) -> None:
+        """State starts again, as in a new session."""
+        self.state.reset()
 
     def close(self) -> None:
         """Let go of the backend; the next `run` opens it again."""
@@ -164,9 +271,6 @@ class Session:
         if self._device is not None:
             self._device.close()
         self._device = None
-
-    def _output_shape(self):
-        return tuple(self.model.tensors[self.model.outputs[0]].shape)[1:]
 
     def _connect(self) -> Device:
         """The board. Its configuration becomes the session's; raises ModelError if another one was asked for."""
@@ -202,32 +306,43 @@ class Session:
 
         return _DeviceEngine(open_device(self.config, self.program.external), self.program)
 
-    def _infer(self, x):
-        """One inference: inputs in, steps in order, output out."""
+    def _infer(self, inputs: list[np.ndarray]) -> tuple[list[np.ndarray], dict]:
+        """One inference: inputs in, steps in order, outputs out, all in the tensors' shapes."""
+        if self.backend == "golden":
+            return golden.run_graph(self.model, inputs, self.state), {}
         program, engine, model = self.program, self._engine, self.model
-        values: dict[int, np.ndarray] = {}  # tensors the host holds
-        in_memory = set()
-        reshaped = {op.outputs[0]: op.inputs[0] for op in model.operators if op.op == "RESHAPE"}
+        assert engine is not None
+        values = dict(zip(model.inputs, inputs))  # tensors the host holds
+        operators = {op.index: op for op in model.operators}
+        computed = {i for layer in program.layers for i in layer.operators}
+        computed.update(step.operator for step in program.steps if isinstance(step, HostStep))
+        views = {t: op for op in model.operators if op.index not in computed for t in op.outputs}
 
-        def fetch(t):
-            if t in reshaped:
-                return fetch(reshaped[t]).reshape(model.tensors[t].shape)
+        def fetch(t: int) -> np.ndarray:
+            """Value of a tensor: the host's, a view of another one, or from the device."""
+            tensor = model.tensors[t]
+            if tensor.data is not None:
+                return tensor.data
+            if t not in values and t in views:
+                compute(views[t])
             if t not in values:
-                tensor = model.tensors[t]
-                place = program.places[t]
-                count = int(np.prod(tensor.shape))
-                values[t] = np.frombuffer(engine.read(place.address, count), np.int8).reshape(tensor.shape)
+                kind = np.dtype(STORED[tensor.dtype])
+                data = engine.read(program.places[t].address, tensor.size * kind.itemsize)
+                values[t] = np.frombuffer(data, kind).reshape(tensor.shape)
             return values[t]
 
-        values[model.inputs[0]] = x.reshape(self.input_shape)
+        def compute(op: Operator) -> None:
+            """An operator on the host."""
+            feeds = {t: fetch(t) for t in op.inputs if t >= 0 and not model.tensors[t].variable}
+            values.update(zip(op.outputs, golden.run_operator(model, op, feeds, self.state), strict=True))
+
         report = {"cycles": 0, "causes": {cause.name.lower(): 0 for cause in isa.Cause}}
         host_written = set(model.inputs)
-        operators = {op.index: op for op in model.operators}
+        in_memory: set[int] = set()
         for step in program.steps:
             if isinstance(step, HostStep):
                 op = operators[step.operator]
-                feeds = {t: fetch(t) for t in op.inputs if t >= 0 and model.tensors[t].data is None}
-                values.update(zip(op.outputs, golden.run_operator(model, op, feeds), strict=True))
+                compute(op)
                 host_written.update(op.outputs)
                 continue
             for t in sorted(host_written - in_memory):
@@ -239,8 +354,7 @@ class Session:
                 report["cycles"] += result["cycles"]
                 for name, cycles in result["causes"].items():
                     report["causes"][name] += cycles
-        out = fetch(model.outputs[0])
-        return out.reshape(self._output_shape()), report
+        return [fetch(t) for t in model.outputs], report
 
     def _summarise(self, reports):
         """Cycles of one inference (`same_cycles`: every run took the same), causes and utilization."""
@@ -254,3 +368,26 @@ class Session:
             "utilization": self.program.macs / (self.config.macs_per_cycle * first["cycles"]),
             "same_cycles": all(r == first for r in reports),
         }
+
+
+def by_name(x: Mapping[str, np.ndarray], ends: Sequence[End], name: str) -> list[np.ndarray]:
+    """Arrays of a mapping in the order of the ends, by the tensors' names or `input0`, … Raises ModelError."""
+    names = [end.name for end in ends]
+    arrays, used = [], set()
+    for k, end in enumerate(ends):
+        keys = [f"input{k}"] + [end.name] * (names.count(end.name) == 1)
+        found = [key for key in keys if key in x]
+        need(
+            found, name, f"no array for its input {end.name!r} (input{k}); given: {', '.join(map(str, x)) or 'nothing'}"
+        )
+        used.update(found)
+        arrays.append(np.asarray(x[found[0]]))
+    unknown = [key for key in x if key not in used]
+    need(not unknown, name, f"no input {', '.join(map(str, unknown))}; its inputs: {', '.join(names)}")
+    return arrays
+
+
+def output_names(ends: Sequence[End]) -> list[str]:
+    """A name for each: its own where no other has it, else `output0`, …"""
+    names = [end.name for end in ends]
+    return [n if n and names.count(n) == 1 else f"output{k}" for k, n in enumerate(names)]

@@ -12,7 +12,20 @@ def shared_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
+def shared(tmp_path_factory) -> Path:
+    """Folder with `models` and `zoo`: the reference models or, where they are not there, stand-ins made now."""
+    folder = shared_folder()
+    if (folder / "models").is_dir():
+        return folder
+    pytest.importorskip("tflite_micro", reason="tflite_micro is not installed: nothing to expect")
+    import standins
+
+    return standins.make(tmp_path_factory.mktemp("standins"))
+
+
+@pytest.fixture(scope="session")
+def reference_files() -> Path:
+    """Folder of the reference models themselves, for what depends on their weights or data."""
     folder = shared_folder()
     if not (folder / "models").is_dir():
         pytest.skip(f"no reference models at {folder}: set LEPTON_SHARED")

@@ -69,6 +69,12 @@ def bias(n):
     return ((n,), np.full(n, 0.0002), 0, RNG.integers(-20000, 20000, n).astype(np.int32), 0)
 
 
+@pytest.mark.parametrize("op, scale, zero", [("LOGISTIC", 1 / 256, -128), ("TANH", 1 / 128, 0)])
+@pytest.mark.parametrize("of_input", [9.0, 15.9, 16.0, 64.5])
+def test_functions_of_large_scales(op, scale, zero, of_input):
+    compare(one_operator(op, [act((1, 256), of_input, 90), act((1, 256), scale, zero)], [0], [1]))
+
+
 @pytest.mark.parametrize("scale, zero", [(0.05, 3), (0.0005, -128), (0.0231, 90), (0.4, 127), (1.7, -7)])
 @pytest.mark.parametrize("op", ["LOGISTIC", "TANH", "RELU", "RELU6", "HARD_SWISH", "LEAKY_RELU", "QUANTIZE", "SOFTMAX"])
 def test_unary_operators(op, scale, zero):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tflite
 from test_golden import act, ints, weights
 
 from lepton.sw.graph.model import ModelError
@@ -42,6 +43,15 @@ def test_reads_a_convolution():
     assert w.data.shape == (6, 3, 3, 3) and w.quant_axis == 0 and len(w.scales) == 6 and not w.data.flags.writeable
 
 
+def test_a_code_that_only_the_newer_field_has():
+    """TFLM reads it; PAD has room in the older field, which is left at 0, that is ADD."""
+    tensors = [act((1, 2, 3)), ints([[0, 0], [1, 0], [0, 2]]), act((1, 3, 5))]
+    data = bytearray(one_operator("PAD", tensors, [0, 1], [2]))
+    table = tflite.Model.GetRootAsModel(data, 0).OperatorCodes(0)._tab
+    data[table.Offset(4) + table.Pos] = 0
+    assert [op.op for op in load_model(bytes(data)).operators] == ["PAD"]
+
+
 def test_reads_from_a_path(shared):
     model = load_model(shared / "zoo" / "fc_mlp.tflite")
     assert model.name == "fc_mlp" and [o.op for o in model.operators] == [
@@ -68,7 +78,7 @@ def test_reads_from_a_path(shared):
         (lambda: conv(w=act((6, 3, 3, 3))), "must be constant"),
         (lambda: conv(w=ints(np.zeros((6, 3, 3, 3)))), "not int8"),
         (lambda: conv(w=((6, 3, 3, 3), 0.1, 0, np.zeros(7, np.int8), 0)), "bytes of data"),
-        (lambda: one_operator("FLOOR", [act((1, 4)), act((1, 4))], [0], [1]), "operator not supported"),
+        (lambda: one_operator("UNIQUE", [act((1, 4)), act((1, 4))], [0], [1]), "operator not supported"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4))], [7], [1], graph_inputs=[0]), "tensor index 7"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4))], [1], [1], graph_inputs=[0]), "not computed before"),
         (lambda: one_operator("RELU", [act((1, 4)), act((1, 4))], [0, 0], [1], graph_inputs=[0]), "2 inputs"),

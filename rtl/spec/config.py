@@ -154,6 +154,10 @@ class NpuConfig:
         unknown = sorted(set(data) - known)
         if unknown:
             raise ConfigError(f"config: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        for f in fields(cls):
+            kind = type(f.default)
+            if f.name in data and type(data[f.name]) is not kind:
+                raise ConfigError(f"config: {f.name}={str(data[f.name])[:40]!r}: must be of type {kind.__name__}")
         return cls(**data)
 
 

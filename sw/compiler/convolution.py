@@ -7,6 +7,7 @@ import numpy as np
 from lepton.sw.compiler.elementwise import add_entries, add_tails
 from lepton.sw.compiler.emitter import Block, Emitter, Feed, Span, Tile, Window, onto
 from lepton.sw.compiler.pooling import onto_pooled
+from lepton.sw.compiler.strided import paired_sum
 from lepton.sw.graph.model import Operator
 from lepton.sw.reference import quantities
 
@@ -95,15 +96,13 @@ def convolution_tiles(e: Emitter, op: Operator, k: Window) -> list[list[Tile]]:
         weights = np.zeros((cout, k.kh, k.kw, k.c), np.int8)
         for j in range(cout):
             weights[j, :, :, j // (cout // k.c)] = data[0, :, :, j]
+    if weights is not None and k.dx == 1:
+        return dense_tiles(e, weights, k)
     groups = []
     for g in range(0, cout, cols):
         tiles, n = [], min(cols, cout - g)
         for ky in range(k.kh):
             y, offset = ky * k.dy, ky * k.dy * k.w * k.c
-            if weights is not None and k.dx == 1:
-                run = weights[g : g + n, ky].reshape(n, k.kw * k.c).T
-                tiles += e.chunk_tiles(run, offset, 0, y)
-                continue
             for kx in range(k.kw):
                 low, run = 0, None
                 if weights is not None:
@@ -112,6 +111,18 @@ def convolution_tiles(e: Emitter, op: Operator, k: Window) -> list[list[Tile]]:
                     low, run = _grouped_runs(data, op, k, g, n, ky, kx)
                 x = kx * k.dx * k.c + low
                 tiles += e.chunk_tiles(run, offset + x, x, y)
+        groups.append(tiles)
+    return groups
+
+
+def dense_tiles(e: Emitter, weights: np.ndarray, k: Window) -> list[list[Tile]]:
+    """Groups of tiles of (cout, kh, kw, cin) weights without gaps in a row: kernel rows cut into chunks."""
+    cols, groups = e.config.cols, []
+    for g in range(0, len(weights), cols):
+        tiles, part = [], weights[g : g + cols]
+        for ky in range(k.kh):
+            run = part[:, ky].reshape(len(part), -1).T
+            tiles += e.chunk_tiles(run, ky * k.dy * k.w * k.c, 0, ky * k.dy)
         groups.append(tiles)
     return groups
 
@@ -145,33 +156,130 @@ def streamed_tiles(e: Emitter, op: Operator, k: Window) -> list[list[Tile]]:
     return groups
 
 
-def paired_sum(e: Emitter, tiles: list[Tile]) -> np.ndarray:
-    """What a column of paired PEs adds besides the products, to be taken from the bias."""
-    if e.config.pe != "paired":
-        return np.zeros(e.config.cols, np.int64)
-    return sum((t.weights[0::2].astype(np.int64) * t.weights[1::2]).sum(axis=0) for t in tiles)
+class Products:
+    """Sums of products with their scale: tiles and parameters are added at once, then `write` emits instructions.
+
+    `oh` x `ow` outputs of `cout` channels, read as `feed` says. They go to every `step`th row and column of a map
+    `width` wide, from `first` on.
+    """
+
+    def __init__(self, e: Emitter, op: Operator, feed: Feed, oh: int, ow: int, cout: int):
+        self.e, self.op, self.feed, self.oh, self.ow, self.cout = e, op, feed, oh, ow, cout
+        self.first, self.step, self.width = (0, 0), (1, 1), ow
+        self.streamed = False
+        self.window: Window | None = None
+
+    def add(self, groups: list[list[Tile]], sums: np.ndarray):
+        """Tiles of each group of channels, and parameters. `sums`: of each channel's weights."""
+        e, op = self.e, self.op
+        # A group without any weight still needs one tile, to write zeros.
+        empty = Tile(np.zeros((e.config.rows, e.config.cols), np.int8), 0, 0, 0)
+        groups = [tiles or [empty] for tiles in groups]
+        self.spans = e.add_tiles(groups, external=op.index in e.external)
+        e.layer_tiles[op.index] = e.layer_tiles.get(op.index, 0) + sum(span.count for span in self.spans)
+        multipliers, shifts, bias, in_zp, out_zp, low, high = quantities.conv_parameters(e.model, op)
+        # The input's zero point and what pairs of weights add are taken from the bias.
+        extra = np.concatenate([paired_sum(e, tiles) for tiles in groups])[: self.cout]
+        folded = bias.astype(np.int64) - in_zp * sums - extra
+        self.param = e.add_param(zip(folded.tolist(), multipliers.tolist(), shifts.tolist()))
+        self.scale = {"zero_point": int(out_zp), "low": int(low), "high": int(high), "clamp": 1}
+
+    def width_limit(self) -> int | None:
+        """Outputs in a row of a block, where that is limited."""
+        return None
+
+    def multiply(self, block: Block, group: int, count: int, **values):
+        """LOAD and MUL of `count` groups of channels for a block of outputs."""
+        e = self.e
+        spans = self.spans[group : group + count]
+        e.load(Span(spans[0].first, sum(s.count for s in spans), spans[0].external))
+        e.mul(self.feed, block, groups=count, **values)
+
+    def onto(self, block: Block, address: int) -> dict:
+        """TAIL fields that write a block to the map at `address`."""
+        oy, ox, _, _ = block
+        (y, x), (sy, sx), pixel = self.first, self.step, self.cout
+        return onto(block, 0, self.ow, self.cout) | {
+            "address": address + ((y + oy * sy) * self.width + x + ox * sx) * pixel,
+            "out_x": sx * pixel,
+            "out_y": sy * self.width * pixel,
+        }
+
+    def write(self, out: int):
+        """Blocks of outputs, each with all groups of channels; small ones with several groups in a bank."""
+        e, cols, limit, cout = self.e, self.e.config.cols, self.e.config.acc_depth, self.cout
+        n_groups = len(self.spans)
+        for block in e.blocks(self.oh, self.ow, limit, width_limit=self.width_limit()):
+            pixels = block[2] * block[3]
+            work = pixels * self.spans[0].count
+            share = 1 if work >= MIN_TILE_PASS else max(1, min(-(-MIN_TILE_PASS // work), limit // pixels))
+            stack = int(share > 1)
+            step = share if stack else n_groups
+            for g in range(0, n_groups, step):
+                n = min(step, n_groups - g)
+                self.multiply(block, g, n, release=1, stack=stack)
+                e.tail(
+                    **self.scale,
+                    **self.onto(block, e.place(out).address + g * cols),
+                    param=self.param + g * cols,
+                    take=1,
+                    release=1,
+                    stack=stack,
+                    group_step=cols,
+                    channels=min(cout - g * cols, n * cols),
+                )
 
 
-class Convolution:
-    """One operator with weights: its tiles and parameters are added at once, then `write*` emits its instructions."""
+def write_transposed(e: Emitter, op: Operator, out: int):
+    """TRANSPOSE_CONV: each phase of the outputs, `stride` apart, is a convolution with the weights that meet it.
+
+    With stride s and padding p, output y gets input i through kernel row y + p - i * s: of q = (y + p) div s the rows
+    r + s * j, r = (y + p) mod s, with inputs q - j.
+    """
+    _, h, w, c = e.tensor(op.inputs[2]).shape
+    _, oh, ow, cout = e.tensor(out).shape
+    o, data = op.options, np.asarray(e.tensor(op.inputs[1]).data, np.int8)
+    zero_point = e.tensor(op.inputs[2]).zero_point
+    sides = []
+    for size, s, kernel, pad in (
+        (oh, o["stride_h"], o["filter_h"], o["pad_h"]),
+        (ow, o["stride_w"], o["filter_w"], o["pad_w"]),
+    ):
+        phases = []
+        for r in range(s):
+            first, taps = (r - pad) % s, len(range(r, kernel, s))
+            if first < size:
+                phases.append((r, first, len(range(first, size, s)), taps, taps - 1 - (first + pad) // s))
+        sides.append(phases)
+    sy, sx = o["stride_h"], o["stride_w"]
+    for ry, y, ny, kh, top in sides[0]:
+        for rx, x, nx, kw, left in sides[1]:
+            weights = data[:, ry::sy, rx::sx][:, ::-1, ::-1]
+            feed = Feed(e.place(op.inputs[2]).address, h, w, c, 1, 1, top, left, zero_point)
+            phase = Products(e, op, feed, ny, nx, cout)
+            phase.first, phase.step, phase.width = (y, x), (sy, sx), ow
+            window = Window(h, w, c, ny, nx, kh, kw, 1, 1, 1, 1, top, left)
+            phase.add(dense_tiles(e, weights, window), weights.astype(np.int64).sum(axis=(1, 2, 3)))
+            phase.write(out)
+
+
+class Convolution(Products):
+    """One operator with weights, alone (`write`) or fused (`write_*`)."""
 
     def __init__(self, e: Emitter, op: Operator):
-        self.e, self.op = e, op
+        data = np.asarray(e.tensor(op.inputs[1]).data, np.int8)
         zero_point = e.tensor(op.inputs[0]).zero_point
         address, stack = e.place(op.inputs[0]).address, e.place(op.inputs[0]).stack
-        self.window = None if op.op == "FULLY_CONNECTED" else Window.of(e.model, op)
-        self.streamed = False
-        self.cout = e.tensor(op.outputs[0]).shape[-1]
-        k = self.window
-        if k is None:
-            weights = dense_weights(e, op).reshape(self.cout, -1)
-            inputs = weights.shape[1]
-            self.oh, self.ow = e.tensor(op.inputs[0]).size // inputs, 1
-            self.feed = Feed(address, self.oh, 1, inputs, zero_point=zero_point)
-            groups = flat_tiles(e, weights.T)
+        if op.op == "FULLY_CONNECTED":
+            inputs = data.shape[1]
+            rows = e.tensor(op.inputs[0]).size // inputs
+            super().__init__(e, op, Feed(address, rows, 1, inputs, zero_point=zero_point), rows, 1, data.shape[0])
+            groups = flat_tiles(e, data.T)
         else:
-            self.oh, self.ow = k.oh, k.ow
-            self.feed = Feed(address, k.h, k.w, k.c, k.sy, k.sx, k.top, k.left, zero_point)
+            k = Window.of(e.model, op)
+            feed = Feed(address, k.h, k.w, k.c, k.sy, k.sx, k.top, k.left, zero_point)
+            super().__init__(e, op, feed, k.oh, k.ow, e.tensor(op.outputs[0]).shape[3])
+            self.window = k
             self.streamed = streams(op, k)
             if self.streamed:
                 groups = streamed_tiles(e, op, k)
@@ -182,24 +290,8 @@ class Convolution:
                 groups = flat_tiles(e, flat.reshape(-1, self.cout))
             else:
                 groups = convolution_tiles(e, op, k)
-        # A group without any weight still needs one tile, to write zeros.
-        empty = Tile(np.zeros((e.config.rows, e.config.cols), np.int8), 0, 0, 0)
-        groups = [tiles or [empty] for tiles in groups]
-        entries, zero, low, high = self._entries(groups)
-        self.spans = e.add_tiles(groups, external=op.index in e.external)
-        e.layer_tiles[op.index] = sum(span.count for span in self.spans)
-        self.param = e.add_param(entries)
-        self.scale = {"zero_point": zero, "low": low, "high": high, "clamp": 1}
-
-    def _entries(self, groups):
-        """Parameter entries (bias with input zero point and pairing folded in), output zero point and clamp."""
-        multipliers, shifts, bias, in_zp, out_zp, low, high = quantities.conv_parameters(self.e.model, self.op)
-        data = np.asarray(self.e.tensor(self.op.inputs[1]).data, np.int64)
-        depthwise = self.op.op == "DEPTHWISE_CONV_2D"
-        sums = data.sum(axis=(0, 1, 2)) if depthwise else data.reshape(data.shape[0], -1).sum(axis=1)
-        extra = np.concatenate([paired_sum(self.e, tiles) for tiles in groups])
-        folded = bias.astype(np.int64) - in_zp * sums - extra[: len(sums)]
-        return list(zip(folded.tolist(), multipliers.tolist(), shifts.tolist())), int(out_zp), int(low), int(high)
+        axes = (0, 1, 2) if op.op == "DEPTHWISE_CONV_2D" else tuple(range(1, data.ndim))
+        self.add(groups, data.astype(np.int64).sum(axis=axes))
 
     def _stream_width(self, ox: int, width: int) -> int:
         """Length of a stream row: it covers every needed pixel; what runs over its end is padding on both sides."""
@@ -211,7 +303,7 @@ class Convolution:
             best = max(best, min(last - first + 1, max(k.w - first, last + 1)))
         return best
 
-    def _width_limit(self) -> int | None:
+    def width_limit(self) -> int | None:
         """Outputs in a row of a block, when line buffers are too short for the whole row."""
         cfg = self.e.config
         if not self.streamed or self._stream_width(0, self.ow) + cfg.taps <= cfg.line_depth:
@@ -219,15 +311,14 @@ class Convolution:
         return max(1, (cfg.line_depth - 2 * cfg.taps) // self.window.sx)
 
     def multiply(self, block: Block, group: int, count: int, **values):
-        """LOAD and MUL of `count` groups of channels for a block of outputs."""
-        e = self.e
+        if not self.streamed:
+            super().multiply(block, group, count, **values)
+            return
+        e, cfg = self.e, self.e.config
         spans = self.spans[group : group + count]
         e.load(Span(spans[0].first, sum(s.count for s in spans), spans[0].external))
-        if not self.streamed:
-            e.mul(self.feed, block, groups=count, **values)
-            return
         oy, ox, bh, bw = block
-        stride, width, cfg = self.window.sx, self._stream_width(ox, bw), e.config
+        stride, width = self.window.sx, self._stream_width(ox, bw)
         e.mul(
             replace(self.feed, stride_y=1, stride_x=1),
             (oy * stride, ox * stride, bh, width),
@@ -240,30 +331,6 @@ class Convolution:
             line_delay=width + cfg.taps,
             **values,
         )
-
-    def write(self, out: int):
-        """Blocks of outputs, each with all groups of channels; small ones with several groups in a bank."""
-        e, cols, limit, cout = self.e, self.e.config.cols, self.e.config.acc_depth, self.cout
-        n_groups = len(self.spans)
-        for block in e.blocks(self.oh, self.ow, limit, width_limit=self._width_limit()):
-            pixels = block[2] * block[3]
-            work = pixels * self.spans[0].count
-            share = 1 if work >= MIN_TILE_PASS else max(1, min(-(-MIN_TILE_PASS // work), limit // pixels))
-            stack = int(share > 1)
-            step = share if stack else n_groups
-            for g in range(0, n_groups, step):
-                n = min(step, n_groups - g)
-                self.multiply(block, g, n, release=1, stack=stack)
-                e.tail(
-                    **self.scale,
-                    **onto(block, e.place(out).address + g * cols, self.ow, cout),
-                    param=self.param + g * cols,
-                    take=1,
-                    release=1,
-                    stack=stack,
-                    group_step=cols,
-                    channels=min(cout - g * cols, n * cols),
-                )
 
     def write_pooled(self, pool: Operator, out: int):
         """With the max pooling behind it: only the pooled map is written."""

@@ -153,8 +153,8 @@ class Emitter:
         known = _known.setdefault(model, ({}, {}))
         self._moves: dict[int, list[Piece]] = known[0]
         self._functions: dict[int, np.ndarray | None] = known[1]
-        self.gathers: dict[tuple, tuple[Span, int]] = {}
-        """Tiles that bring bytes of given places to the columns, and the most lanes that one of them uses."""
+        self.gathers: dict = {}
+        """Tiles that bring bytes of given places to the columns (`strided.gather`)."""
         self.constants: dict[tuple, Span] = {}
         """Tiles that bring constants to the columns."""
 

@@ -116,7 +116,7 @@ def _cut(numbers, owner, target, at, strides, sources, first, out):
 
 def _affine(numbers, target, at, strides, source, out):
     """Cut a box that comes from one tensor until each part has a stride for every axis."""
-    steps = []
+    steps: list[int | None] = []
     for axis in range(numbers.ndim):
         size = numbers.shape[axis]
         if size == 1:
@@ -148,7 +148,8 @@ def _affine(numbers, target, at, strides, source, out):
         axis = steps.index(None)
         _halves(numbers, axis, 1, target, at, strides, source, out)
         return
-    out.append(Piece(numbers.shape, target, at, strides, source, int(numbers.flat[0]), tuple(steps)))
+    found = tuple(step for step in steps if step is not None)
+    out.append(Piece(numbers.shape, target, at, strides, source, int(numbers.flat[0]), found))
     if len(out) > MOST_PIECES:
         raise NotStrided("more than a few strided pieces")
 

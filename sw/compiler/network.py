@@ -13,15 +13,21 @@ from lepton.sw.reference import quantities
 
 BINARY = ("ADD", "SUB", "MUL")
 EXTREMES = ("MAXIMUM", "MINIMUM")
+SUMS = ("MEAN", "SUM")
+REDUCTIONS = ("REDUCE_MAX", "REDUCE_MIN")
 PADS = ("PAD", "PADV2")
 KERNELS = {
     "MAX_POOL_2D": pooling.max_pool,
     "AVERAGE_POOL_2D": pooling.average_pool,
-    "MEAN": pooling.mean,
+    **dict.fromkeys(SUMS, pooling.mean),
+    **dict.fromkeys(REDUCTIONS, pooling.extreme),
     "QUANTIZE": elementwise.quantize,
+    "TRANSPOSE_CONV": convolution.write_transposed,
     **dict.fromkeys(MOVERS, elementwise.movement),
     **dict.fromkeys(BINARY, elementwise.binary),
     **dict.fromkeys(EXTREMES, elementwise.maximum),
+    "PRELU": elementwise.prelu,
+    "RESIZE_BILINEAR": elementwise.bilinear,
 }
 """Layers without weights: function(emitter, operator, output tensor). A function of one value needs none."""
 
@@ -72,17 +78,25 @@ class Compiler(Emitter):
 
     def _supports(self, op: Operator) -> str | None:
         o = op.options
-        if op.op in convolution.OPERATORS:
+        if op.op in convolution.OPERATORS or op.op == "TRANSPOSE_CONV":
             if not self.tensor(op.inputs[1]).constant:
                 return "weights that are not constant"
-            if self.tensor(op.inputs[1]).dtype != "int8":
+            if self.tensor(op.inputs[1]).dtype not in ("int8", "int4"):  # int4 are stored as int8
                 return f"{self.tensor(op.inputs[1]).dtype} weights"
         if op.op == "FULLY_CONNECTED":
             inputs = self.tensor(op.inputs[1]).shape[1]
             if self.tensor(op.inputs[0]).size // inputs >= 2**11:
                 return "more than 2047 input vectors"
             return None if inputs < 2**15 else "more than 32767 inputs"
-        if "filter_h" in o or op.op == "MEAN":
+        if op.op == "TRANSPOSE_CONV":
+            n, h, w, c = self.tensor(op.inputs[2]).shape
+            if n > 1:
+                return "a batch of more than one"
+            if w * c >= 2**15 or h >= 2**11 or w >= 2**12 or o["filter_h"] // o["stride_h"] > 127:
+                return "a row of more than 32767 bytes, more than 2047 rows or 4095 columns"
+            quantities.conv_parameters(self.model, op)
+            return None
+        if "filter_h" in o:
             reason = self.limit_of_map(op)
             if reason is not None:
                 return reason
@@ -93,8 +107,15 @@ class Compiler(Emitter):
             return None
         if self.function(op) is not None:
             return "a compact configuration has no table" if self.config.compact else None
+        if op.op == "PRELU":
+            if self.config.compact:
+                return "a compact configuration has no second operand"
+            return None if self.tensor(op.inputs[1]).constant else "slopes that are not constant"
+        if op.op == "RESIZE_BILINEAR":
+            return None if self.tensor(op.inputs[0]).shape[0] == 1 else "a batch of more than one"
         if op.op in (*BINARY, *EXTREMES):
-            if self.config.compact and op.op != "MAXIMUM":
+            alone = op.op == "MAXIMUM" or (op.op == "MUL" and elementwise.few_constants(self, op))
+            if self.config.compact and not alone:
                 return "a compact configuration has neither a second operand nor a table"
             if op.op in BINARY:
                 parameters = quantities.mul_parameters if op.op == "MUL" else quantities.add_parameters
@@ -111,9 +132,13 @@ class Compiler(Emitter):
         if op.op in MOVERS:
             self.moves(op)
             return None
-        if op.op == "MEAN":
-            spatial = len(self.tensor(op.inputs[0]).shape) == 4 and sorted(o["axis"]) == [1, 2]
-            return None if spatial else "only means over height and width"
+        if op.op in SUMS:
+            quantities.mean_parameters(self.model, op)
+            return None
+        if op.op in REDUCTIONS:
+            if op.op == "REDUCE_MIN" and self.config.compact:
+                return "a compact configuration has no table"
+            return None
         return "computed on the host"
 
     def view_of(self, op: Operator) -> dict[int, tuple[int, int]] | None:
@@ -196,7 +221,7 @@ class Compiler(Emitter):
 
     def uses_table(self, op: Operator) -> bool:
         """Whether the operator alone needs the table for its own bytes."""
-        return op.op == "MINIMUM" or (op.op != "QUANTIZE" and self.function(op) is not None)
+        return op.op in ("MINIMUM", "REDUCE_MIN") or (op.op != "QUANTIZE" and self.function(op) is not None)
 
     def find_views(self, layers: list[tuple[str, list[Operator]]]):
         """Which tensors lie inside others: views, and parts of a concatenation that are made in their place."""
@@ -306,21 +331,34 @@ class Compiler(Emitter):
     # --- layers ----------------------------------------------------------------------------------------------------
 
     def macs(self, op: Operator) -> int:
-        if op.op not in convolution.OPERATORS:
+        """Multiplications of weights, or of two activations; those at places that are padding included."""
+        out = self.tensor(op.outputs[0]).size if op.outputs else 0
+        if op.op == "BATCH_MATMUL":
+            left = self.tensor(op.inputs[0]).shape
+            return out * left[-2 if op.options["adj_x"] else -1]
+        if op.op == "UNIDIRECTIONAL_SEQUENCE_LSTM":
+            return 4 * out * sum(self.tensor(op.inputs[i]).shape[1] for i in (1, 5))
+        if op.op == "SVDF":
+            (filters, inputs), memory = self.tensor(op.inputs[1]).shape, self.tensor(op.inputs[2]).shape[1]
+            return self.tensor(op.outputs[0]).shape[0] * filters * (inputs + memory)
+        if op.op not in (*convolution.OPERATORS, "TRANSPOSE_CONV"):
             return 0
         weights = self.tensor(op.inputs[1]).shape
+        if op.op == "TRANSPOSE_CONV":
+            return self.tensor(op.inputs[2]).size * weights[0] * weights[1] * weights[2]
         if op.op == "FULLY_CONNECTED":
-            return self.tensor(op.outputs[0]).size * weights[1]
+            return out * weights[1]
         per = weights[1] * weights[2] * (weights[3] if op.op == "CONV_2D" else 1)
-        return self.tensor(op.outputs[0]).size * per
+        return out * per
 
     def layer(self, ops: list[Operator]):
         """Emit the instructions of one group of fused operators."""
         out = ops[-1].outputs[0]
-        self.mapped = len(ops) > 1 and self.function(ops[-1]) is not None
-        if self.mapped:
-            *ops, last = ops
-            self.table(self.function(last))
+        table = self.function(ops[-1]) if len(ops) > 1 else None
+        self.mapped = table is not None
+        if table is not None:
+            ops = ops[:-1]
+            self.table(table)
         op = ops[0]
         if op.op not in convolution.OPERATORS:
             if op.op != "QUANTIZE" and self.function(op) is not None:

@@ -1,12 +1,18 @@
-"""MAX_POOL_2D, AVERAGE_POOL_2D and MEAN."""
+"""MAX_POOL_2D, AVERAGE_POOL_2D, and reductions along any axes."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from lepton.sw.compiler.emitter import IDENTITY, Block, Emitter, Feed, Window, onto
+from lepton.sw.compiler.program import LayerError
+from lepton.sw.compiler.strided import MOST_POSITION, MOST_SIDE, Dim, View, boxes, bring, dense, join
 from lepton.sw.graph.model import Operator
 from lepton.sw.reference import arith, quantities
+
+MOST_TAPS = 128
+"""Values of a sum that have a tile each; more are brought one vector after the other."""
 
 
 def onto_pooled(block: Block, k: Window, row: int, address: int, channels: int) -> dict:
@@ -117,9 +123,101 @@ def sum_up(e: Emitter, feed: Feed, rows: int, columns: int, target: int, scale: 
 
 
 def mean(e: Emitter, op: Operator, out: int):
-    """MEAN over height and width: every pixel into one entry, then one scale."""
+    """MEAN and SUM: the values that are summed up meet in one entry, which is scaled once."""
     p = quantities.mean_parameters(e.model, op)
+    bias = -p["count"] * p["zi"]
+    scale = {"clamp": 1, "zero_point": p["zo"], "low": p["low"], "high": p["high"]}
     h, w, c = e.hwc(op.inputs[0])
-    param = e.add_param([(-p["count"] * p["zi"], p["m"], p["s"])])
-    feed = Feed(e.place(op.inputs[0]).address, h, w, c)
-    sum_up(e, feed, h, w, e.place(out).address, {"shared": 1, "clamp": 1, "param": param, "zero_point": p["zo"]})
+    shape, address = e.tensor(op.inputs[0]).shape, e.place(op.inputs[0]).address
+    spatial = len(shape) == 4 and shape[0] == 1 and sorted(p["axis"]) == [1, 2]
+    if spatial and h < 2**11 and w < 2**12 and w * c < 2**15:
+        param = e.add_param([(bias, p["m"], p["s"])])
+        sum_up(e, Feed(address, h, w, c), h, w, e.place(out).address, {"shared": 1, "param": param, **scale})
+        return
+    source, target, summed = reduction(e, op, out)
+    taps = np.zeros(1, np.int64)
+    for d in summed:
+        taps = np.add.outer(taps, np.arange(d.size) * d.steps[0]).reshape(-1)
+    params: dict[tuple, int] = {}
+
+    def param_of(extra):
+        if extra not in params:
+            params[extra] = e.add_param([(bias - v, p["m"], p["s"]) for v in extra])
+        return params[extra]
+
+    if len(taps) <= MOST_TAPS or len(summed) > 2:
+        for box in boxes(e, target, [source], e.config.acc_depth):
+            found = bring(e, source, 0, box, taps=taps.tolist(), release=1)
+            e.tail(**box.onto(), **scale, param=param_of(found.extra), take=1, release=1)
+        return
+    # Too many tiles: the vectors of one output after the other, all into its entry.
+    high, wide = [*summed, Dim(1, (0,)), Dim(1, (0,))][:2]
+    widest = min(MOST_SIDE, (MOST_POSITION - e.config.rows) // max(wide.steps[0], 1) + 1)
+    for box in boxes(e, target, [source], 1):
+        blocks = list(e.blocks(high.size, wide.size, MOST_SIDE**2, width_limit=widest, height_limit=MOST_SIDE))
+        for i, (oy, ox, bh, bw) in enumerate(blocks):
+            start = box.starts[0] + oy * high.steps[0] + ox * wide.steps[0]
+            part = replace(
+                box,
+                height=bh,
+                width=bw,
+                starts=(start, box.starts[1]),
+                row_steps=(high.steps[0], 0),
+                column_steps=(wide.steps[0], 0),
+            )
+            found = bring(e, source, 0, part, still=1, init=int(i == 0), release=int(i == len(blocks) - 1))
+        e.tail(**box.onto(), **scale, param=param_of(found.extra), take=1, release=1)
+
+
+def reduction(e: Emitter, op: Operator, out: int) -> tuple[View, View, list[Dim]]:
+    """Views of input and output over the dimensions that stay, and the dimensions that are reduced."""
+    shape, axes = e.tensor(op.inputs[0]).shape, op.options["axis"]
+    strides = dense(shape)
+    stay = [i for i in range(len(shape)) if i not in axes]
+    kept = tuple(shape[i] for i in stay) or (1,)
+    source = View(e.place(op.inputs[0]).address, kept, tuple(strides[i] for i in stay) or (0,))
+    return source, View.dense(e.place(out).address, kept), join([Dim(shape[i], (strides[i],)) for i in sorted(axes)])
+
+
+def extreme(e: Emitter, op: Operator, out: int):
+    """REDUCE_MAX: the tail's window over an output's values. REDUCE_MIN: the same of ~x; the table takes it back."""
+    source, target, reduced = reduction(e, op, out)
+    if len(reduced) > 1:
+        raise LayerError("a maximum over axes that do not lie together")
+    count, step = (reduced[0].size, reduced[0].steps[0]) if reduced else (1, 0)
+    minimum = op.op == "REDUCE_MIN"
+    param = e.add_param([(-1, *IDENTITY)]) if minimum else e.identity_entry()
+    if minimum:
+        e.table(~np.arange(-128, 128))
+    windows = [  # rows of a window may overlap
+        (high, wide, (count - wide) // max(high - 1, 1))
+        for high in range(1, 16)
+        for wide in range(1, 16)
+        if (count == wide if high == 1 else (count - wide) % (high - 1) == 0 <= count - wide <= (high - 1) * wide)
+    ]
+    if not windows or count > e.config.acc_depth or (count - 1) * step > MOST_POSITION - e.config.rows:
+        raise LayerError(f"an extreme of {count} values, {step} bytes apart")
+    high, wide, window_row = windows[0]
+    for box in boxes(e, target, [source], e.config.acc_depth // count):
+        for oy in range(box.height):
+            tall = replace(
+                box,
+                height=box.width,
+                width=count,
+                starts=(box.starts[0] + oy * box.row_steps[0], 0),
+                row_steps=(box.column_steps[0], 0),
+                column_steps=(step, 0),
+            )
+            sign, last = -1 if minimum else 1, oy == box.height - 1
+            bring(e, source, 0, tall, sign, acc_base=oy * box.width * count, release=int(last))
+        e.tail(
+            **box.onto()
+            | {"acc_x": count, "acc_y": count * box.width}
+            | {"window_x": wide, "window_y": high, "window_row": window_row},
+            shared=1,
+            clamp=1,
+            param=param,
+            take=1,
+            release=1,
+            **({"table": 1} if minimum else {}),
+        )

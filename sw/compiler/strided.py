@@ -153,12 +153,16 @@ def _vectors(dims: list[Dim], sources: Sequence[View], rows: int, cols: int):
     return min(plans, key=lambda plan: sum(cost(outside, places) for outside, _, places in plan) + 4 * len(plan))
 
 
-def _loops(outside: list[Dim], sources: Sequence[View], limit: int, rows: int) -> tuple[Dim, Dim, list[Dim], int]:
+def _loops(
+    outside: list[Dim], sources: Sequence[View], limit: int, rows: int, uniform: bool
+) -> tuple[Dim, Dim, list[Dim], int]:
     """The dimensions that become rows and columns of an instruction, the others, and the widest row."""
     one = Dim(1, (0,) * (len(sources) + 1))
     best = None
     for wide, high in product([*outside, one], repeat=2):
         if high is wide and high is not one:
+            continue
+        if uniform and any(v.values is not None and (high.steps[k] or wide.steps[k]) for k, v in enumerate(sources)):
             continue
         widest = min(wide.size, MOST_SIDE, limit)
         if not 0 <= wide.steps[-1] <= MOST_STEP and wide.size > 1:
@@ -185,13 +189,16 @@ def _loops(outside: list[Dim], sources: Sequence[View], limit: int, rows: int) -
     return best[1:]
 
 
-def boxes(e: Emitter, target: View, sources: Sequence[View], limit: int) -> Iterator[Box]:
-    """Boxes of at most `limit` vectors that together fill the target; the sources have its shape."""
+def boxes(e: Emitter, target: View, sources: Sequence[View], limit: int, uniform: bool = False) -> Iterator[Box]:
+    """Boxes of at most `limit` vectors that together fill the target; the sources have its shape.
+
+    `uniform`: constants are the same in all vectors of a box.
+    """
     operands = [*sources, target]
     dims = join([Dim(n, tuple(v.strides[i] for v in operands)) for i, n in enumerate(target.shape)])
     rows, cols = e.config.rows, e.config.cols
     for outside, first, places in _vectors(dims, sources, rows, cols):
-        high, wide, others, widest = _loops(outside, sources, limit, rows)
+        high, wide, others, widest = _loops(outside, sources, limit, rows, uniform)
         for index in product(*(range(d.size) for d in others)):
             base = [
                 v.address + first[k] + sum(i * d.steps[k] for i, d in zip(index, others))
@@ -209,46 +216,97 @@ def boxes(e: Emitter, target: View, sources: Sequence[View], limit: int) -> Iter
                 )
 
 
-def bring(e: Emitter, view: View, k: int, box: Box, sign: int = 1, **values):
-    """LOAD and MUL that bring operand `k` of a box into the accumulators, times `sign`; `values`: MUL fields."""
-    if view.values is not None:
-        _bring_constants(e, view.values, k, box, sign, **values)
-        return
-    rows, cols, align = e.config.rows, e.config.cols, e.config.act_align
-    low = min(box.places[k])
-    start = box.starts[k] + low
-    shift = start % align
-    places = np.array(box.places[k]) - low + shift
-    width_step = box.column_steps[k]
-    key = tuple(places.tolist()), sign
+def constants_of(view: View, k: int, box: Box) -> np.ndarray:
+    """int64: the constants of the first vector of a box."""
+    assert view.values is not None
+    return view.values[box.starts[k] + np.array(box.places[k])].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Tiles that bring bytes to the columns: of bytes at places from `low` on, with `used` lanes of a tile at most."""
+
+    span: Span
+    low: int
+    used: int
+    extra: tuple[int, ...]
+    """What pairs of weights add in each column, to be taken from a bias."""
+
+
+def gather(e: Emitter, places: Sequence[int], taps: Sequence[int], factors, shift: int = 0) -> Gather:
+    """Column j sums bytes places[j] + taps[i], times factors[i, j]; the first byte is `shift` bytes in a read."""
+    rows, cols = e.config.rows, e.config.cols
+    at = np.add.outer(np.array(taps), np.array(places))
+    factors = np.broadcast_to(np.asarray(factors, np.int64), at.shape)
+    low = int(at.min())
+    at = at - low + shift
+    key = at.shape, at.tobytes(), factors.tobytes(), shift
     if key not in e.gathers:
+        firsts = cover(at.reshape(-1).tolist(), rows, e.config.act_align)
+        if len(firsts) > e.most_constants():
+            raise LayerError("more bytes are summed up than the weight store should hold tiles for")
+        owner = np.searchsorted(firsts, at, side="right") - 1
+        column = np.broadcast_to(np.arange(at.shape[1]), at.shape)
         tiles = []
-        firsts = cover(key[0], rows, align)
-        owner = np.searchsorted(firsts, places, side="right") - 1
-        used = [int((places[owner == i] - first).max()) + 1 for i, first in enumerate(firsts)]
+        used = [int(at[owner == i].max()) - first + 1 for i, first in enumerate(firsts)]
         for i, first in enumerate(firsts):
-            weights = np.zeros((rows, cols), np.int8)
-            mine = np.flatnonzero(owner == i)
-            weights[places[mine] - first, mine] = sign
-            # Lanes behind the last that is used are outside the row in its last vector.
-            tiles.append(Tile(weights, first, max(used) - used[i], 0))
+            left = np.zeros((rows, cols), np.int64)
+            mine = owner == i
+            np.add.at(left, (at[mine] - first, column[mine]), factors[mine])
+            while True:  # a factor beyond a weight's range is the sum of several
+                part = np.clip(left, -128, 127)
+                left = left - part
+                # Lanes behind the last that is used are outside the row in its last vector.
+                tiles.append(Tile(part.astype(np.int8), first, max(used) - used[i], 0))
+                if not left.any():
+                    break
         (span,) = e.add_tiles([tiles])
-        e.gathers[key] = span, max(used)
-    span, used_most = e.gathers[key]
-    e.load(span)
+        extra = paired_sum(e, tiles)[: len(places)]
+        e.gathers[key] = Gather(span, 0, max(used), tuple(int(v) for v in extra))
+    return replace(e.gathers[key], low=low)
+
+
+def paired_sum(e: Emitter, tiles: list[Tile]) -> np.ndarray:
+    """What a column of paired PEs adds besides the products, to be taken from the bias."""
+    if e.config.pe != "paired":
+        return np.zeros(e.config.cols, np.int64)
+    return sum((t.weights[0::2].astype(np.int64) * t.weights[1::2]).sum(axis=0) for t in tiles)
+
+
+Factors = int | np.ndarray
+
+
+def bring(
+    e: Emitter, view: View, k: int, box: Box, factors: Factors = 1, taps: Sequence[int] = (0,), **values: int
+) -> Gather:
+    """LOAD and MUL that bring operand `k` of a box into the accumulators; `values`: MUL fields.
+
+    `factors`: what the bytes are multiplied by, (taps, n) or what broadcasts to it (of constants: 1 or -1).
+    `taps`: the bytes of a place that are summed up, counted from it.
+    """
+    if view.values is not None:
+        return _bring_constants(e, view.values, k, box, factors, **values)
+    places = box.places[k]
+    shift = (box.starts[k] + min(places) + min(taps)) % e.config.act_align
+    found = gather(e, places, taps, factors, shift)
+    e.load(found.span)
+    step = box.column_steps[k]
     e.emit_mul(
-        width=box.width,
-        height=box.height,
-        address=(start - shift) & ADDRESS_MASK,
-        x_limit=(box.width - 1) * width_step + used_most,
-        x_step=width_step,
-        y_limit=1,
-        row_step=box.row_steps[k] & ADDRESS_MASK,
-        **values,
+        **{
+            "width": box.width,
+            "height": box.height,
+            "address": (box.starts[k] + found.low - shift) & ADDRESS_MASK,
+            "x_limit": (box.width - 1) * step + found.used,
+            "x_step": step,
+            "y_limit": 1,
+            "row_step": box.row_steps[k] & ADDRESS_MASK,
+            **values,
+        }
     )
+    return found
 
 
-def _bring_constants(e: Emitter, flat: np.ndarray, k: int, box: Box, sign: int, **values):
+def _bring_constants(e: Emitter, flat: np.ndarray, k: int, box: Box, sign: Factors, **values: int) -> Gather:
     """Constants are weights of a vector that lies outside its map, all of whose bytes read `sign`."""
     oy, ox = np.divmod(np.arange(box.height * box.width), box.width)
     starts = box.starts[k] + oy * box.row_steps[k] + ox * box.column_steps[k]
@@ -269,7 +327,8 @@ def _bring_constants(e: Emitter, flat: np.ndarray, k: int, box: Box, sign: int, 
     span = e.constants[key]
     e.load(span)
     area = {"width": box.width, "height": box.height} if same else {"groups": span.count, "stack": 1}
-    e.emit_mul(**{"width": 1, "height": 1, "y": -1, "zero_point": sign, **area, **values})
+    e.emit_mul(**{"width": 1, "height": 1, "y": -1, "zero_point": int(sign), **area, **values})
+    return Gather(span, 0, 0, (0,) * box.n)
 
 
 def move(e: Emitter, target: View, source: View, param: int, **tail):

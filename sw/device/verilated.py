@@ -1,20 +1,23 @@
 """The RTL backend: a Verilator model of one configuration behind the byte protocol that a board would see.
 
 `SimTransport(config)` is a transport for `lepton.sw.device.link.Device`. The model is a shared library, built at the
-first use and kept in the cache folder: `$LEPTON_CACHE`, or `lepton` in `$XDG_CACHE_HOME` (default `~/.cache`).
+first use and kept in the cache folder: `$LEPTON_CACHE`, or `lepton` in `$XDG_CACHE_HOME` (default `~/.cache`). What is
+kept ends in its own digest, which is checked before use: what a full disk or a lost machine left behind is built again.
 """
 
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp, mkstemp
 
 import numpy as np
 
@@ -171,10 +174,62 @@ FAST, SLOW, RUNTIME = ["-O2"], ["-O0"], ["-O1"]
 
 
 def cache_folder() -> Path:
-    """Where built models are kept."""
+    """Where built models are kept. Raises BackendError."""
     if "LEPTON_CACHE" in os.environ:
         return Path(os.environ["LEPTON_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lepton"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "lepton"
+    try:
+        return Path.home() / ".cache" / "lepton"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return _own_folder(Path(gettempdir()) / f"lepton-{os.getuid()}")
+
+
+def _own_folder(path: Path) -> Path:
+    """A folder where anybody may make one, if it is ours alone. Raises BackendError."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise BackendError(f"cache folder {path}: {error.strerror}; set LEPTON_CACHE to a folder") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise BackendError(f"cache folder {path}: others may write there; set LEPTON_CACHE to a folder of your own")
+    return path
+
+
+SEAL = b"// lepton sha256 "
+"""Begins the end of a kept file: its digest, as a line of Verilog; a shared library does not mind."""
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a file that `kept` accepts; other processes see all of it or nothing. Raises BackendError."""
+    seal = b"\n" + SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data + seal)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o755)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise BackendError(
+            f"cache folder {path.parent}: {error.strerror}; set LEPTON_CACHE to a folder that can be written"
+        ) from None
+
+
+def kept(path: Path) -> bytes | None:
+    """What `keep` wrote; None if there is no such file, or it is not whole."""
+    try:
+        data, found, seal = path.read_bytes().rpartition(b"\n" + SEAL)
+    except OSError:
+        return None
+    return data if found and seal.strip() == hashlib.sha256(data).hexdigest().encode() else None
 
 
 @contextmanager
@@ -207,10 +262,15 @@ def _run(command, cwd, what, env=None) -> None:
         raise BackendError(f"{what} failed ({Path(command[0]).name}): {lines[0] if lines else 'no message'}")
 
 
-def _compiler() -> str:
-    cxx = os.environ.get("CXX", "g++")
-    if shutil.which(cxx) is None:
-        raise BackendError(f"C++ compiler {cxx!r} not found: apt install g++, or set CXX")
+def _compiler() -> list[str]:
+    """The C++ compiler and its first arguments, as `CXX` says. Raises BackendError."""
+    told = os.environ.get("CXX") or "g++"
+    try:
+        cxx = shlex.split(told)
+    except ValueError as error:
+        raise BackendError(f"CXX={told!r}: {error}") from None
+    if not cxx or shutil.which(cxx[0]) is None:
+        raise BackendError(f"C++ compiler {told!r} not found: apt install g++, or set CXX")
     return cxx
 
 
@@ -236,7 +296,7 @@ def build_library(text: str, name: str, shim: str = SHIM) -> Path:
     key = hashlib.sha256("\0".join((text, shim, recipe)).encode()).hexdigest()[:20]
     folder = cache_folder()
     library = folder / f"{name}-{key}.so"
-    if library.exists():
+    if kept(library) is not None:
         return library
     cxx, root = _compiler(), _verilator()
     try:
@@ -264,7 +324,7 @@ def build_library(text: str, name: str, shim: str = SHIM) -> Path:
                 target = work / f"{source.stem}.o"
                 slow = "__Slow" in source.name
                 level = SLOW if slow else RUNTIME if source.stem.startswith("verilated") else FAST
-                _run([cxx, *flags, *level, "-c", str(source), "-o", str(target)], work, f"compiling {source.name}")
+                _run([*cxx, *flags, *level, "-c", str(source), "-o", str(target)], work, f"compiling {source.name}")
                 return target
 
             update("g++", 0, len(sources))
@@ -274,8 +334,8 @@ def build_library(text: str, name: str, shim: str = SHIM) -> Path:
                     objects.append(str(target))
                     update("g++", len(objects), len(sources))
             fresh = work / "model.so"
-            _run([cxx, "-shared", "-pthread", "-o", str(fresh), *objects], work, "linking")
-            os.replace(fresh, library)
+            _run([*cxx, "-shared", "-pthread", "-o", str(fresh), *objects], work, "linking")
+            keep(library, fresh.read_bytes())
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return library
@@ -293,18 +353,19 @@ def library_for(config: NpuConfig) -> Path:
     """Shared library of the accelerator in this configuration. Raises BackendError."""
     key = hashlib.sha256((_rtl_key() + repr(config)).encode()).hexdigest()[:20]
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in config.name) or "custom"
-    kept = cache_folder() / f"{name}-{key}.v"
-    if kept.exists():
-        return build_library(kept.read_text(), name)
+    place = cache_folder() / f"{name}-{key}.kept.v"
+    found = kept(place)
+    if found is not None:
+        return build_library(found.decode(), name)
     from lepton.rtl.burst_memory import NpuWithMemory
-    from lepton.rtl.verilog import to_verilog, write_if_changed
+    from lepton.rtl.verilog import to_verilog
 
     _compiler(), _verilator()
     with _progress(f"generating the Verilog of {name}") as update:
         update("amaranth, yosys")
         text = to_verilog(NpuWithMemory(config))
     library = build_library(text, name)
-    write_if_changed(kept, text)
+    keep(place, text.encode())
     return library
 
 

@@ -27,7 +27,7 @@ def fold(op: Operator, tensors: Sequence[Tensor], variables: Variables) -> list[
         return [replace(outs[0], data=_constant(np.full(outs[0].shape, variables.handle(op), np.int32)))]
     if op.op == "ASSIGN_VARIABLE":
         variables.assign(op, int(tensors[op.inputs[0]].data.flat[0]), tensors[op.inputs[1]])
-    if op.op in (*EFFECTS, "READ_VARIABLE"):
+    if op.op in (*EFFECTS, "READ_VARIABLE") or any(t.variable for t in outs):
         return []
     ins = [tensors[i] for i in op.inputs if i >= 0]
     if op.op == "SHAPE":
@@ -46,7 +46,7 @@ def _small(op: Operator, ins: list[Tensor], outs: list[Tensor]) -> bool:
 
 
 def _constant(data: np.ndarray) -> np.ndarray:
-    data = np.ascontiguousarray(data)
+    data = np.asarray(data, order="C")  # ascontiguousarray would make a vector of a scalar
     data.flags.writeable = False
     return data
 

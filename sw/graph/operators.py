@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import flatbuffers
-import numpy as np
 import tflite
 from tflite.utils import BUILTIN_OPCODE2NAME
 
+from lepton.sw.graph import checks
+from lepton.sw.graph.checks import check_activation, integers, shape
 from lepton.sw.graph.model import (
     MAX_PRODUCTS,
     MAX_TENSOR_ELEMENTS,
@@ -24,8 +25,9 @@ from lepton.sw.graph.model import (
     tensor_name,
     window,
 )
+from lepton.sw.graph.sequence import check_batch_matmul, check_log_softmax, check_lstm, check_softmax, check_svdf
 
-ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
+ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}
 PADDINGS = {0: "SAME", 1: "VALID"}
 
 CUSTOM = 32
@@ -53,12 +55,23 @@ def indexes(values, length, limit, where, optional=False) -> tuple[int, ...]:
     return out
 
 
+def operator_code(code) -> int:
+    """Number of an entry of the file's operator codes. TFLite's rule for files of both ages: the larger of the two.
+
+    The `tflite` package's own accessor of the newer one takes the older instead where that has room for the number.
+    """
+    table = code._tab
+    at = table.Offset(10)
+    newer = table.Get(flatbuffers.number_types.Int32Flags, at + table.Pos) if at else 0
+    return max(newer, code.DeprecatedBuiltinCode())
+
+
 def operator_name(root, o, index) -> str:
-    """Name of an operator in the schema. TFLite's rule for files of both ages: the larger of the two codes."""
+    """Name of an operator in the schema."""
     codes = root.OperatorCodesLength()
     need(o.OpcodeIndex() < codes, f"operator {index}", f"operator code {o.OpcodeIndex()} of {codes} does not exist")
     code = root.OperatorCodes(o.OpcodeIndex())
-    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    number = operator_code(code)
     if number == CUSTOM:
         name = (code.CustomCode() or b"without a name")[:80].decode("utf-8", "replace")
         raise ModelError(f"operator {index}: custom operator {name} is not supported: only TensorFlow Lite's own are")
@@ -150,57 +163,37 @@ def _read_options(o, kind: str | None, where) -> dict:
 # options what the kernels want to know.
 
 
-def check_activation(t: Tensor, where):
-    name = f"{where}: {tensor_name(t)}"
-    if t.dtype in ("float32", "float16"):
-        raise ModelError(f"{name} is {t.dtype}: the model must be fully quantised to int8 (inputs and outputs too)")
-    if t.dtype != "int8":
-        raise ModelError(f"{name} is {t.dtype}: only int8 activations are supported")
-    need(len(t.scales) == 1, name, "an activation needs one scale and zero point: quantise the model to int8")
-    need(1e-18 < t.scale < 1e18, name, f"scale {t.scale} is out of range")
-
-
-def _integers(o, t: Tensor | None, what, size=None) -> list[int]:
-    need(t is not None and t.data is not None, o, f"{what} must be constant")
-    need(t.dtype in ("int32", "int64"), o, f"{what} is {t.dtype}, not int32")
-    need(t.size <= 64 and (size is None or t.size == size), o, f"{what} has {t.size} values")
-    return [int(v) for v in t.data.reshape(-1)]
-
-
-def _same_shape(o, x, y):
-    need(x.shape == y.shape, o, f"output shape {y.shape} differs from input shape {x.shape}")
-
-
-def _shape(o, y, want):
-    want = tuple(want)
-    need(y.shape == want, o, f"output shape is {y.shape}, its inputs give {want}")
-
-
-def _weights(o, w: Tensor, bias, channels, axis):
-    need(w.constant, o, f"weights {tensor_name(w)} must be constant")
-    need(w.dtype == "int8", o, f"weights {tensor_name(w)} are {w.dtype}, not int8")
+def _weights(o, x: Tensor, w: Tensor, bias, channels, axis):
+    """Weights and bias of an operator with input x: int8 or int4 by int8, or int8 by int16."""
+    given = "" if w.constant else "given at run time "
+    types = ("int8",) if x.dtype == "int16" or o.op == "TRANSPOSE_CONV" or given else ("int8", "int4")
+    need(w.constant or o.op == "FULLY_CONNECTED", o, f"weights {tensor_name(w)} must be constant")
+    need(w.dtype in types, o, f"weights {tensor_name(w)} are {w.dtype}, not {' or '.join(types)}")
     need(len(w.scales) > 0, o, "weights without a scale")
-    need(not w.zero_points.any(), o, "weights with a zero point other than 0 are not supported")
+    need(not w.zero_points.any() or given, o, "weights with a zero point other than 0 are not supported")
     need(
-        len(w.scales) == 1 or (w.quant_axis == axis and len(w.scales) == channels),
+        len(w.scales) == 1 or (not given and w.quant_axis == axis and len(w.scales) == channels),
         o,
         "weights quantised along a wrong axis",
     )
+    # TFLM takes the bias of a sum of int16 for int64 unless the kernel looks at its type.
+    wide = {"CONV_2D": ("int64", "int32"), "FULLY_CONNECTED": ("int64", "int32"), "TRANSPOSE_CONV": ("int64", "int16")}
+    types = ("int32",) if x.dtype == "int8" else wide.get(o.op, ("int64",))
     if bias is not None:
-        need(bias.constant and bias.dtype == "int32", o, f"bias must be constant int32, is {bias.dtype}")
+        need(bias.constant and bias.dtype in types, o, f"bias must be constant {types[0]}, is {bias.dtype}")
         need(bias.size == channels, o, f"bias has {bias.size} values for {channels} channels")
 
 
 def _check_conv(o, ins, outs):
     y = outs[0]
     x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
-    check_activation(x, o)
-    check_activation(y, o)
+    check_activation(x, o, "int8", "int16")
+    check_activation(y, o, x.dtype)
     need(len(x.shape) == 4 and len(w.shape) == 4, o, "input and weights must have 4 dimensions")
     p = o.options
     depthwise = o.op == "DEPTHWISE_CONV_2D"
     channels = w.shape[3] if depthwise else w.shape[0]
-    _weights(o, w, bias, channels, 3 if depthwise else 0)
+    _weights(o, x, w, bias, channels, 3 if depthwise else 0)
     if depthwise:
         need(w.shape[0] == 1, o, f"depthwise weights have shape {w.shape}")
         need(
@@ -235,7 +228,7 @@ def _windows(o, x, y, channels):
         sizes.append(n)
         effective = (p[f"filter_{s}"] - 1) * p.get(f"dilation_{s}", 1) + 1
         padded *= max(x.shape[axis], (n - 1) * p[f"stride_{s}"] + effective)
-    _shape(o, y, (x.shape[0], *sizes, channels))
+    shape(o, y, (x.shape[0], *sizes, channels))
     need(padded <= MAX_TENSOR_ELEMENTS, o, "the padded input has too many elements")
     depth = x.shape[3] // p["groups"] if "groups" in p else 1
     need(y.size * p["filter_h"] * p["filter_w"] * depth <= MAX_PRODUCTS, o, "too many products")
@@ -244,11 +237,12 @@ def _windows(o, x, y, channels):
 def _check_fc(o, ins, outs):
     y = outs[0]
     x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
-    check_activation(x, o)
-    check_activation(y, o)
+    check_activation(x, o, "int8", "int16")
+    check_activation(y, o, x.dtype)
     need(len(w.shape) == 2, o, f"weights have shape {w.shape}, 2 dimensions expected")
     need(o.options["weights_format"] == 0, o, "shuffled weights are not supported")
-    _weights(o, w, bias, w.shape[0], 0)
+    need(w.dtype != "int4" or len(w.scales) == 1, o, "int4 weights with a scale a channel: TFLM has one scale for all")
+    _weights(o, x, w, bias, w.shape[0], 0)
     need(x.size % w.shape[1] == 0, o, f"input of {x.size} values, weights for {w.shape[1]}")
     need(
         y.size == x.size // w.shape[1] * w.shape[0] and y.shape[-1:] == (w.shape[0],),
@@ -258,125 +252,25 @@ def _check_fc(o, ins, outs):
 
 
 def _check_pool(o, ins, outs):
-    y = outs[0]
-    x = ins[0]
-    check_activation(x, o)
-    check_activation(y, o)
+    x, y = ins[0], outs[0]
+    checks.types(o, (x, y), ("float32",) if o.op == "L2_POOL_2D" else ("float32", "int8", "int16"))
     need(len(x.shape) == 4, o, "input must have 4 dimensions")
-    need(x.scale == y.scale and x.zero_point == y.zero_point, o, "input and output are quantised differently")
+    same = x.dtype == "float32" or abs(float(x.scale) - float(y.scale)) <= 1e-6 and x.zero_point == y.zero_point
+    need(same, o, "input and output are quantised differently")
     _windows(o, x, y, x.shape[3])
-
-
-def _check_binary(o, ins, outs):
-    y = outs[0]
-    for t in (*ins, y):
-        check_activation(t, o)
-    try:
-        want = np.broadcast_shapes(ins[0].shape, ins[1].shape)
-    except ValueError:
-        raise ModelError(f"{o}: shapes {ins[0].shape} and {ins[1].shape} do not broadcast") from None
-    _shape(o, y, want)
-
-
-def _check_mean(o, ins, outs):
-    y = outs[0]
-    x = ins[0]
-    check_activation(x, o)
-    check_activation(y, o)
-    rank = len(x.shape)
-    axes = _integers(o, ins[1], "the list of axes")
-    need(axes and all(-rank <= a < rank for a in axes), o, f"axes {axes} are outside the input's {rank} dimensions")
-    axes = sorted({a % rank for a in axes})
-    o.options["axis"] = tuple(axes)
-    if o.options["keep_dims"]:
-        _shape(o, y, (1 if i in axes else d for i, d in enumerate(x.shape)))
-    else:
-        _shape(o, y, (d for i, d in enumerate(x.shape) if i not in axes))
-
-
-def _check_pad(o, ins, outs):
-    y = outs[0]
-    x = ins[0]
-    check_activation(x, o)
-    check_activation(y, o)
-    values = _integers(o, ins[1], "the paddings", 2 * len(x.shape))
-    need(all(0 <= v <= 65536 for v in values), o, f"paddings {values} must be 0 to 65536")
-    pads = tuple(zip(values[::2], values[1::2]))
-    o.options["paddings"] = pads
-    o.options["value"] = y.zero_point
-    if len(ins) > 2:
-        need(
-            ins[2].constant and ins[2].dtype == "int8" and ins[2].size == 1, o, "the pad value must be a constant int8"
-        )
-        o.options["value"] = int(ins[2].data.reshape(-1)[0])
-    _shape(o, y, (d + a + b for d, (a, b) in zip(x.shape, pads)))
-
-
-def _check_concat(o, ins, outs):
-    y = outs[0]
-    for t in (*ins, y):
-        need(t is not None, o, "a required input is missing")
-        check_activation(t, o)
-    need(o.options["activation"] == "NONE", o, "a fused activation is not supported")
-    rank = len(y.shape)
-    axis = o.options["axis"]
-    need(all(len(t.shape) == rank for t in ins) and -rank <= axis < rank, o, f"axis {axis} or ranks do not fit")
-    axis = o.options["axis"] = axis % rank
-    for t in ins:
-        need(
-            t.shape[:axis] + t.shape[axis + 1 :] == y.shape[:axis] + y.shape[axis + 1 :],
-            o,
-            "shapes do not fit together",
-        )
-        need(t.scale == y.scale and t.zero_point == y.zero_point, o, "inputs and output are quantised differently")
-    need(sum(t.shape[axis] for t in ins) == y.shape[axis], o, "sizes do not add up to the output's")
-
-
-def _check_reshape(o, ins, outs):
-    y = outs[0]
-    check_activation(ins[0], o)
-    check_activation(y, o)
-    need(ins[0].size == y.size, o, f"{ins[0].shape} does not fit {y.shape}")
-
-
-def _check_unary(o, ins, outs):
-    y = outs[0]
-    check_activation(ins[0], o)
-    check_activation(y, o)
-    _same_shape(o, ins[0], y)
-    fixed = {"LOGISTIC": (1 / 256, -128), "SOFTMAX": (1 / 256, -128), "TANH": (1 / 128, 0)}.get(o.op)
-    if fixed:
-        need(
-            abs(float(y.scale) - fixed[0]) < 1e-3 * fixed[0] and y.zero_point == fixed[1],
-            o,
-            f"output must have scale {fixed[0]} and zero point {fixed[1]}",
-        )
-    if o.op == "SOFTMAX":
-        beta = o.options["beta"]
-        need(len(y.shape) > 0, o, "input without dimensions")
-        need(1e-6 <= beta <= 1e6, o, f"beta {beta} is out of range")
-        need(
-            y.shape[-1] < 4096,
-            o,
-            f"over {y.shape[-1]} values its 32-bit sum may overflow: at most 4095; argmax needs none",
-        )
-        need(1 / 4096 <= beta * float(ins[0].scale), o, "beta times input scale is too small")
-    if o.op == "LEAKY_RELU":
-        need(0 <= o.options["alpha"] <= 1e3, o, f"alpha {o.options['alpha']} must be 0 to 1000")
 
 
 def _check_transpose_conv(o, ins, outs):
     y = outs[0]
     shape, w, x = ins[0], ins[1], ins[2]
     bias = ins[3] if len(ins) > 3 else None
-    check_activation(x, o)
-    check_activation(y, o)
+    check_activation(x, o, "int8", "int16")
+    check_activation(y, o, x.dtype)
     need(len(x.shape) == 4 and len(w.shape) == 4, o, "input and weights must have 4 dimensions")
     p = o.options
-    need(p["activation"] == "NONE", o, "a fused activation is not supported")
-    _weights(o, w, bias, w.shape[0], 0)
+    _weights(o, x, w, bias, w.shape[0], 0)
     need(w.shape[3] == x.shape[3], o, f"{x.shape[3]} input channels, weights for {w.shape[3]}")
-    need(tuple(_integers(o, shape, "the output shape", 4)) == y.shape, o, f"output shape is {y.shape}, not as stated")
+    need(tuple(integers(o, shape, "the output shape", 4)) == y.shape, o, f"output shape is {y.shape}, not as stated")
     p["filter_h"], p["filter_w"] = w.shape[1], w.shape[2]
     _strides(o)
     for axis, s in ((1, "h"), (2, "w")):
@@ -390,57 +284,6 @@ def _check_transpose_conv(o, ins, outs):
         "too many products or elements",
     )
     need(y.shape[0] == x.shape[0] and y.shape[3] == w.shape[0], o, f"output shape {y.shape} does not fit")
-
-
-def _check_strided_slice(o, ins, outs):
-    y = outs[0]
-    x = ins[0]
-    check_activation(x, o)
-    check_activation(y, o)
-    p = o.options
-    rank = len(x.shape)
-    need(
-        not p["ellipsis_mask"] and not p["new_axis_mask"] and not p["offset"],
-        o,
-        "ellipsis, new axis and offset are not supported",
-    )
-    begin, end, strides = (_integers(o, t, "begin, end and strides", rank) for t in ins[1:])
-    need(all(strides), o, "a stride is 0")
-    slices, want = [], []
-    for i, size in enumerate(x.shape):
-        b = None if p["begin_mask"] >> i & 1 else begin[i]
-        e = None if p["end_mask"] >> i & 1 else end[i]
-        if p["shrink_axis_mask"] >> i & 1:
-            need(-size <= begin[i] < size, o, f"index {begin[i]} is outside the input")
-            slices.append(begin[i] % size)
-        else:
-            cut = slice(b, e, strides[i])
-            slices.append(cut)
-            want.append(len(range(*cut.indices(size))))
-    p["slices"] = tuple(slices)
-    _shape(o, y, want)
-
-
-def _check_transpose(o, ins, outs):
-    y = outs[0]
-    x = ins[0]
-    check_activation(x, o)
-    check_activation(y, o)
-    perm = _integers(o, ins[1], "the permutation", len(x.shape))
-    perm = [a % len(x.shape) if -len(x.shape) <= a < 0 else a for a in perm]
-    need(sorted(perm) == list(range(len(x.shape))), o, f"{perm} is not a permutation")
-    o.options["perm"] = tuple(perm)
-    _shape(o, y, (x.shape[a] for a in perm))
-
-
-def _check_resize(o, ins, outs):
-    y = outs[0]
-    x = ins[0]
-    check_activation(x, o)
-    check_activation(y, o)
-    need(len(x.shape) == 4, o, "input must have 4 dimensions")
-    size = _integers(o, ins[1], "the size", 2)
-    _shape(o, y, (x.shape[0], *size, x.shape[3]))
 
 
 def _check_nothing(o, ins, outs):
@@ -462,43 +305,119 @@ def _check_if(o, ins, outs):
     need(ins[0].dtype == "bool" and ins[0].size == 1, o, "its condition is not one bool")
 
 
-def _check_shape_of(o, ins, outs):
-    need(outs[0].dtype in ("int32", "int64"), o, f"its output is {outs[0].dtype}, not int32")
-    _shape(o, outs[0], (len(ins[0].shape),))
-
+_ARITHMETIC = ("float32", "int8", "int16", "int32", "int64")
 
 SPECS: dict[str, Spec] = {
-    "ADD": Spec("AddOptions", (2, 2), (1, 1), _check_binary),
+    "ABS": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
+    "ADD": Spec("AddOptions", (2, 2), (1, 1), checks.binary(*_ARITHMETIC)),
+    "ADD_N": Spec(None, (1, 64), (1, 1), checks.add_n),
+    "ARG_MAX": Spec(None, (2, 2), (1, 1), checks.arg_extreme),
+    "ARG_MIN": Spec(None, (2, 2), (1, 1), checks.arg_extreme),
     "ASSIGN_VARIABLE": Spec(None, (2, 2), (0, 0), _check_variable),
     "AVERAGE_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
+    "BATCH_MATMUL": Spec("BatchMatMulOptions", (2, 2), (1, 1), check_batch_matmul),
+    "BATCH_TO_SPACE_ND": Spec(None, (3, 3), (1, 1), checks.batches),
+    "BROADCAST_ARGS": Spec(None, (2, 2), (1, 1), checks.broadcast_args),
+    "BROADCAST_TO": Spec(None, (2, 2), (1, 1), checks.broadcast_to),
     "CALL_ONCE": Spec("CallOnceOptions", (0, 0), (0, 0), _check_nothing),
-    "CONCATENATION": Spec("ConcatenationOptions", (1, 64), (1, 1), _check_concat),
+    "CAST": Spec(None, (1, 1), (1, 1), checks.cast),
+    "CEIL": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32")),
+    "CONCATENATION": Spec("ConcatenationOptions", (1, 64), (1, 1), checks.concatenation),
     "CONV_2D": Spec("Conv2DOptions", (2, 3), (1, 1), _check_conv),
+    "COS": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32")),
+    "CUMSUM": Spec("CumsumOptions", (2, 2), (1, 1), checks.cumsum),
     "DEPTHWISE_CONV_2D": Spec("DepthwiseConv2DOptions", (2, 3), (1, 1), _check_conv),
+    "DEPTH_TO_SPACE": Spec("DepthToSpaceOptions", (1, 1), (1, 1), checks.blocks),
+    "DEQUANTIZE": Spec(None, (1, 1), (1, 1), checks.dequantize),
+    "DIV": Spec("DivOptions", (2, 2), (1, 1), checks.binary("float32", "int8", "int32", "int64")),
+    "DYNAMIC_UPDATE_SLICE": Spec(None, (3, 3), (1, 1), checks.dynamic_update_slice),
+    "ELU": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "EMBEDDING_LOOKUP": Spec(None, (2, 2), (1, 1), checks.embedding_lookup),
+    "EQUAL": Spec(None, (2, 2), (1, 1), checks.comparison),
+    "EXP": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "EXPAND_DIMS": Spec(None, (1, 2), (1, 1), checks.reshape),
+    "FILL": Spec(None, (2, 2), (1, 1), checks.fill),
+    "FLOOR": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32")),
+    "FLOOR_DIV": Spec(None, (2, 2), (1, 1), checks.binary("float32", "int32", "int64")),
+    "FLOOR_MOD": Spec(None, (2, 2), (1, 1), checks.binary("float32", "int32", "int64")),
     "FULLY_CONNECTED": Spec("FullyConnectedOptions", (2, 3), (1, 1), _check_fc),
-    "HARD_SWISH": Spec(None, (1, 1), (1, 1), _check_unary),
+    "GATHER": Spec("GatherOptions", (2, 2), (1, 1), checks.gather),
+    "GATHER_ND": Spec(None, (2, 2), (1, 1), checks.gather_nd),
+    "GELU": Spec("GeluOptions", (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "GREATER": Spec(None, (2, 2), (1, 1), checks.comparison),
+    "GREATER_EQUAL": Spec(None, (2, 2), (1, 1), checks.comparison),
+    "HARD_SWISH": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
     "IF": Spec("IfOptions", (1, 256), (0, 255), _check_if),
-    "LEAKY_RELU": Spec("LeakyReluOptions", (1, 1), (1, 1), _check_unary),
-    "LOGISTIC": Spec(None, (1, 1), (1, 1), _check_unary),
+    "L2_NORMALIZATION": Spec(None, (1, 1), (1, 1), checks.l2_normalization),
+    "L2_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
+    "LEAKY_RELU": Spec("LeakyReluOptions", (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
+    "LESS": Spec(None, (2, 2), (1, 1), checks.comparison),
+    "LESS_EQUAL": Spec(None, (2, 2), (1, 1), checks.comparison),
+    "LOG": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "LOG_SOFTMAX": Spec("LogSoftmaxOptions", (1, 1), (1, 1), check_log_softmax),
+    "LOGICAL_AND": Spec(None, (2, 2), (1, 1), checks.logical),
+    "LOGICAL_NOT": Spec(None, (1, 1), (1, 1), checks.plain_unary("bool")),
+    "LOGICAL_OR": Spec(None, (2, 2), (1, 1), checks.logical),
+    "LOGISTIC": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
+    "MAXIMUM": Spec(None, (2, 2), (1, 1), checks.binary(*checks.NUMBERS)),
     "MAX_POOL_2D": Spec("Pool2DOptions", (1, 1), (1, 1), _check_pool),
-    "MEAN": Spec("ReducerOptions", (2, 2), (1, 1), _check_mean),
-    "MUL": Spec("MulOptions", (2, 2), (1, 1), _check_binary),
-    "PAD": Spec(None, (2, 2), (1, 1), _check_pad),
-    "PADV2": Spec(None, (3, 3), (1, 1), _check_pad),
-    "QUANTIZE": Spec(None, (1, 1), (1, 1), _check_unary),
+    "MEAN": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*_ARITHMETIC)),
+    "MINIMUM": Spec(None, (2, 2), (1, 1), checks.binary(*checks.NUMBERS)),
+    "MIRROR_PAD": Spec("MirrorPadOptions", (2, 2), (1, 1), checks.mirror_pad),
+    "MUL": Spec("MulOptions", (2, 2), (1, 1), checks.binary(*_ARITHMETIC)),
+    "NEG": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32", "int32", "int64")),
+    "NOT_EQUAL": Spec(None, (2, 2), (1, 1), checks.comparison),
+    "ONE_HOT": Spec("OneHotOptions", (4, 4), (1, 1), checks.one_hot),
+    "PACK": Spec("PackOptions", (1, 64), (1, 1), checks.pack),
+    "PAD": Spec(None, (2, 2), (1, 1), checks.pad),
+    "PADV2": Spec(None, (3, 3), (1, 1), checks.pad),
+    "POW": Spec(None, (2, 2), (1, 1), checks.binary("float32", "int32", "int64")),
+    "PRELU": Spec(None, (2, 2), (1, 1), checks.prelu),
+    "QUANTIZE": Spec(None, (1, 1), (1, 1), checks.quantize),
+    "RANK": Spec(None, (1, 1), (1, 1), checks.shape_of),
     "READ_VARIABLE": Spec(None, (1, 1), (1, 1), _check_variable),
-    "RELU": Spec(None, (1, 1), (1, 1), _check_unary),
-    "RELU6": Spec(None, (1, 1), (1, 1), _check_unary),
-    "RESHAPE": Spec(None, (1, 2), (1, 1), _check_reshape),
-    "RESIZE_NEAREST_NEIGHBOR": Spec("ResizeNearestNeighborOptions", (2, 2), (1, 1), _check_resize),
-    "SHAPE": Spec("ShapeOptions", (1, 1), (1, 1), _check_shape_of),
-    "SOFTMAX": Spec("SoftmaxOptions", (1, 1), (1, 1), _check_unary),
-    "STRIDED_SLICE": Spec("StridedSliceOptions", (4, 4), (1, 1), _check_strided_slice),
-    "SUB": Spec("SubOptions", (2, 2), (1, 1), _check_binary),
-    "TANH": Spec(None, (1, 1), (1, 1), _check_unary),
-    "TRANSPOSE": Spec(None, (2, 2), (1, 1), _check_transpose),
+    "REDUCE_ALL": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction("bool")),
+    "REDUCE_ANY": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction("bool")),
+    "REDUCE_MAX": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*checks.NUMBERS)),
+    "REDUCE_MIN": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*checks.NUMBERS)),
+    "REDUCE_PROD": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*_ARITHMETIC)),
+    "RELU": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
+    "RELU6": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
+    "RELU_0_TO_1": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "RELU_N1_TO_1": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "RESHAPE": Spec(None, (1, 2), (1, 1), checks.reshape),
+    "RESIZE_BILINEAR": Spec("ResizeBilinearOptions", (2, 2), (1, 1), checks.resize),
+    "RESIZE_NEAREST_NEIGHBOR": Spec("ResizeNearestNeighborOptions", (2, 2), (1, 1), checks.resize),
+    "REVERSE_V2": Spec(None, (2, 2), (1, 1), checks.reverse),
+    "ROUND": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32")),
+    "RSQRT": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "SELECT": Spec(None, (3, 3), (1, 1), checks.select),
+    "SELECT_V2": Spec(None, (3, 3), (1, 1), checks.select),
+    "SHAPE": Spec(None, (1, 1), (1, 1), checks.shape_of),
+    "SIGN": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int32")),
+    "SIN": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32")),
+    "SLICE": Spec(None, (3, 3), (1, 1), checks.slice_),
+    "SOFTMAX": Spec("SoftmaxOptions", (1, 1), (1, 1), check_softmax),
+    "SPACE_TO_BATCH_ND": Spec(None, (3, 3), (1, 1), checks.batches),
+    "SPACE_TO_DEPTH": Spec("SpaceToDepthOptions", (1, 1), (1, 1), checks.blocks),
+    "SPLIT": Spec(None, (2, 2), (1, 64), checks.split),
+    "SPLIT_V": Spec(None, (3, 3), (1, 64), checks.split),
+    "SQRT": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "SQUARE": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32", "int32", "int64")),
+    "SQUARED_DIFFERENCE": Spec(None, (2, 2), (1, 1), checks.binary("float32", "int8", "int16", "int32")),
+    "SQUEEZE": Spec(None, (1, 1), (1, 1), checks.reshape),
+    "STRIDED_SLICE": Spec("StridedSliceOptions", (4, 4), (1, 1), checks.strided_slice),
+    "SUB": Spec("SubOptions", (2, 2), (1, 1), checks.binary(*_ARITHMETIC)),
+    "SUM": Spec("ReducerOptions", (2, 2), (1, 1), checks.reduction(*_ARITHMETIC)),
+    "SVDF": Spec("SVDFOptions", (5, 5), (1, 1), check_svdf),
+    "TANH": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
+    "TILE": Spec(None, (2, 2), (1, 1), checks.tile),
+    "TRANSPOSE": Spec(None, (2, 2), (1, 1), checks.transpose),
     "TRANSPOSE_CONV": Spec("TransposeConvOptions", (3, 4), (1, 1), _check_transpose_conv),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": Spec("UnidirectionalSequenceLSTMOptions", (1, 24), (1, 1), check_lstm),
+    "UNPACK": Spec("UnpackOptions", (1, 1), (1, 64), checks.unpack),
     "VAR_HANDLE": Spec("VarHandleOptions", (0, 0), (1, 1), _check_handle),
     "WHILE": Spec("WhileOptions", (0, 256), (0, 256), _check_nothing),
+    "ZEROS_LIKE": Spec(None, (1, 1), (1, 1), checks.zeros_like),
 }
 """The operators that can be read and run, by name."""

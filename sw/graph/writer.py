@@ -7,20 +7,15 @@ import flatbuffers
 import numpy as np
 import tflite
 
-TYPES = {
-    "float32": tflite.TensorType.FLOAT32,
-    "int8": tflite.TensorType.INT8,
-    "int16": tflite.TensorType.INT16,
-    "int32": tflite.TensorType.INT32,
-    "int64": tflite.TensorType.INT64,
-    "bool": tflite.TensorType.BOOL,
-}
+TYPES = {name.lower(): number for name, number in vars(tflite.TensorType).items()}
+"""The schema's number of a type."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorSpec:
-    """A tensor to write. `data`: constant contents, of `dtype`; `scales`, `zero_points`: one, or one for each index of
-    axis `quant_axis`, none if not quantised; `variable`: state that stays from one inference to the next."""
+    """A tensor to write. `data`: constant contents, of `dtype` (int4: bytes of two values, the first in the low half);
+    `scales`, `zero_points`: one, or one for each index of axis `quant_axis`, none if not quantised; `variable`: state
+    that stays from one inference to the next."""
 
     name: str
     shape: Sequence[int]
@@ -46,27 +41,30 @@ class OperatorSpec:
     version: int = 1
 
 
+@dataclass(frozen=True, eq=False)
+class GraphSpec:
+    """A graph to write beside the first one, for CALL_ONCE, IF or WHILE."""
+
+    tensors: Sequence[TensorSpec]
+    operators: Sequence[OperatorSpec]
+    inputs: Sequence[int]
+    outputs: Sequence[int]
+
+
 def write_model(
     tensors: Sequence[TensorSpec],
     operators: Sequence[OperatorSpec],
     inputs: Sequence[int],
     outputs: Sequence[int],
     description: str | None = None,
+    others: Sequence[GraphSpec] = (),
 ) -> bytes:
-    """Bytes of a model of one subgraph; `inputs` and `outputs` are tensor indexes."""
+    """Bytes of a model; `inputs` and `outputs` are tensor indexes, `others` its graphs after the first."""
+    graphs = [GraphSpec(tensors, operators, inputs, outputs), *others]
     b = flatbuffers.Builder(4096)
 
-    def vector(values, start):
-        start(b, len(values))
-        for v in reversed(values):
-            b.PrependUOffsetTRelative(v)
-        return b.EndVector()
-
-    def ints(values):
-        return b.CreateNumpyVector(np.array(values, np.int32))
-
     buffers = []
-    for data in (None, *(t.data for t in tensors)):
+    for data in (None, *(t.data for g in graphs for t in g.tensors)):
         raw = None
         if data is not None:
             # TFLM reads constants where they lie, so that they must be aligned in the file
@@ -75,8 +73,42 @@ def write_model(
         if raw is not None:
             tflite.BufferAddData(b, raw)
         buffers.append(tflite.BufferEnd(b))
+    kinds = list(dict.fromkeys((o.op, o.version) for g in graphs for o in g.operators))
+    opcodes = []
+    for name, version in kinds:
+        code = getattr(tflite.BuiltinOperator, name)
+        tflite.OperatorCodeStart(b)
+        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
+        tflite.OperatorCodeAddBuiltinCode(b, code)
+        tflite.OperatorCodeAddVersion(b, version)
+        opcodes.append(tflite.OperatorCodeEnd(b))
+    written, first = [], 1
+    for g in graphs:
+        written.append(_write_graph(b, g, kinds, first))
+        first += len(g.tensors)
+    all_graphs = _vector(b, written, tflite.ModelStartSubgraphsVector)
+    codes = _vector(b, opcodes, tflite.ModelStartOperatorCodesVector)
+    all_buffers = _vector(b, buffers, tflite.ModelStartBuffersVector)
+    text = None if description is None else b.CreateString(description)
+    tflite.ModelStart(b)
+    tflite.ModelAddVersion(b, 3)
+    tflite.ModelAddOperatorCodes(b, codes)
+    tflite.ModelAddSubgraphs(b, all_graphs)
+    tflite.ModelAddBuffers(b, all_buffers)
+    if text is not None:
+        tflite.ModelAddDescription(b, text)
+    b.Finish(tflite.ModelEnd(b), b"TFL3")
+    return bytes(b.Output())
+
+
+def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, first: int) -> int:
+    """One graph. kinds: (operator, version) of each operator code; first: number of its first tensor's buffer."""
+
+    def ints(values):
+        return b.CreateNumpyVector(np.array(values, np.int32))
+
     made = []
-    for i, t in enumerate(tensors):
+    for i, t in enumerate(g.tensors):
         quant = None
         if len(t.scales):
             s = b.CreateNumpyVector(np.asarray(t.scales, np.float32))
@@ -91,20 +123,20 @@ def write_model(
         tflite.TensorStart(b)
         tflite.TensorAddShape(b, dims)
         tflite.TensorAddType(b, TYPES[t.dtype])
-        tflite.TensorAddBuffer(b, i + 1)
+        tflite.TensorAddBuffer(b, first + i)
         tflite.TensorAddName(b, name)
         if t.variable:
             tflite.TensorAddIsVariable(b, True)
         if quant is not None:
             tflite.TensorAddQuantization(b, quant)
         made.append(tflite.TensorEnd(b))
-    kinds = list(dict.fromkeys((o.op, o.version) for o in operators))
     coded = []
-    for o in operators:
+    for o in g.operators:
         table = None
         if o.options_kind is not None:
-            # vectors first: flatbuffers builds no table inside another
+            # vectors and strings first: flatbuffers builds no table inside another
             values = {k: ints(v) if isinstance(v, (list, tuple)) else v for k, v in o.options.items()}
+            values = {k: b.CreateString(v) if isinstance(v, str) else v for k, v in values.items()}
             getattr(tflite, f"{o.options_kind}Start")(b)
             for key, value in values.items():
                 getattr(tflite, f"{o.options_kind}Add{key}")(b, value)
@@ -116,41 +148,27 @@ def write_model(
         tflite.OperatorAddInputs(b, ins)
         tflite.OperatorAddOutputs(b, outs)
         if table is not None:
-            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, o.options_kind))
+            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, str(o.options_kind)))
             tflite.OperatorAddBuiltinOptions(b, table)
         if middle is not None:
             tflite.OperatorAddIntermediates(b, middle)
         coded.append(tflite.OperatorEnd(b))
-    opcodes = []
-    for name, version in kinds:
-        code = getattr(tflite.BuiltinOperator, name)
-        tflite.OperatorCodeStart(b)
-        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
-        tflite.OperatorCodeAddBuiltinCode(b, code)
-        tflite.OperatorCodeAddVersion(b, version)
-        opcodes.append(tflite.OperatorCodeEnd(b))
-    graph_ins, graph_outs = ints(inputs), ints(outputs)
-    tensor_vector = vector(made, tflite.SubGraphStartTensorsVector)
-    operator_vector = vector(coded, tflite.SubGraphStartOperatorsVector)
+    graph_ins, graph_outs = ints(g.inputs), ints(g.outputs)
+    tensor_vector = _vector(b, made, tflite.SubGraphStartTensorsVector)
+    operator_vector = _vector(b, coded, tflite.SubGraphStartOperatorsVector)
     tflite.SubGraphStart(b)
     tflite.SubGraphAddTensors(b, tensor_vector)
     tflite.SubGraphAddInputs(b, graph_ins)
     tflite.SubGraphAddOutputs(b, graph_outs)
     tflite.SubGraphAddOperators(b, operator_vector)
-    graph = tflite.SubGraphEnd(b)
-    graphs = vector([graph], tflite.ModelStartSubgraphsVector)
-    codes = vector(opcodes, tflite.ModelStartOperatorCodesVector)
-    all_buffers = vector(buffers, tflite.ModelStartBuffersVector)
-    text = None if description is None else b.CreateString(description)
-    tflite.ModelStart(b)
-    tflite.ModelAddVersion(b, 3)
-    tflite.ModelAddOperatorCodes(b, codes)
-    tflite.ModelAddSubgraphs(b, graphs)
-    tflite.ModelAddBuffers(b, all_buffers)
-    if text is not None:
-        tflite.ModelAddDescription(b, text)
-    b.Finish(tflite.ModelEnd(b), b"TFL3")
-    return bytes(b.Output())
+    return tflite.SubGraphEnd(b)
+
+
+def _vector(b: flatbuffers.Builder, values: Sequence[int], start) -> int:
+    start(b, len(values))
+    for v in reversed(values):
+        b.PrependUOffsetTRelative(v)
+    return b.EndVector()
 
 
 def _aligned_bytes(b: flatbuffers.Builder, raw: bytes) -> int:

@@ -29,7 +29,17 @@ def run_operator(
     if op.op not in KERNELS:
         raise ModelError(f"{op}: cannot be computed")
     made = KERNELS[op.op](model, op, args)
-    return made if isinstance(made, tuple) else (made,)
+    outputs = made if isinstance(made, tuple) else (made,)
+    return tuple(_kept(model, i, y, state) for i, y in zip(op.outputs, outputs, strict=True))
+
+
+def _kept(model: Model, index: int, y: np.ndarray, state: State) -> np.ndarray:
+    """y; written to a variable tensor, the state's own array."""
+    if not model.tensors[index].variable:
+        return y
+    kept = state.tensor(model, index)
+    kept[...] = y
+    return kept
 
 
 def _argument(model: Model, index: int, tensors: Mapping[int, np.ndarray], state: State) -> np.ndarray:

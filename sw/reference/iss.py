@@ -82,12 +82,22 @@ class Iss:
         that goes first. Of a program without errors the result is the same; of one with more than one error, which is
         found first
     log : note the writes
+    limit : vectors that a run multiplies at most (each takes a cycle); None: as many as the program says
     """
 
-    def __init__(self, config, hazards: bool = False, ahead: bool = False, first: str = "tail", log: bool = False):
+    def __init__(
+        self,
+        config,
+        hazards: bool = False,
+        ahead: bool = False,
+        first: str = "tail",
+        log: bool = False,
+        limit: int | None = None,
+    ):
         self.config = c = config
         self.hazards = hazards
         self._log = log
+        self._limit = limit
         self._ahead = ahead
         self._order = ("tail", "mul") if first == "tail" else ("mul", "tail")
         self._mem = np.zeros(c.act_bytes + 32, np.int8)  # the first bytes again behind the end, so that reads wrap
@@ -163,6 +173,7 @@ class Iss:
         self._loaded = deque()  # _Tiles, of which not all are multiplied
         self._ends = [0]  # tiles handed over by the first 0, 1, ... LOADs
         self._consumed = 0  # tiles multiplied
+        self._vectors = 0
         self._outside = None  # (number of the first tile beyond the store, its LOAD, its index)
         self._steps = {"mul": deque(), "tail": deque()}  # not finished: _Step
         self._active = {"mul": None, "tail": None}  # generator of the first of the queue
@@ -358,6 +369,9 @@ class Iss:
                 yield "no TAIL posts its data token"
             self._synced = self._tokens.popleft().word
         vectors = step.height * (step.out_width if step.depthwise else step.width)
+        self._vectors += vectors * step.groups
+        if self._limit is not None and self._vectors > self._limit:
+            step.fail(f"no end after {self._limit:,} cycles: the program does more than its model", Status.STALLED)
         entries = 1 if step.still else vectors
         if not step.depthwise:
             oy, ox = np.divmod(np.arange(vectors), step.width)

@@ -262,7 +262,7 @@ def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig
 
 def _refused_row(root, o, index, tensors, broken) -> dict:
     code = root.OperatorCodes(o.OpcodeIndex())
-    op = BUILTIN_OPCODE2NAME.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "unknown")
+    op = BUILTIN_OPCODE2NAME.get(operators.operator_code(code), "unknown")
     if op == "CUSTOM" and code.CustomCode():
         op = f"CUSTOM {code.CustomCode().decode('utf-8', 'replace')[:40]}"
     ins = [i for i in (o.Inputs(j) for j in range(min(o.InputsLength(), 1024))) if 0 <= i < len(tensors)]

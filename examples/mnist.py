@@ -1,7 +1,7 @@
 """MNIST from end to end: train in Keras, quantize to int8, and prove the accelerator exact on the test images.
 
-    python sw/examples/mnist.py train mnist.npz -o build/mnist.tflite
-    python sw/examples/mnist.py evaluate build/mnist.tflite mnist.npz
+    python examples/mnist.py train mnist.npz -o build/mnist.tflite
+    python examples/mnist.py evaluate build/mnist.tflite mnist.npz
 
 `train` needs the extra ``pip install '.[train]'``; `evaluate` needs scikit-learn and tflite-micro (``'.[test]'``).
 DATA is the `mnist.npz` of Keras or a folder with the four IDX files. Exit code: 0, or 1 when an output vector differs
@@ -61,7 +61,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
             if values.size != np.prod(shape):
                 raise ExampleError(f"{path}: holds {values.size} values, its header says {shape}; download it again")
             return values.reshape(shape)
-    raise ExampleError(f"{folder}: {name} (or {name}.gz) is missing; see sw/examples/README.md for the files")
+    raise ExampleError(f"{folder}: {name} (or {name}.gz) is missing; see examples/README.md for the files")
 
 
 def load_data(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def load_data(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
             with np.load(path, allow_pickle=False) as data:
                 images, labels = (data[name] for name in names)
         except FileNotFoundError:
-            raise ExampleError(f"{path}: no such file; see sw/examples/README.md for where to get it") from None
+            raise ExampleError(f"{path}: no such file; see examples/README.md for where to get it") from None
         except (ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
             raise ExampleError(
                 f"{path}: not an .npz file with x_{part} and y_{part}; give the mnist.npz of Keras"

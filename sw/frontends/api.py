@@ -1,0 +1,54 @@
+"""`lepton.compile`: from a network in a framework to a Session, in one call."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.frontends.graph import ImportModelError
+from lepton.sw.frontends.importer import import_model, load_calibration
+from lepton.sw.session import Session
+
+
+def compile(
+    model: Any,
+    example_inputs: Any = None,
+    calibration: Any = None,
+    *,
+    config: str | NpuConfig | None = None,
+    backend: str = "iss",
+    nhwc: bool = False,
+) -> Session:
+    """A Session of a network, quantized to int8 on the way where it is float.
+
+    model : torch.nn.Module, ExportedProgram, Keras model, onnx.ModelProto, or a path (.onnx, .pt2, .keras, .tflite).
+        An int8 .tflite and a compiled program are taken as they are, without calibration.
+    example_inputs : what the network is called with, batch first: an array or tensor, or a tuple of them. A torch
+        module needs it; it is also the calibration data where there are no others.
+    calibration : (N, shape of the input) in the source's layout: an array or tensor, one for each input, or the path
+        of an .npz with `calibration` or `x`.
+    config, backend : as of Session.
+    nhwc : inputs and outputs keep their channels last; else they are as in the source.
+
+    Raises ImportModelError, ModelError, CompileError or ConfigError, each with one line.
+    """
+    given = None if example_inputs is None else _arrays(example_inputs)
+    if isinstance(calibration, (str, Path)):
+        data = load_calibration(calibration)
+    else:
+        data = given if calibration is None else _arrays(calibration)
+    if isinstance(model, (str, Path)) and not Path(model).exists():
+        raise ImportModelError(f"{model}: no such file")
+    ready = isinstance(model, (str, Path)) and Path(model).suffix.lower() not in (".onnx", ".pt2", ".keras", ".h5")
+    if ready and data is None:
+        return Session(str(model), config=config, backend=backend)
+    imported = import_model(model, data, nhwc, example_inputs=given)
+    return Session(imported.model(), config=config, backend=backend)
+
+
+def _arrays(data: Any) -> list[np.ndarray]:
+    """One array an input; torch tensors become arrays."""
+    many = isinstance(data, Sequence) and not isinstance(data, np.ndarray)
+    return [np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (data if many else [data])]

@@ -1,0 +1,489 @@
+"""`lepton evaluate`: how well a model does on labelled data, int8 and float side by side.
+
+Three tasks: `classes` (accuracy, precision, recall, F1, confusion matrix; all averages are over classes), `regression`
+(errors), `anomaly` (area under the ROC curve of a score: the reconstruction's error, or the single output).
+"""
+
+import csv
+import json
+import math
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lepton.sw.graph.model import Model, ModelError, Tensor
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+INPUT_KEYS = ("x", "input", "images", "x_test")
+LABEL_KEYS = ("y", "label", "labels", "target", "y_test")
+LABEL_COLUMNS = ("label", "class", "target", "y")
+SCALES = ("auto", "unit", "signed", "none")
+TASKS = ("auto", "classes", "regression", "anomaly")
+
+
+class EvaluateError(ModelError):
+    """Data that cannot be used for an evaluation; one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Inputs (N, shape of the model's input) as real numbers, or int8 as the model takes them; labels or targets (N,
+    …); the names of the classes, where known; and what was done to the data, in words."""
+
+    x: np.ndarray
+    y: np.ndarray
+    names: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+# Data
+
+
+def load_samples(
+    path: str | Path, shape: tuple[int, ...], scale: str = "auto", resize: str = "bilinear", limit: int | None = None
+) -> Samples:
+    """Labelled data for an input of `shape` (without batch). Raises EvaluateError.
+
+    path: .npz with x and y; a folder with a folder of pictures for each class (their order is the alphabet's, as Keras
+    reads it); .csv or .parquet of rows with a label column (label, class, target, y, or else the last one).
+    scale: unit (bytes over 255), signed (bytes over 127.5, less 1), none; auto is unit for bytes and none for the rest.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise EvaluateError(f"{path}: no such file or folder")
+    if path.is_dir():
+        found = _pictures(path, shape, resize, limit)
+    elif path.suffix.lower() == ".npz":
+        found = _arrays(path)
+    elif path.suffix.lower() in (".csv", ".parquet"):
+        found = _rows(path)
+    else:
+        raise EvaluateError(f"{path}: neither .npz, .csv, .parquet nor a folder of pictures")
+    x, y = found.x[:limit], found.y[:limit]
+    if not len(x) or len(x) != len(y):
+        raise EvaluateError(f"{path}: {len(x)} inputs and {len(y)} labels")
+    notes = list(found.notes)
+    x = _scaled(x, scale, notes)
+    return Samples(_shaped(x, shape, path, notes), y, found.names, notes)
+
+
+def _arrays(path: Path) -> Samples:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {k: data[k] for k in data.files}
+    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+        raise EvaluateError(f"{path}: not an .npz of plain numbers ({type(error).__name__})") from None
+    x = next((arrays[k] for k in INPUT_KEYS if k in arrays), None)
+    y = next((arrays[k] for k in LABEL_KEYS if k in arrays), None)
+    if x is None or y is None:
+        held = ", ".join(arrays) or "nothing"
+        raise EvaluateError(f"{path}: holds {held}; needed are inputs (x or input) and labels (y or label)")
+    return Samples(x, y)
+
+
+def _pictures(folder: Path, shape, resize, limit) -> Samples:
+    names = sorted(d.name for d in folder.iterdir() if d.is_dir())
+    files = [
+        (p, k) for k, n in enumerate(names) for p in sorted((folder / n).iterdir()) if p.suffix.lower() in PICTURES
+    ]
+    if not files:
+        raise EvaluateError(f"{folder}: no folders of pictures, one a class")
+    if limit is not None and limit < len(files):  # evenly from all classes
+        files = [files[i * len(files) // limit] for i in range(limit)]
+    size, channels, first = picture_shape(shape)
+    x = np.stack([read_picture(p, size, channels, first, resize) for p, _ in files])
+    kind = "grey" if channels == 1 else "RGB"
+    return Samples(
+        x, np.array([k for _, k in files]), names, [f"pictures resized to {size[1]}x{size[0]} {kind} ({resize})"]
+    )
+
+
+def picture_shape(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
+    """((height, width), channels, whether they come first) of an input's shape without batch. Raises EvaluateError."""
+    if len(shape) == 2:
+        return (shape[0], shape[1]), 1, False
+    if len(shape) == 3 and shape[2] in (1, 3):
+        return (shape[0], shape[1]), shape[2], False
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return (shape[1], shape[2]), shape[0], True
+    raise EvaluateError(f"the model's input {shape} is no picture: give the data as .npz")
+
+
+def read_picture(path: Path, size: tuple[int, int], channels: int, first: bool, resize: str = "bilinear") -> np.ndarray:
+    """A picture as uint8, (H, W, C) or with the channels first. resize: bilinear or nearest (the sides become those of
+    `size`), or crop (the middle, bilinear, in its own proportions). Raises EvaluateError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        raise EvaluateError(f"{path}: not a picture that can be read ({type(error).__name__})") from None
+    height, width = size
+    how = Image.Resampling.NEAREST if resize == "nearest" else Image.Resampling.BILINEAR
+    box = None
+    if resize == "crop":
+        factor = min(image.width / width, image.height / height)
+        w, h = width * factor, height * factor
+        left, top = (image.width - w) / 2, (image.height - h) / 2
+        box = (left, top, left + w, top + h)
+    x = np.asarray(image.resize((width, height), how, box=box), np.uint8).reshape(height, width, channels)
+    return np.moveaxis(x, -1, 0) if first else x
+
+
+def _rows(path: Path) -> Samples:
+    if path.suffix.lower() == ".parquet":
+        try:
+            import pyarrow.parquet as parquet  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        except ImportError:
+            raise EvaluateError("reading .parquet needs pyarrow: pip install 'lepton-npu[evaluate]'") from None
+        try:
+            table = parquet.read_table(path)
+        except Exception as error:
+            raise EvaluateError(f"{path}: not a .parquet file that can be read ({type(error).__name__})") from None
+        header, columns = table.column_names, [c.to_pylist() for c in table.columns]
+    else:
+        try:
+            with path.open(newline="") as file:
+                lines = [r for r in csv.reader(file) if r]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise EvaluateError(f"{path}: not a .csv file ({type(error).__name__})") from None
+        if not lines or any(len(r) != len(lines[0]) for r in lines):
+            raise EvaluateError(f"{path}: its rows are not all of one length")
+        named = not all(_number(v) for v in lines[0])
+        header = lines[0] if named else [str(i) for i in range(len(lines[0]))]
+        columns = [list(c) for c in zip(*lines[named:])]
+    place = next((header.index(c) for c in LABEL_COLUMNS if c in header), len(header) - 1)
+    try:
+        x = np.array([[float(v) for v in c] for k, c in enumerate(columns) if k != place], np.float32).T
+    except (TypeError, ValueError):
+        raise EvaluateError(f"{path}: a column other than the label {header[place]!r} holds no numbers") from None
+    labels = columns[place] if columns else []
+    names: list[str] = []
+    if all(_number(v) for v in labels):
+        y = np.array([float(v) for v in labels])
+        y = y.astype(np.int64) if (y == y.round()).all() else y
+    else:
+        names = sorted({str(v) for v in labels})
+        y = np.array([names.index(str(v)) for v in labels])
+    return Samples(x, y, names, [f"label: column {header[place]!r}"])
+
+
+def _number(text) -> bool:
+    try:
+        float(text)
+        return True
+    except (TypeError, ValueError):
+        return False
+
+
+def _scaled(x: np.ndarray, scale: str, notes: list[str]) -> np.ndarray:
+    if x.dtype == np.int8 and scale in ("auto", "none"):
+        notes.append("inputs: the model's own bytes")
+        return x
+    if scale == "auto":
+        scale = "unit" if x.dtype == np.uint8 else "none"
+    x = x.astype(np.float32)
+    if scale == "unit":
+        x = x / np.float32(255)
+        notes.append("inputs: divided by 255")
+    elif scale == "signed":
+        x = x / np.float32(127.5) - np.float32(1)
+        notes.append("inputs: divided by 127.5, less 1")
+    return x
+
+
+def _shaped(x: np.ndarray, shape: tuple[int, ...], where, notes: list[str]) -> np.ndarray:
+    """x as (N, *shape): as it is, with axes of size 1 added or gone, or with the channels moved."""
+    if x.shape[1:] == shape:
+        return x
+    if (
+        [d for d in x.shape[1:] if d > 1] == [d for d in shape if d > 1]
+        or x.ndim == 2
+        and x[0].size == math.prod(shape)
+    ):
+        return x.reshape(len(x), *shape)
+    for words, source, target in (("last", 1, -1), ("first", -1, 1)):
+        moved = np.moveaxis(x, source, target) if x.ndim > 2 else x
+        if moved.shape[1:] == shape:
+            notes.append(f"channels moved {words}")
+            return np.ascontiguousarray(moved)
+    wanted = ", ".join(map(str, ("N", *shape)))
+    raise EvaluateError(f"{where}: inputs have shape {x.shape}, the model takes ({wanted})")
+
+
+# Running
+
+
+def quantized(t: Tensor, x: np.ndarray) -> np.ndarray:
+    """Real numbers as the tensor's integers; what is already int8 stays."""
+    if x.dtype == np.int8 or t.dtype == "float32":
+        return x
+    low, high = (-128, 127) if t.dtype == "int8" else (np.iinfo(t.dtype).min, np.iinfo(t.dtype).max)
+    return np.clip(np.round(x / np.float32(t.scale)) + t.zero_point, low, high).astype(t.dtype)
+
+
+def real(t: Tensor, y: np.ndarray) -> np.ndarray:
+    """A tensor's integers as real numbers."""
+    return (y.astype(np.float32) - t.zero_point) * np.float32(t.scale) if len(t.scales) else y.astype(np.float32)
+
+
+def ends(model: Model) -> tuple[Tensor, Tensor]:
+    """The input and the output of a model that has one each. Raises EvaluateError."""
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise EvaluateError(
+            f"{model.name}: {len(model.inputs)} inputs, {len(model.outputs)} outputs: one each is needed"
+        )
+    return model.tensors[model.inputs[0]], model.tensors[model.outputs[0]]
+
+
+def float_outputs(source: str | Path, samples: Samples, progress: Callable | None = None) -> np.ndarray:
+    """What the float model gives for the samples, (N, …). Raises ImportModelError or EvaluateError."""
+    from lepton.sw.frontends.graph import evaluate
+    from lepton.sw.frontends.importer import read_source
+
+    if samples.x.dtype == np.int8:
+        raise EvaluateError("the data are bytes of the int8 model: the float model needs real numbers")
+    graph = read_source(source, shapes=[(1, *samples.x.shape[1:])])
+    shape = graph.inputs[0].shape
+    x = _shaped(samples.x, shape[1:], source, [])
+    out = []
+    for i in range(len(x)):
+        out.append(evaluate(graph, x[i : i + 1].reshape(shape))[graph.outputs[0]][0])
+        if progress:
+            progress(i + 1, len(x))
+    return np.stack(out)
+
+
+# Scores
+
+
+def task_of(task: str, outputs: np.ndarray, samples: Samples) -> str:
+    """The task, where `auto` says to find it."""
+    if task != "auto":
+        return task
+    if outputs.shape[1:] and outputs[0].size == samples.x[0].size and outputs[0].size > 1 and samples.y.ndim == 1:
+        return "anomaly"
+    whole = samples.y.ndim == 1 and samples.y.dtype.kind in "iub"
+    if whole and outputs[0].size == 1 and set(np.unique(samples.y)) <= {0, 1}:
+        return "anomaly"
+    return "classes" if whole and outputs[0].size > 1 else "regression"
+
+
+def scores(task: str, outputs: np.ndarray, samples: Samples) -> dict:
+    """The numbers of one model, JSON-able. outputs: real numbers (N, …)."""
+    try:
+        from sklearn import metrics  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        raise EvaluateError("the scores need scikit-learn: pip install 'lepton-npu[evaluate]'") from None
+    y, flat = samples.y, outputs.reshape(len(outputs), -1)
+    if task == "classes":
+        guess, labels = flat.argmax(1), np.arange(flat.shape[1])
+        if y.dtype.kind not in "iub" or y.min() < 0 or y.max() >= flat.shape[1]:
+            raise EvaluateError(f"labels from {y.min()} to {y.max()}, the model has {flat.shape[1]} outputs")
+        kw = dict(labels=labels, zero_division=0)
+        precision, recall, f1, count = metrics.precision_recall_fscore_support(y, guess, **kw)
+        seen = count > 0
+        return {
+            "accuracy": float((guess == y).mean()),
+            "precision": float(precision[seen].mean()),
+            "recall": float(recall[seen].mean()),
+            "f1": float(f1[seen].mean()),
+            "per_class": [
+                {"precision": float(p), "recall": float(r), "f1": float(f), "count": int(n)}
+                for p, r, f, n in zip(precision, recall, f1, count)
+            ],
+            "confusion": metrics.confusion_matrix(y, guess, labels=labels).tolist(),
+        }
+    if task == "anomaly":
+        if set(np.unique(y)) != {0, 1}:
+            raise EvaluateError("an anomaly detector's labels are 0 (normal) and 1, with some of each")
+        score = flat[:, 0] if flat.shape[1] == 1 else ((flat - samples.x.reshape(len(flat), -1)) ** 2).mean(1)
+        return {
+            "auc": float(metrics.roc_auc_score(y, score)),
+            "average_precision": float(metrics.average_precision_score(y, score)),
+        }
+    target = y.reshape(len(y), -1).astype(np.float64)
+    if target.shape != flat.shape:
+        raise EvaluateError(f"targets have shape {y.shape}, the outputs {outputs.shape}")
+    return {
+        "mean_absolute_error": float(np.abs(flat - target).mean()),
+        "root_mean_square_error": float(np.sqrt(((flat - target) ** 2).mean())),
+        "r2": float(metrics.r2_score(target, flat)) if len(flat) > 1 else None,
+    }
+
+
+def evaluate(session, samples: Samples, task: str = "auto", float_model=None, progress: Callable | None = None) -> dict:
+    """The report: task, count, notes, and for each of `int8` and `float` (if there is one) its scores."""
+    given, taken = ends(session.model)
+    x = quantized(given, samples.x)
+    y = real(taken, np.asarray(session.run(x.reshape(len(x), *given.row), progress=progress)))
+    compared = samples
+    if samples.x.dtype == np.int8:
+        compared = Samples(real(given, samples.x), samples.y, samples.names, samples.notes)
+    task = task_of(task, y, compared)
+    models = {"int8": scores(task, y, compared)}
+    if float_model is not None:
+        models["float"] = scores(task, float_outputs(float_model, samples, progress), compared)
+    cycles = (session.report or {}).get("cycles")
+    report = {"model": session.model.name, "backend": session.backend, "task": task, "count": len(x)}
+    return report | {"names": samples.names, "notes": samples.notes, "cycles": cycles, "models": models}
+
+
+# Output
+
+
+def show(report: dict, file=None) -> None:
+    """Print the report."""
+    from rich.console import Console
+    from rich.table import Table
+
+    file = file or sys.stdout
+    console = Console(file=file, highlight=False, width=None if file.isatty() else 120)
+    models = report["models"]
+    cycles = f", {report['cycles']:,} cycles each" if report["cycles"] else ""
+    console.print(f"{report['model']}: {report['task']}, {report['count']} samples on {report['backend']}{cycles}")
+    for note in report["notes"]:
+        console.print(f"  {note}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in models:
+        table.add_column(name, justify="right")
+    first = next(iter(models.values()))
+    for key, value in first.items():
+        if not isinstance(value, list):
+            percent = report["task"] == "classes"
+            cells = (m[key] for m in models.values())
+            shown = ("" if c is None else f"{c:.2%}" if percent else f"{c:.5f}" for c in cells)
+            table.add_row(key.replace("_", " "), *shown)
+    console.print(table)
+    if report["task"] != "classes":
+        return
+    names = report["names"] or [str(i) for i in range(len(first["confusion"]))]
+    for name, m in models.items():
+        console.print(f"\nconfusion matrix, {name} (row: the label, column: the answer)")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("")
+        for n in names:
+            table.add_column(n[:10], justify="right")
+        for head in ("precision", "recall", "F1"):
+            table.add_column(head, justify="right", style="dim")
+        for n, row, c in zip(names, m["confusion"], m["per_class"]):
+            marks = (f"{c[k]:.2%}" for k in ("precision", "recall", "f1"))
+            table.add_row(n[:10], *(str(v) if v else "·" for v in row), *marks)
+        console.print(table)
+
+
+def draw(report: dict, path: str | Path) -> None:
+    """The confusion matrices as a picture; other tasks as bars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    models = report["models"]
+    figure = Figure(figsize=(5.2 * len(models), 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for k, (name, m) in enumerate(models.items(), 1):
+        axes = figure.add_subplot(1, len(models), k)
+        if report["task"] != "classes":
+            numbers = {a.replace("_", " "): v for a, v in m.items() if v is not None}
+            axes.barh(list(numbers), list(numbers.values()))
+            axes.set_title(f"{report['model']}, {name}")
+            continue
+        matrix = np.array(m["confusion"])
+        share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        names = report["names"] or [str(i) for i in range(len(matrix))]
+        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("answer")
+        axes.set_ylabel("label")
+        axes.set_title(f"{report['model']}, {name}: {m['accuracy']:.2%} of {report['count']}")
+        if len(matrix) <= 20:
+            for (i, j), v in np.ndenumerate(matrix):
+                if v:
+                    axes.text(
+                        j,
+                        i,
+                        str(v),
+                        ha="center",
+                        va="center",
+                        color="white" if share[i, j] > 0.5 else "black",
+                        fontsize=7,
+                    )
+    figure.savefig(path, dpi=120, format="png")
+
+
+def command(args) -> int:
+    """`lepton evaluate`."""
+    from contextlib import closing
+
+    from lepton.sw.cli import UserError, atomic, check_output, open_session
+
+    if args.count is not None and args.count < 1:
+        raise UserError(f"--count {args.count}: must be at least 1")
+    for name in (args.picture, args.json if args.json != "-" else None):
+        if name:
+            check_output(name)
+    with closing(open_session(args.model, args)) as session:
+        given, _ = ends(session.model)
+        samples = load_samples(args.data, given.row, args.scale, args.resize, args.count)
+        report = evaluate(session, samples, args.task, args.float_model, _progress())
+    if args.json == "-":
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+    if args.json and args.json != "-":
+        with atomic(args.json) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+    if args.picture:
+        with atomic(args.picture) as temporary:
+            draw(report, temporary)
+        if args.json != "-":
+            print(f"picture: {args.picture}")
+    return 0
+
+
+def _progress() -> Callable | None:
+    """Counts on a terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def progress(done, total):
+        if done % max(total // 100, 1) == 0 or done == total:
+            print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return progress
+
+
+def add_parser(subparsers) -> None:
+    """Register `evaluate`."""
+    text = "accuracy, precision, recall, F1 and confusion matrix of a model on labelled data"
+    parser = subparsers.add_parser("evaluate", help=text, description=text)
+    from lepton.sw.cli import backend_name
+
+    parser.add_argument("model", metavar="MODEL", help="int8 .tflite, or a file from `lepton compile`")
+    parser.add_argument(
+        "data", metavar="DATA", help=".npz with x and y, a folder with a folder of pictures a class, .csv or .parquet"
+    )
+    parser.add_argument("--float-model", metavar="SOURCE", help="the float model beside it: .onnx, .tflite, …")
+    parser.add_argument("--task", choices=TASKS, default="auto", help="what the outputs are (default: %(default)s)")
+    parser.add_argument(
+        "--scale", choices=SCALES, default="auto", help="unit: bytes / 255; signed: bytes / 127.5 - 1 (default: auto)"
+    )
+    parser.add_argument(
+        "--resize",
+        choices=("bilinear", "nearest", "crop"),
+        default="bilinear",
+        help="of pictures (default: %(default)s)",
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="the first N samples (of folders: spread evenly)")
+    parser.add_argument("--json", metavar="FILE", help="report to write; - prints it in place of the text")
+    parser.add_argument("--picture", metavar="FILE", help="confusion matrix to write as .png")
+    parser.add_argument("--backend", type=backend_name, default="golden", metavar="NAME", help="default: %(default)s")
+    parser.add_argument("--baud", type=int, metavar="N", help="of the serial port (default: 1,000,000)")
+    parser.add_argument("--config", metavar="NAME", help="configuration (default: small)")
+    parser.set_defaults(func=command, handler=command)
