@@ -15,7 +15,7 @@ from pathlib import Path
 from lepton.fpga import build as fpga_build
 from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.frontends import command as frontends
-from lepton.sw.report import bench, check, evaluate, info, profile
+from lepton.sw.report import bench, check, classify, evaluate, info, profile
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
 MAX_JSON = 1 << 20
@@ -180,6 +180,10 @@ def same_file(a, b) -> bool:
 def command_run(args) -> int:
     from lepton.sw.arrays import read_arrays
 
+    if classify.takes(args.input) and not args.output:
+        return classify.command(args)
+    if not args.output:
+        raise UserError("--output is missing: a file to write (only pictures and .wav are classified without)")
     check_output(args.output)
     for name in (args.input, args.model):
         if same_file(name, args.output):
@@ -289,7 +293,9 @@ def command_sim(args) -> int:
         Path("build").mkdir(exist_ok=True)
     check_output(args.picture)
     session = open_session(model, args)
-    shape = session.input_shape[1:]
+    if [end.dtype.name for end in session.inputs] != ["int8"] or len(session.outputs) != 1:
+        raise UserError(f"{model}: sim shows models with one int8 input and one output; use `lepton run`")
+    shape = session.inputs[0].row
     if arrays is None:
         import numpy as np
 
@@ -356,11 +362,10 @@ def build_parser() -> Parser:
         required=True,
         metavar="X",
         help="inputs (N, ...) in the model's types: .npy for one input; .npz by the tensors' names or input0, input1, "
-        "…; x or input for one",
+        "…; x or input for one; a picture, a .wav or a folder of them to classify",
     )
     run.add_argument(
         "--output",
-        required=True,
         metavar="Y",
         help="outputs to write: .npy of one; .npz as output0, output1, … and by the tensors' names",
     )
@@ -368,6 +373,7 @@ def build_parser() -> Parser:
         "--float", action="store_true", help="real numbers in and out: quantize and dequantize at the ends"
     )
     run.add_argument("--reset", action="store_true", help="a model with state starts again before each row")
+    classify.add_options(run)
     backend(run, "golden")
 
     comp = add("compile", command_compile, "compile a model to a file that runs in its place")

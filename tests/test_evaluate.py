@@ -162,3 +162,56 @@ def test_labels_outside_the_outputs():
 def test_command_refuses_in_one_line(tmp_path, capsys):
     code, _, err = run(capsys, DIGITS, tmp_path / "nothing.npz")
     assert code == 2 and err.count("\n") == 1 and "no such file" in err
+
+
+# `lepton run` on pictures and sounds
+
+
+def classify(capsys, *arguments):
+    code = main(["run", *map(str, arguments)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_run_names_the_best_classes_of_pictures(tmp_path, capsys):
+    """A picture of a digit, as the shipped network saw it in training: 8x8 grey, enlarged."""
+    from PIL import Image
+
+    digits = np.load(DIGITS.with_suffix(".npz"))
+    model = load_model(DIGITS)
+    given = model.tensors[model.inputs[0]]
+    guess = golden.run(model, digits["x"][:4]).argmax(1)
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for k in range(4):
+        level = (digits["x"][k].reshape(given.row).astype(np.float32) - given.zero_point) * given.scale
+        pixels = np.clip(np.round(level * 255 / max(1.0, float(level.max()))), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels[..., 0]).save(folder / f"{k}.png")
+    (tmp_path / "l.txt").write_text("\n".join(f"digit {i}" for i in range(10)))
+    code, out, _ = classify(capsys, DIGITS, "--input", folder, "--labels", tmp_path / "l.txt", "--top", 2)
+    lines = out.splitlines()
+    assert code == 0 and "resized to" in lines[0] and "divided by 255" in lines[0]
+    assert [line.split(": ")[1].split()[1] for line in lines[1:]] == [str(g) for g in guess]
+    code, _, err = classify(capsys, DIGITS, "--input", folder / "0.png", "--labels", folder / "0.png")
+    assert code == 2 and err.count("\n") == 1
+
+
+def test_run_classifies_a_sound(tmp_path, capsys):
+    import wave
+
+    with wave.open(str(tmp_path / "s.wav"), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(np.full((100, 2), 16384, "<i2").tobytes())
+    data = RNG.uniform(-1, 1, (20, 50)).astype(np.float32)
+    model = linear(tmp_path, [np.full(50, 1 / 50), np.full(50, -1 / 50)], (50,), [*data, np.ones(50, np.float32)])
+    code, out, _ = classify(capsys, model, "--input", tmp_path / "s.wav", "--rate", 8000)
+    assert code == 0 and "50 samples at 8000 Hz of 50" in out
+    assert out.splitlines()[1].split(": ")[1].startswith("0 0.5")
+
+
+def test_run_without_output_is_for_pictures_only(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 8, 1), np.int8))
+    code, _, err = classify(capsys, DIGITS, "--input", tmp_path / "x.npy")
+    assert code == 2 and "--output is missing" in err

@@ -68,6 +68,8 @@ class Compiler(Emitter):
         """None if the array runs the operator, else why not (it then runs on the host)."""
         if op.index in self.host:
             return self.host[op.index]
+        if any(self.tensor(t).variable for t in op.outputs):
+            return "writes to state"
         for t in (*self.activations(op), *op.outputs):
             if self.tensor(t).dtype != "int8":
                 return f"{self.tensor(t).dtype} values"

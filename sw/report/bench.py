@@ -21,6 +21,7 @@ import numpy as np
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import PRESETS, NpuConfig
+from lepton.sw.arrays import read_arrays
 from lepton.sw.compiler import Program
 from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference import golden
@@ -119,16 +120,23 @@ class _Counting:
         return self.engine.start(pc)
 
 
-def example_input(session: Session, path: Path) -> np.ndarray:
-    """The first input of the .npz beside the model, else random bytes."""
-    shape = session.input_shape[1:]
+def example_inputs(session: Session, path: Path) -> list[np.ndarray]:
+    """The first row of the .npz beside the model, else random values; one array for each input."""
     beside = path.with_suffix(".npz")
-    if beside.is_file():
-        with np.load(beside, allow_pickle=False) as data:
-            for key in ("input", "x"):
-                if key in data and data[key].dtype == np.int8 and data[key].shape[1:] == shape:
-                    return data[key][:1]
-    return np.random.default_rng(1).integers(-128, 128, (1, *shape), np.int8)
+    known = read_arrays(beside) if beside.is_file() else {}
+    rng = np.random.default_rng(1)
+    arrays = []
+    for k, end in enumerate(session.inputs):
+        keys = ("input", "x") if len(session.inputs) == 1 else (f"input{k}",)
+        found = next((known[key] for key in keys if key in known), None)
+        if found is not None and found.dtype == end.dtype and found.shape[1:] == end.row and len(found):
+            arrays.append(found[:1])
+        elif end.dtype.kind in "iu":
+            limits = np.iinfo(end.dtype)
+            arrays.append(rng.integers(limits.min, limits.max, (1, *end.row), end.dtype, endpoint=True))
+        else:
+            arrays.append(rng.normal(size=(1, *end.row)).astype(end.dtype))
+    return arrays
 
 
 def bench(path: str | Path, config: str | NpuConfig = "small", backend: str = "rtl") -> dict:
@@ -149,9 +157,10 @@ def bench(path: str | Path, config: str | NpuConfig = "small", backend: str = "r
     else:
         engine = _Counting(session._open())
     session._engine = engine
-    x = example_input(session, Path(path))
-    y = session.run(x)
-    if not np.array_equal(y[0], golden.run(model, x)[0]):
+    x = example_inputs(session, Path(path))
+    made, wanted = session.run(x), golden.run(model, *x)
+    pairs = zip(made.values(), wanted) if isinstance(made, dict) else [(made, wanted)]
+    if not all(y.tobytes() == w.tobytes() for y, w in pairs):
         raise ModelError(f"{path}: the output of {backend} on {config.name!r} differs from the golden model's")
     predicted = predicted_layers(program)
     counts = measured_layers(program, device) if device is not None else predicted

@@ -67,7 +67,7 @@ def load_samples(
     if not len(x) or len(x) != len(y):
         raise EvaluateError(f"{path}: {len(x)} inputs and {len(y)} labels")
     notes = list(found.notes)
-    x = _scaled(x, scale, notes)
+    x = scaled(x, scale, notes)
     return Samples(_shaped(x, shape, path, notes), y, found.names, notes)
 
 
@@ -181,7 +181,8 @@ def _number(text) -> bool:
         return False
 
 
-def _scaled(x: np.ndarray, scale: str, notes: list[str]) -> np.ndarray:
+def scaled(x: np.ndarray, scale: str, notes: list[str]) -> np.ndarray:
+    """x as real numbers by one of SCALES (int8 stays); what was done is added to the notes."""
     if x.dtype == np.int8 and scale in ("auto", "none"):
         notes.append("inputs: the model's own bytes")
         return x

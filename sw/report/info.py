@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 
+import numpy as np
+
 from lepton.sw.graph.model import Model
 from lepton.sw.session import End, Session
 
@@ -49,7 +51,7 @@ def show(told: dict) -> None:
     for what in ("inputs", "outputs"):
         for k, end in enumerate(told[what]):
             shape = " x ".join(map(str, end["shape"])) or "scalar"
-            scale = f", scale {end['scale']:g}, zero point {end['zero_point']}" if end["scale"] else ""
+            scale = f", scale {np.float32(end['scale'])}, zero point {end['zero_point']}" if end["scale"] else ""
             print(f"{what[:-1] + str(k):9} {end['name']}: {end['dtype']} {shape}{scale}")
     print("operators " + ", ".join(f"{name} {n}" for name, n in told["operators"].items()))
     print(f"constants {told['constant_bytes']:,} bytes")
