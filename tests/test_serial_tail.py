@@ -7,9 +7,8 @@ import pytest
 from amaranth.sim import Simulator
 from test_tail import PARAMS, Reference, plain, random_tail
 
-from lepton.rtl.compact import serial_tail
 from lepton.rtl.compact.serial_tail import SerialTail
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import UP5K
 from lepton.rtl.spec.timing import PARAM_CYCLES, PARAM_WORDS, value_cycles
 
@@ -110,7 +109,7 @@ def check(instructions, rng, reference=None, gap=lambda: 0, bank_gap=lambda: 0):
 @pytest.mark.parametrize("digit", DIGITS)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_instructions(monkeypatch, digit, seed):
-    monkeypatch.setattr(serial_tail, "DIGIT", digit)
+    monkeypatch.setattr(timing, "DIGIT", digit)
     rng = np.random.default_rng([seed, digit])
     instructions, held = [], False
     while len(instructions) < 12:
@@ -136,7 +135,7 @@ CORNERS = (0, 1, -1, 2**31 - 1, -(2**31), -(2**31) + 1, 2**30, -(2**30), 2**16 -
 @pytest.mark.parametrize("clamp", [0, 1])
 def test_corners(monkeypatch, digit, clamp):
     """Largest and smallest sums, multipliers and shifts; ties of both roundings; without clamp the low byte is seen."""
-    monkeypatch.setattr(serial_tail, "DIGIT", digit)
+    monkeypatch.setattr(timing, "DIGIT", digit)
     rng = np.random.default_rng([digit, clamp])
     reference = Reference(CONFIG, rng)
     n = 60

@@ -7,8 +7,8 @@ from amaranth.lib.wiring import In, Out
 from lepton.rtl import ports
 from lepton.rtl.compact.ports import column_read, word_read
 from lepton.rtl.layouts import TAIL_LAYOUT, WORD_LAYOUT
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.timing import DIGIT, PARAM_CYCLES
 
 
 class _State:
@@ -55,9 +55,9 @@ class _State:
         self.take = Signal(name="take")
         self.free = Signal(name="free")
 
-        # The channel's parameters; the multiplier turns by DIGIT bits a cycle, once round for each value.
+        # The channel's parameters; the multiplier turns by timing.DIGIT bits a cycle, once round for each value.
         self.bias, self.multiplier, self.shift = reg(signed(32), "bias"), reg(32, "multiplier"), reg(signed(8), "shift")
-        self.p_step, self.p_entry = Signal(range(PARAM_CYCLES), name="p_step"), reg(11, "p_entry")
+        self.p_step, self.p_entry = Signal(range(timing.PARAM_CYCLES), name="p_step"), reg(11, "p_entry")
 
         # One value; before the rounding the product is its bits from 30 on, in 34 bits.
         self.value = reg(signed(32), "value")
@@ -269,7 +269,7 @@ class SerialTail(wiring.Component):
         # A gated adder for each bit: carry chain and multiplexer are one cell.
         partial = s.product[2:].as_signed()
         kept = []
-        for k in range(DIGIT):
+        for k in range(timing.DIGIT):
             total = Signal(signed(33), name=f"partial_{k}")
             m.d.comb += total.eq(Mux(s.multiplier[k], partial + s.value, partial))
             kept.append(total[0])
@@ -278,11 +278,11 @@ class SerialTail(wiring.Component):
         with m.State("MULTIPLY"):
             m.d.sync += [
                 s.count.eq(s.count + 1),
-                s.multiplier.eq(s.multiplier.rotate_right(DIGIT)),
+                s.multiplier.eq(s.multiplier.rotate_right(timing.DIGIT)),
                 s.product.eq(Cat(kept[-2:], partial).as_signed()),
                 s.nearest.eq(1),
             ]
-            with m.If(s.count == 32 // DIGIT - 1):
+            with m.If(s.count == 32 // timing.DIGIT - 1):
                 m.d.sync += s.count.eq(Mux(s.shift[-1], -s.shift, 0))
                 m.next = "RIGHT"
 
