@@ -12,7 +12,7 @@ PROOFS ?=
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test formal verify bench fpga fpga-synth fpga-sim fpga-report lint format docs clean
+.PHONY: help setup sim test wheel formal verify bench fpga fpga-synth fpga-sim fpga-report lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,11 @@ setup: $(STAMP) ## make .venv with lepton and its tools (again when pyproject.to
 sim: setup ## run the digits on the RTL; MODEL=, INPUT= and CONFIG= choose others
 	$(VENV)/bin/lepton sim --config $(CONFIG) $(if $(MODEL),--model '$(MODEL)') $(if $(INPUT),--input '$(INPUT)')
 
-test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some
+test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some, WAVES=1 records the benches'
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+wheel: setup ## the wheel alone in a new environment: what works without extras, and its size
+	$(VENV)/bin/python -m pytest -m wheel tests/test_wheel.py
 
 verify: setup ## the whole verification plan, its table, docs/verification.md; SEED= of the random campaigns
 	$(VENV)/bin/python -m lepton.verif.plan --seed $(SEED)
@@ -59,10 +62,11 @@ fpga-sim: $(FPGA_STAMP) ## simulate the netlist of BOARD= (docs/boards.md); an i
 fpga-report: setup ## write docs/fpga.md from the results in build/fpga
 	$(VENV)/bin/lepton fpga report
 
-lint: setup ## formatting, lint and types
+lint: setup ## formatting, lint, types, and that every import points down
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: setup ## put the sources into the form that lint checks
 	$(VENV)/bin/ruff format .

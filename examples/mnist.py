@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton.rtl.spec.errors import LeptonError
+
 SEED = 1
 EPOCHS = 4
 CALIBRATION = 500
@@ -35,7 +37,7 @@ IDX_FILES = {
 }
 
 
-class ExampleError(Exception):
+class ExampleError(LeptonError):
     """Wrong use of the example; the message is one line."""
 
 

@@ -1,14 +1,13 @@
-"""What the flow needs to know of a board, and the list of boards."""
+"""What the flow needs to know of a board."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.errors import LeptonError
 
 
-class BoardError(ValueError):
+class BoardError(LeptonError, ValueError):
     """A board that is not known or not described right; the message is one line."""
 
 
@@ -52,23 +51,3 @@ class Board:
     """False: place and route only, no pins of a real board."""
     caveat: str = ""
     """What a reader of the figures must know."""
-
-
-def board_names() -> list[str]:
-    """Boards there are, from the files in `fpga/boards`."""
-    from lepton.fpga import boards
-
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(boards.__path__))
-
-
-def get_board(name: str) -> Board:
-    """The board of that name. Raises BoardError naming the known ones."""
-    if name not in board_names():
-        raise BoardError(f"unknown board {name!r}; known: {', '.join(board_names())}")
-    try:
-        module = importlib.import_module(f"lepton.fpga.boards.{name.replace('-', '_')}")
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("amaranth_boards"):
-            raise
-        raise BoardError("the board's pin data is missing: pip install 'lepton-npu[fpga]'") from None
-    return module.BOARD

@@ -17,91 +17,6 @@ from lepton.rtl.spec.config import NpuConfig, get_config
 from lepton.rtl.verilog import to_verilog
 from lepton.sw.device.verilated import build_library
 
-SHIM = r"""
-// A UART on the pins of the board top. Cycles a bit: `divisor`; pulses of `clk` in a cycle: `pulses`.
-#include "Vtop.h"
-#include "verilated.h"
-#include <cstdint>
-
-struct Sim {
-    VerilatedContext context;
-    Vtop top;
-    uint64_t cycles = 0;
-    uint32_t divisor, pulses;
-    uint32_t out = 1, out_bits = 0, out_wait = 0;  // to rx
-    uint32_t in = 0, in_bits = 0, in_wait = 0;     // from tx
-    uint64_t quiet = 0;                            // cycles since tx ended a byte
-    Sim(uint32_t d, uint32_t p) : top(&context), divisor(d), pulses(p) {}
-
-    void tick() {
-        for (uint32_t k = 0; k < pulses; k++) {
-            top.clk = 1;
-            top.eval();
-            top.clk = 0;
-            top.eval();
-        }
-        cycles++;
-    }
-};
-
-extern "C" {
-Sim *sim_create(uint32_t divisor, uint32_t pulses) {
-    Sim *s = new Sim(divisor, pulses);
-    s->top.rx = 1;
-    s->top.rst = 0;
-    s->top.clk = 0;
-    s->top.eval();
-    return s;
-}
-void sim_destroy(Sim *s) { s->top.final(); delete s; }
-uint64_t sim_cycles(Sim *s) { return s->cycles; }
-uint32_t sim_leds(Sim *s) { return s->top.leds; }
-
-// The reset button: a few cycles. What is on the wires goes on.
-void sim_reset(Sim *s) {
-    s->top.rst = 1;
-    for (int i = 0; i < 4; i++) s->tick();
-    s->top.rst = 0;
-    s->in_bits = 0;
-}
-
-// Run for `cycles`; stops earlier when all bytes are sent and tx has given bytes and then been idle for a while.
-// counts: bytes sent, bytes given.
-void sim_run(Sim *s, const uint8_t *data, uint64_t n, uint8_t *got, uint64_t cap, uint64_t cycles, uint64_t *counts) {
-    uint64_t sent = 0, given = 0;
-    while (cycles--) {
-        if (s->out_wait) s->out_wait--;
-        else if (s->out_bits) {
-            s->top.rx = s->out & 1;
-            s->out >>= 1;
-            s->out_bits--;
-            s->out_wait = s->divisor - 1;
-        }
-        if (!s->out_bits && !s->out_wait && sent < n) {
-            s->out = data[sent++] << 1 | 0x200;
-            s->out_bits = 10;
-        }
-        s->tick();
-        if (s->in_bits == 0) {
-            s->quiet++;
-            if (!s->top.tx) { s->in_bits = 10; s->in_wait = s->divisor / 2; s->in = 0; s->quiet = 0; }
-        } else if (s->in_wait) s->in_wait--;
-        else {
-            s->in = s->in >> 1 | (uint32_t)s->top.tx << 9;
-            s->in_wait = s->divisor - 1;
-            if (--s->in_bits == 0) {
-                if ((s->in & 0x201) == 0x200 && given < cap) got[given++] = s->in >> 1;
-                s->quiet = 0;
-            }
-        }
-        if (sent == n && given && s->quiet > 12 * s->divisor) break;
-    }
-    counts[0] = sent;
-    counts[1] = given;
-}
-}
-"""
-
 
 class PinModel:
     """A Verilator model with bytes at the host's end of a UART, from Verilog with a module `npu` and the ports of
@@ -109,7 +24,7 @@ class PinModel:
     """
 
     def __init__(self, text: str, name: str, divisor: int, pulses: int = 1):
-        library = ctypes.CDLL(str(build_library(text, name, SHIM)))
+        library = ctypes.CDLL(str(build_library(text, name)))
         u64, pointer = ctypes.c_uint64, ctypes.c_void_p
         library.sim_create.argtypes, library.sim_create.restype = [ctypes.c_uint32] * 2, pointer
         library.sim_destroy.argtypes = library.sim_reset.argtypes = [pointer]

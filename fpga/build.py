@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from lepton.fpga import flow
-from lepton.fpga.board import Board, get_board
+from lepton.fpga.board import Board
 
-__all__ = ["build", "command_build"]
+__all__ = ["build"]
 
 
 class Stages:
@@ -114,32 +114,3 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
     }
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
-
-
-def command_build(args) -> int:
-    board = get_board(args.board)
-    result = build(board, Path("build/fpga") / board.name, args.synth_only)
-    if args.synth_only:
-        print(f"{board.name}: " + ", ".join(f"{k} {n:,}" for k, n in result["area"].items()))
-        return 0
-    used = ", ".join(f"{k} {u:,}/{n:,}" for k, (u, n) in result["used"].items())
-    print(f"{board.name}: {result['mhz']} MHz (asked {result['asked']:g}), {used}, {result['seconds']} s")
-    if result["bitstream"]:
-        print(result["bitstream"])
-    return 0
-
-
-def add_parser(commands) -> None:
-    """`lepton fpga`."""
-    fpga = commands.add_parser("fpga", help="bitstreams for boards")
-    actions = fpga.add_subparsers(dest="action", required=True, metavar="ACTION")
-    make = actions.add_parser("build", help="build a board's bitstream with the open tools")
-    make.add_argument("board", metavar="BOARD", help="one of `fpga/boards`, with dashes")
-    make.add_argument("--synth-only", action="store_true", help="stop after synthesis and check the area")
-    make.set_defaults(handler=command_build)
-    from lepton.fpga import program
-    from lepton.fpga.report import command_report
-
-    report = actions.add_parser("report", help="write docs/fpga.md from the results in build/fpga")
-    report.set_defaults(handler=command_report)
-    program.add_parser(actions)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton.fpga.board import Board
+from lepton.rtl.spec.errors import LeptonError
 
 
-class FlowError(RuntimeError):
+class FlowError(LeptonError, RuntimeError):
     """A tool is missing or failed, or a result is not what the board asks for; the message is one line."""
 
 

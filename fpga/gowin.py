@@ -1,6 +1,6 @@
 """Gowin boards as Amaranth platforms for the tools from pip."""
 
-from amaranth.build import Attrs, Clock, Pins, PinsN, Resource, Subsignal
+from amaranth.build import Attrs, Clock, Connector, Pins, PinsN, Resource, Subsignal
 from amaranth.vendor import GowinPlatform
 
 
@@ -51,4 +51,4 @@ class TangNano20kPlatform(Gw2aPlatform):
         Resource("button", 0, Pins("88", dir="i"), Attrs(IO_TYPE="LVCMOS33")),
         Resource("button", 1, Pins("87", dir="i"), Attrs(IO_TYPE="LVCMOS33")),
     ]
-    connectors = []
+    connectors: list[Connector] = []

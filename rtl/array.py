@@ -70,7 +70,8 @@ class Array(wiring.Component):
                 value = stage
             return value
 
-        above, heads = [], []
+        above: list[Value] = []
+        heads: list[Value] = []
         for r in range(cfg.phys_rows):
             bus = [skewed(r * n + k, r) for k in range(n)]
             if paired:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton.rtl.spec.errors import LeptonError
+
 MAX_BYTES = 1 << 29
 """Most bytes of all arrays of a file."""
 MAX_ARRAYS = 4096
@@ -22,7 +24,7 @@ DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, ValueE
 """What reading a damaged or encrypted archive raises."""
 
 
-class ArrayError(ValueError):
+class ArrayError(LeptonError, ValueError):
     """A file of arrays that cannot be read; the message is one line."""
 
 

@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import asdict, fields
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def _step(entry: dict) -> HostStep | NpuStep:
 
 def _plain(kind, entry: dict):
     """A dataclass of numbers, names, tuples of numbers and tables of numbers, from JSON."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(kind):
         value, what = entry.pop(field.name), f"{field.name} of a {kind.__name__}"
         if isinstance(value, list):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +27,30 @@ def read_source(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}): check the path") from None
+
+
+class Engine(Protocol):
+    """What runs a program: activation memory written and read by byte, and stretches of the program started."""
+
+    def write(self, address: int, data: bytes) -> None: ...
+
+    def read(self, address: int, count: int) -> bytes: ...
+
+    def patch(self, word: int, value: int) -> None:
+        """Write a word of the program."""
+
+    def start(self, pc: int) -> dict[str, Any] | None:
+        """Run from program word `pc` to its end; `cycles` and `causes`, if the engine counts them."""
+
+
+class Probe(Protocol):
+    """What looks on while an engine infers; `fetch` gives the value of a tensor that is known then."""
+
+    def host(self, op: Operator, fetch: Callable[[int], np.ndarray]) -> None:
+        """The host has computed an operator."""
+
+    def stretch(self, engine: Engine, pc: int, fetch: Callable[[int], np.ndarray]) -> dict[str, Any] | None:
+        """Run in place of `engine.start(pc)`; memory must be afterwards as if that had run."""
 
 
 def most_vectors(model: Model) -> int:
@@ -59,6 +84,9 @@ class _IssEngine:
     def read(self, address: int, count: int) -> bytes:
         return bytes(self.iss.read(isa.Region.ACT, address, count))
 
+    def patch(self, word: int, value: int) -> None:
+        self.iss.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
+
     def start(self, pc: int) -> dict | None:
         self.iss.run(pc)
         return None
@@ -78,6 +106,9 @@ class _DeviceEngine:
         data = self.device.read(isa.Region.ACT, address, count)
         self.device.check_run()  # else these may be bytes of a device that was switched off and on
         return data
+
+    def patch(self, word: int, value: int) -> None:
+        self.device.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
 
     def start(self, pc: int) -> dict:
         self.device.start(pc)
@@ -135,9 +166,11 @@ class Session:
 
     Parameters: `model` path of a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
     (a compiled program brings its own, a board tells it; else `small`); `backend` one of `golden`, `iss`, `rtl`,
-    `serial:PORT`; `baud` of the serial port.
+    `serial:PORT`; `baud` of the serial port; `waves` a .fst or .vcd file for the signals of all inferences (`rtl`
+    only), complete after `close`.
     Arrays are (N, ...), a row an inference, with the tensor's shape behind N; its leading 1 is left out where it has
-    one. A model with state carries it from row to row and from run to run, until `reset`.
+    one. A model with state carries it from row to row and from run to run, until `reset`; a run that fails leaves it
+    as it was.
     Raises ModelError, CompileError, ConfigError, or the backend's error, each with one line. After a LinkError the next
     `run` connects and loads again.
     """
@@ -148,11 +181,14 @@ class Session:
         config: str | NpuConfig | None = None,
         backend: str = "iss",
         baud: int | None = None,
+        waves: str | Path | None = None,
     ):
         if backend not in BACKENDS and not backend.startswith(SERIAL):
             raise ModelError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, {SERIAL}PORT")
         self.backend = backend
-        self._baud = baud
+        if waves is not None and backend != "rtl":
+            raise ModelError(f"{waves}: only the rtl backend has waveforms, not {backend}")
+        self._baud, self._waves = baud, waves
         self.report: dict | None = None
         self._program: Program | None = None
         if isinstance(model, Model):
@@ -176,7 +212,7 @@ class Session:
         """What the model keeps from one inference to the next."""
         self.config = config if isinstance(config, NpuConfig) else get_config(config or "small")
         self._told = config is not None  # a board must have just this configuration
-        self._engine: _IssEngine | _DeviceEngine | None = None
+        self._engine: Engine | None = None
         self._device: Device | None = None
         if backend.startswith(SERIAL):
             self._device = self._connect()
@@ -217,7 +253,10 @@ class Session:
         given = f"{len(arrays)} array{'s' * (len(arrays) != 1)}"
         takes = "no inputs" if not ends else f"{len(ends)} inputs: " + ", ".join(end.name for end in ends)
         need(len(arrays) == len(ends), name, f"{given} for {takes if len(ends) != 1 else 'one input'}")
-        for end, a in zip(ends, arrays):
+        for k, end in enumerate(ends):
+            a = arrays[k]
+            if a.dtype != end.dtype and a.dtype.newbyteorder("=") == end.dtype:
+                a = arrays[k] = a.astype(end.dtype)
             what = "input" if len(ends) == 1 else f"input {end.name!r}"
             if a.dtype != end.dtype or a.shape[1:] != end.row or not a.ndim:
                 hint = ""
@@ -231,7 +270,7 @@ class Session:
 
     def run(
         self, x: Arrays, progress: Callable[[int, int], None] | None = None, reset: bool = False
-    ) -> np.ndarray | dict[str, np.ndarray]:
+    ) -> np.ndarray | Any:  # Any: the dict, which a caller knows to expect from its model
         """Infer row after row; `progress(done, total)` is called after each.
 
         x: as for `arrange`. Returns (N, ...) of the output, or of several by name (`output0`, … where not unique).
@@ -242,6 +281,7 @@ class Session:
         ends = self.outputs
         out = [np.zeros((count, *end.row), end.dtype) for end in ends]
         shapes = [end.shape for end in self.inputs]
+        before = self.state.copy() if self.model.stateful else self.state
         try:
             if self.backend != "golden" and self._engine is None:
                 self._engine = self._open()
@@ -254,8 +294,10 @@ class Session:
                     y[i] = value.reshape(end.row)
                 if progress:
                     progress(i + 1, count)
-        except LinkError:
-            self.close()
+        except BaseException as error:  # an interrupt, too: a run has happened as a whole, or not at all
+            self.state = before
+            if isinstance(error, LinkError):
+                self.close()
             raise
         if self.backend != "golden":
             self.report = self._summarise(reports)
@@ -267,10 +309,10 @@ class Session:
 
     def close(self) -> None:
         """Let go of the backend; the next `run` opens it again."""
-        self._engine = None
-        if self._device is not None:
-            self._device.close()
-        self._device = None
+        device = self._engine.device if isinstance(self._engine, _DeviceEngine) else self._device
+        if device is not None:
+            device.close()
+        self._engine = self._device = None
 
     def _connect(self) -> Device:
         """The board. Its configuration becomes the session's; raises ModelError if another one was asked for."""
@@ -291,7 +333,7 @@ class Session:
         self.config, self._told = (self.config if self._told else found), True
         return device
 
-    def _open(self):
+    def _open(self) -> Engine:
         if self.backend == "iss":
             return _IssEngine(self.config, self.program)
         if self.backend.startswith(SERIAL):
@@ -304,10 +346,10 @@ class Session:
             return _DeviceEngine(self._device, self.program)
         from lepton.sw.device.verilated import open_device
 
-        return _DeviceEngine(open_device(self.config, self.program.external), self.program)
+        return _DeviceEngine(open_device(self.config, self.program.external, self._waves), self.program)
 
-    def _infer(self, inputs: list[np.ndarray]) -> tuple[list[np.ndarray], dict]:
-        """One inference: inputs in, steps in order, outputs out, all in the tensors' shapes."""
+    def _infer(self, inputs: list[np.ndarray], probe: Probe | None = None) -> tuple[list[np.ndarray], dict]:
+        """One inference: inputs in, steps in order, outputs out, all in the tensors' shapes. `probe` looks on."""
         if self.backend == "golden":
             return golden.run_graph(self.model, inputs, self.state), {}
         program, engine, model = self.program, self._engine, self.model
@@ -336,7 +378,7 @@ class Session:
             feeds = {t: fetch(t) for t in op.inputs if t >= 0 and not model.tensors[t].variable}
             values.update(zip(op.outputs, golden.run_operator(model, op, feeds, self.state), strict=True))
 
-        report = {"cycles": 0, "causes": {cause.name.lower(): 0 for cause in isa.Cause}}
+        report: dict[str, Any] = {"cycles": 0, "causes": {cause.name.lower(): 0 for cause in isa.Cause}}
         host_written = set(model.inputs)
         in_memory: set[int] = set()
         for step in program.steps:
@@ -344,12 +386,14 @@ class Session:
                 op = operators[step.operator]
                 compute(op)
                 host_written.update(op.outputs)
+                if probe:
+                    probe.host(op, fetch)
                 continue
             for t in sorted(host_written - in_memory):
                 if t in program.places:
                     engine.write(program.places[t].address, program.pack_input(t, values[t]))
                 in_memory.add(t)
-            result = engine.start(step.pc)
+            result = probe.stretch(engine, step.pc, fetch) if probe else engine.start(step.pc)
             if result:
                 report["cycles"] += result["cycles"]
                 for name, cycles in result["causes"].items():

@@ -1,16 +1,17 @@
 """`lepton bench` and `lepton profile`: layers sum to the total, hardware equals prediction, pages are whole."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 
 from lepton.rtl.spec.config import PRESETS, get_config
+from lepton.sw.commands import bench as bench_command
 from lepton.sw.compiler import compile_model
+from lepton.sw.errors import UserError
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
-from lepton.sw.report import bench, check, profile
+from lepton.sw.report import bench
 
 LAYER_KEYS = {"index", "op", "macs", "cycles", "predicted_cycles", "utilization", "causes"}
 KEYS = {"model", "config", "rows", "cols", "macs", "cycles", "predicted_cycles", "utilization", "causes"}
@@ -83,9 +84,9 @@ def test_a_wrong_output_is_refused(shared, monkeypatch):
 
 def test_json_and_table(shared, capsys):
     path = str(shared / "zoo" / "fc_mlp.tflite")
-    assert bench.command(Args(path, json=True)) == 0
+    assert bench_command.command(Args(path, json=True)) == 0
     check_sums(json.loads(capsys.readouterr().out))
-    assert bench.command(Args(path)) == 0
+    assert bench_command.command(Args(path)) == 0
     out = capsys.readouterr().out
     assert "FULLY_CONNECTED" in out and "total" in out and "activations" in out
 
@@ -103,62 +104,13 @@ def test_page_of_all_models(shared, tmp_path, monkeypatch):
 
 
 def test_wrong_use():
-    from lepton.sw.cli import UserError
-
     with pytest.raises(UserError, match="give a MODEL"):
-        bench.command(Args())
+        bench_command.command(Args())
     with pytest.raises(UserError, match="--all"):
-        bench.command(Args("x.tflite", all=True))
+        bench_command.command(Args("x.tflite", all=True))
 
 
 def test_shared_models_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("LEPTON_SHARED", str(tmp_path))
     with pytest.raises(ModelError, match="LEPTON_SHARED"):
         bench.shared_models()
-
-
-@pytest.mark.parametrize("name", ["kws_ref_model", "ad01_int8"])
-def test_profile_files(shared, tmp_path, name):
-    path = shared / "models" / f"{name}.tflite"
-    files = profile.profile(path, tmp_path / "out", "large")
-    assert [f.name for f in files] == ["trace.json", "causes.png", "roofline.png", "index.html"]
-    for picture in files[1:3]:
-        assert picture.read_bytes().startswith(b"\x89PNG")
-    text = files[3].read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == 2 and not re.search(r"(src|href)='?(http|//|[a-z]+\.)", text)
-    program = compile_model(load_model(path), get_config("large"))
-    total = sum(check.layer_cycles(program))
-    assert f"{total:,} cycles" in text
-    events = json.loads(files[0].read_text())["traceEvents"]
-    pieces = [e for e in events if e["ph"] == "X"]
-    assert all(e["ts"] >= 0 and e["dur"] >= 0 and e["ts"] + e["dur"] <= total + 1 for e in pieces)
-    layers = [e for e in pieces if e["tid"] == profile.TRACKS.index("layers")]
-    assert len(layers) == len(program.layers) and sum(e["dur"] for e in layers) == total
-    for track in ("array", "weight engine", "layers"):
-        mine = sorted((e["ts"], e["ts"] + e["dur"]) for e in pieces if e["tid"] == profile.TRACKS.index(track))
-        assert all(a[1] <= b[0] for a, b in zip(mine, mine[1:]))
-
-
-def test_a_file_in_place_of_the_folder(tmp_path, shared):
-    from lepton.sw.cli import UserError
-
-    (tmp_path / "x").write_text("")
-
-    class Args:
-        model, output, config = str(shared / "zoo" / "fc_mlp.tflite"), str(tmp_path / "x"), "small"
-
-    with pytest.raises(UserError, match="is a file"):
-        profile.command(Args())
-
-
-def test_labels_of_points_that_coincide_do_not_overlap():
-    plt = profile._pyplot()
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
-    rng = np.random.default_rng(3)
-    points = [(1.0, 2.0, i) for i in range(6)] + [(*(1 + rng.random(2)), i) for i in range(6, 14)]
-    axis.set(xscale="log", yscale="log", xlim=(0.1, 10), ylim=(0.1, 10))
-    profile._label_points(axis, points)
-    boxes = [text.get_window_extent() for text in axis.texts]
-    assert sorted(int(i) for text in axis.texts for i in text.get_text().split(",")) == list(range(14))
-    assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
-    plt.close(figure)

@@ -2,16 +2,22 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lepton.rtl.spec.config import PRESETS, NpuConfig, get_config
-from lepton.sw.compiler import CompileError, compile_model
+from lepton.rtl.spec.config import PRESETS, ConfigError, NpuConfig, get_config
+from lepton.sw.commands import check as check_command
+from lepton.sw.compiler import CompileError, FitError, compile_model
+from lepton.sw.errors import LeptonError, UserError
+from lepton.sw.files import DIGITS
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
+from lepton.sw.graph.writer import TensorSpec
 from lepton.sw.reference.cycles import predict
 from lepton.sw.report import check
+from lepton.sw.targets import all_targets, get_target
 from lepton.verif.random.tflite_builder import build, one_operator
 
 KEYS = {"index", "op", "where", "reason", "macs", "cycles", "weight_bytes", "activation_bytes"}
@@ -20,8 +26,9 @@ KEYS = {"index", "op", "where", "reason", "macs", "cycles", "weight_bytes", "act
 class Args:
     """What argparse would give."""
 
-    def __init__(self, model, config="small", clock=50.0, as_json=False):
+    def __init__(self, model, config="small", clock=None, as_json=False, node_data=None, every=False):
         self.model, self.config, self.clock, self.json = str(model), config, clock, as_json
+        self.node_data, self.all = node_data, every
 
 
 def act(shape, scale=0.05, zero=3):
@@ -71,24 +78,24 @@ def test_fused_operators_point_to_the_first(shared):
 
 
 def test_table_names_everything(shared, capsys):
-    assert check.command(Args(shared / "models" / "kws_ref_model.tflite")) == 0
+    assert check_command.command(Args(shared / "models" / "kws_ref_model.tflite")) == 0
     out = capsys.readouterr().out
     for text in (
         "DEPTHWISE_CONV_2D",
         "SOFTMAX",
         "host",
         "npu",
-        "memory",
-        "tiles",
+        "memories",
+        "weight_tiles",
         "ms at 50 MHz",
         "MACs",
-        "runs     yes",
+        "runs      yes",
     ):
         assert text in out
 
 
 def test_json_on_stdout(shared, capsys):
-    assert check.command(Args(shared / "zoo" / "fc_mlp.tflite", clock=100, as_json=True)) == 0
+    assert check_command.command(Args(shared / "zoo" / "fc_mlp.tflite", clock=100, as_json=True)) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["supported"] and report["clock_mhz"] == 100 and report["cycles"] > 0
 
@@ -96,29 +103,139 @@ def test_json_on_stdout(shared, capsys):
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers(shared, capsys):
     config = NpuConfig("little", act_bytes=4096)
     report = check.check_file(shared / "models" / "vww_96_int8.tflite", config)
-    assert not report["supported"] and "4,096" in report["reason"] and "fits" in report["reason"]
+    assert not report["supported"] and "4,096" in report["reason"] and "fits with act_bytes=65,536" in report["way_out"]
     assert all(row["cycles"] is None for row in report["operators"])
     check.show(report)
     assert "no:" in capsys.readouterr().out
 
 
+def test_all_limits_at_once(shared):
+    """Each field is the least with which it fits, and below any one of them it does not."""
+    model = load_model(shared / "models" / "kws_ref_model.tflite")
+    config = NpuConfig("little", act_bytes=4096, weight_tiles=64, params=32, program_words=64)
+    report = check.check_model(model, config)
+    needs = {limit["field"]: limit["need"] for limit in report["limits"]}
+    assert [*needs] == ["act_bytes", "weight_tiles", "params", "program_words"]
+    assert not any(limit["fits"] for limit in report["limits"])
+    for field, need in needs.items():
+        assert f"{field}={need:,}" in report["reason"]
+    enough = replace(config, **(needs | {"act_bytes": 16384}))
+    assert needs["act_bytes"] <= 16384
+    good = check.check_model(model, enough)
+    assert good["supported"] and all(limit["need"] <= needs[limit["field"]] for limit in good["limits"])
+    for field in ("params", "program_words"):
+        with pytest.raises(FitError, match=f"need {field}={needs[field]:,}, configuration"):
+            compile_model(model, replace(enough, **{field: needs[field] - 1}))
+
+
+def test_more_than_any_configuration_has():
+    shape = (1, 700, 700, 4)
+    model = load_model(build([act(shape), act(shape), act(shape)], [("ADD", [0, 1], [2], None)], [0, 1], [2]), name="m")
+    report = check.check_model(model, get_config("small"))
+    assert "act_bytes=5,880,000" in report["reason"]
+    assert "no configuration is large enough (act_bytes=8388608" in report["way_out"]
+
+
+def test_every_machine_by_name(capsys):
+    assert check_command.command(Args(DIGITS, config="tang-nano-20k")) == 0
+    assert "ms at 54 MHz" in capsys.readouterr().out
+    assert check_command.command(Args(DIGITS, config="tang-nano-20k", clock=108.0, as_json=True)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["seconds"] == pytest.approx(report["cycles"] / 108e6)
+    with pytest.raises(ConfigError, match="known: tiny, .*icebreaker, .*ulx3s-85f$"):
+        get_target("nexys")
+
+
+def test_a_machine_of_a_package_that_is_missing(monkeypatch):
+    class Point:
+        name = "boards"
+
+        def load(self):
+            raise ImportError("pip install 'lepton-npu[fpga]'")
+
+    monkeypatch.setattr("lepton.sw.targets.entry_points", lambda group: [Point()])
+    assert get_target("tiny").config == PRESETS["tiny"] and len(all_targets()) == len(PRESETS)
+    with pytest.raises(ConfigError, match=r"lepton-npu\[fpga\]"):
+        get_target("ulx3s-85f")
+
+
+def test_the_table_of_all(capsys):
+    assert check_command.command(Args(DIGITS, every=True, as_json=True)) == 0
+    reports = {report["config"]: report for report in json.loads(capsys.readouterr().out)}
+    assert {*PRESETS, "ulx3s-25f", "icebreaker"} <= reports.keys()
+    assert reports["small"]["cycles"] == check.check_file(DIGITS, PRESETS["small"])["cycles"]
+    assert reports["ulx3s-85f"]["seconds"] == pytest.approx(reports["ulx3s-85f"]["cycles"] / 70e6)
+    assert check_command.command(Args(DIGITS, every=True)) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert f"{reports['large']['cycles']:,}" in lines["large"] and " 54 " in lines["tang-nano-20k"]
+    with pytest.raises(UserError, match="--all out"):
+        check_command.command(Args(DIGITS, every=True, node_data="x.json"))
+
+
+def test_what_the_host_does_is_apart():
+    host = check.check_file(DIGITS, PRESETS["small"])["host"]
+    assert host == {"operators": 1, "between": 0, "names": {"SOFTMAX": 1}, "macs": 0}
+    shape = (1, 4, 4, 8)
+    tensors = [act(shape), act(shape), (shape, 1 / 256, -128, None, 0), act(shape)]
+    steps = [
+        ("ADD", [0, 0], [1], None),
+        ("SOFTMAX", [1], [2], ("SoftmaxOptions", {"Beta": 1.0})),
+        ("ADD", [2, 1], [3], None),
+    ]
+    report = check.check_model(load_model(build(tensors, steps, [0], [3]), name="m"), PRESETS["small"])
+    assert report["host"]["between"] == 1 and "1 of them between" in check._host_text(report)
+
+
+@pytest.mark.parametrize("config, model", [("nexys", DIGITS), ("small", "nix.tflite"), ("small", __file__)])
+def test_json_of_every_refusal(capsys, config, model):
+    with pytest.raises((LeptonError, OSError)) as error:
+        check_command.command(Args(model, config=config, as_json=True))
+    report = json.loads(capsys.readouterr().out)
+    assert report["supported"] is False and report["reason"] == str(error.value)
+    assert report.keys() == check.check_file(DIGITS, PRESETS["tiny"]).keys()
+
+
+def test_a_float_model_is_told_how_to_quantize(tmp_path, capsys):
+    path = tmp_path / "float.tflite"
+    weights = np.ones((5, 20), np.float32)
+    tensors = [act((1, 20)), TensorSpec("w", (5, 20), "float32", data=weights), act((1, 5))]
+    path.write_bytes(build(tensors, [("FULLY_CONNECTED", [0, 1], [2], ("FullyConnectedOptions", {}))], [0], [2]))
+    with pytest.raises(ModelError, match=r"operator 0 .*tensor 1 .* float32, .*; quantize it to int8 .*representative"):
+        check_command.command(Args(path))
+    assert "way out" in capsys.readouterr().out
+
+
+def test_node_data(tmp_path, capsys):
+    """One entry an operator, by its index; places in words, cycles that sum to the total."""
+    path = tmp_path / "digits.json"
+    assert check_command.command(Args(DIGITS, node_data=str(path))) == 0
+    assert f"{path}\n{tmp_path / 'digits.place.json'}\n" in capsys.readouterr().out
+    cycles, places = (json.loads(p.read_text()) for p in (path, tmp_path / "digits.place.json"))
+    report = check.check_file(DIGITS, PRESETS["small"])
+    assert sum(value["value"] for value in cycles["results"].values()) == report["cycles"]
+    assert [cycles["gradient"][n]["stop"] for n in (0, 1)] == [0, 1]
+    found = {index: value["value"] for index, value in places["results"].items()}
+    assert found == {"0": "array", "1": "array", "2": "fused", "3": "no work", "4": "array", "5": "host"}
+    assert [index for index, value in cycles["results"].items() if "bgColor" in value] == ["5"]
+
+
 def unknown_operator():
     tensors = [act((1, 4)), act((1, 4)), act((1, 4))]
-    return build(tensors, [("RELU", [0], [1], None), ("FLOOR", [1], [2], None)], [0], [2])
+    return build(tensors, [("RELU", [0], [1], None), ("UNIQUE", [1], [2], None)], [0], [2])
 
 
 def test_an_unknown_operator_gets_its_row_and_one_line(tmp_path, capsys):
-    path = tmp_path / "floor.tflite"
+    path = tmp_path / "unique.tflite"
     path.write_bytes(unknown_operator())
-    with pytest.raises(ModelError, match=r"operator 1 \(FLOOR\)"):
-        check.command(Args(path, as_json=True))
+    with pytest.raises(ModelError, match=r"operator 1 \(UNIQUE\)"):
+        check_command.command(Args(path, as_json=True))
     report = json.loads(capsys.readouterr().out)
     assert not report["supported"]
     assert [row["where"] for row in report["operators"]] == ["host", "unsupported"]
     assert "not known" in report["operators"][1]["reason"]
     with pytest.raises(ModelError):
-        check.command(Args(path))
-    assert "FLOOR" in capsys.readouterr().out
+        check_command.command(Args(path))
+    assert "UNIQUE" in capsys.readouterr().out
 
 
 def test_a_wrong_operator_says_what_is_wrong(tmp_path):
@@ -149,9 +266,7 @@ def test_damaged_files_end_in_one_error(tmp_path):
 
 
 def test_missing_file_and_bad_clock(tmp_path):
-    from lepton.sw.cli import UserError
-
     with pytest.raises(ModelError, match="cannot be read"):
         check.check_file(tmp_path / "no.tflite", get_config("small"))
     with pytest.raises(UserError, match="--clock"):
-        check.command(Args("x.tflite", clock=-1.0))
+        check_command.command(Args("x.tflite", clock=-1.0))

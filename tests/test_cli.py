@@ -3,17 +3,22 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lepton.sw import cli, train_digits
+from lepton.sw.compiler import compile_model
+from lepton.sw.files import DIGITS, atomic, load_config
+from lepton.sw.graph.reader import load_model
 from lepton.sw.report import sim as sim_report
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return dict(np.load(cli.DIGITS.with_suffix(".npz")))
+    return dict(np.load(DIGITS.with_suffix(".npz")))
 
 
 def refused(capsys, *argv) -> str:
@@ -78,7 +83,7 @@ def test_no_traceback_from_the_program(tmp_path):
 )
 def test_wrong_input_names_both_shapes(capsys, tmp_path, digits, make, says):
     x, y = save(tmp_path / "x.npy", make(digits["x"])), tmp_path / "y.npy"
-    line = refused(capsys, "run", cli.DIGITS, "--input", x, "--output", y, "--backend", "golden")
+    line = refused(capsys, "run", DIGITS, "--input", x, "--output", y, "--backend", "golden")
     assert all(s in line for s in says), line
     assert not y.exists()
 
@@ -87,18 +92,18 @@ def test_wrong_input_names_both_shapes(capsys, tmp_path, digits, make, says):
 def test_broken_input_file(capsys, tmp_path, content):
     x = tmp_path / "x.npy"
     x.write_bytes(content)
-    assert "x.npy" in refused(capsys, "run", cli.DIGITS, "--input", x, "--output", tmp_path / "y.npy")
+    assert "x.npy" in refused(capsys, "run", DIGITS, "--input", x, "--output", tmp_path / "y.npy")
 
 
 def test_pickled_input_is_not_loaded(capsys, tmp_path):
     x = tmp_path / "x.npy"
     np.save(x, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    assert "plain numbers" in refused(capsys, "run", cli.DIGITS, "--input", x, "--output", tmp_path / "y.npy")
+    assert "plain numbers" in refused(capsys, "run", DIGITS, "--input", x, "--output", tmp_path / "y.npy")
 
 
 def test_npz_without_inputs(capsys, tmp_path):
     np.savez(tmp_path / "x.npz", other=np.zeros(3))
-    line = refused(capsys, "run", cli.DIGITS, "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npy")
+    line = refused(capsys, "run", DIGITS, "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npy")
     assert "other" in line and "x or input" in line
 
 
@@ -106,7 +111,7 @@ def test_npz_without_inputs(capsys, tmp_path):
 @pytest.mark.parametrize("command", ["run", "compile"])
 def test_truncated_model(capsys, tmp_path, digits, cut, command):
     model = tmp_path / "cut.tflite"
-    model.write_bytes(cli.DIGITS.read_bytes()[:cut])
+    model.write_bytes(DIGITS.read_bytes()[:cut])
     if command == "run":
         refused(
             capsys, "run", model, "--input", save(tmp_path / "x.npy", digits["x"][:1]), "--output", tmp_path / "y.npy"
@@ -125,7 +130,7 @@ def test_wrong_configuration_file(capsys, tmp_path, text):
 
 def test_configuration_file(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"name": "mine", "rows": 3, "cols": 5, "lanes": 1}))
-    config = cli.load_config(str(tmp_path / "c.json"))
+    config = load_config(str(tmp_path / "c.json"))
     assert (config.name, config.rows, config.cols) == ("mine", 3, 5)
 
 
@@ -133,11 +138,11 @@ def test_atomic_write(tmp_path):
     target = tmp_path / "y.bin"
     target.write_bytes(b"old")
     with pytest.raises(RuntimeError):
-        with cli.atomic(target) as temporary:
+        with atomic(target) as temporary:
             temporary.write_bytes(b"half")
             raise RuntimeError
     assert target.read_bytes() == b"old"
-    with cli.atomic(target) as temporary:
+    with atomic(target) as temporary:
         temporary.write_bytes(b"new")
         assert target.read_bytes() == b"old"
     assert target.read_bytes() == b"new"
@@ -145,14 +150,14 @@ def test_atomic_write(tmp_path):
 
 
 def test_atomic_write_keeps_devices():
-    with cli.atomic("/dev/null") as temporary:
+    with atomic("/dev/null") as temporary:
         temporary.write_bytes(b"gone")
-    assert cli.Path("/dev/null").is_char_device()
+    assert Path("/dev/null").is_char_device()
 
 
 def test_run_golden_equals_tflm(capsys, tmp_path, digits):
     x, y = save(tmp_path / "x.npy", digits["x"][:20]), tmp_path / "y"
-    assert cli.main(["run", str(cli.DIGITS), "--input", str(x), "--output", str(y), "--backend", "golden"]) == 0
+    assert cli.main(["run", str(DIGITS), "--input", str(x), "--output", str(y), "--backend", "golden"]) == 0
     assert np.array_equal(np.load(y), digits["tflm"][:20])
 
 
@@ -188,6 +193,7 @@ class CountingSession:
 
     def __init__(self, config, outputs):
         self.config, self.outputs, self.at, self.report = config, outputs, 0, None
+        self.program = compile_model(load_model(DIGITS), config)
 
     def run(self, x, progress=None):
         self.report = {"macs": 6400, "cycles": 200, "utilization": 0.5, "causes": {"multiply": 150, "tail": 50}}
@@ -196,7 +202,7 @@ class CountingSession:
 
 
 def test_report_shows_cycles_and_causes(capsys, tmp_path, digits):
-    session = CountingSession(cli.load_config("small"), digits["tflm"])
+    session = CountingSession(load_config("small"), digits["tflm"])
     result = sim_report.run(session, digits["x"][:10], digits["y"][:10], digits["tflm"][:10])
     sim_report.show(result, "digits")
     out = capsys.readouterr().out
@@ -207,6 +213,57 @@ def test_report_shows_cycles_and_causes(capsys, tmp_path, digits):
 
 def test_compiled_file_runs_in_place_of_the_model(tmp_path, digits):
     x, y, program = save(tmp_path / "x.npy", digits["x"][:5]), tmp_path / "y.npy", tmp_path / "d.lepton"
-    assert cli.main(["compile", str(cli.DIGITS), "-o", str(program), "--config", "tiny"]) == 0
+    assert cli.main(["compile", str(DIGITS), "-o", str(program), "--config", "tiny"]) == 0
     assert cli.main(["run", str(program), "--input", str(x), "--output", str(y), "--backend", "iss"]) == 0
     assert np.array_equal(np.load(y), digits["tflm"][:5])
+
+
+def test_help_is_quick_and_light():
+    """Commands import what they need when they run: no NumPy for `--help`."""
+    code = "import sys; from lepton.sw.cli import build_parser; build_parser().format_help(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    heavy = {"numpy", "amaranth", "tflite", "rich", "serial", "matplotlib"} & set(modules)
+    assert not heavy
+    assert "lepton.fpga.commands" in modules and "lepton.sw.commands.run" in modules
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    name, number = capsys.readouterr().out.split()
+    assert name == "lepton" and number == version("lepton-npu")
+
+
+def test_no_commands_installed(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "entry_points", lambda group: [])
+    assert "no commands are installed" in refused(capsys, "run")
+
+
+@pytest.mark.parametrize("extra, package", [("rtl", "amaranth"), ("report", "matplotlib"), ("fpga", "amaranth_boards")])
+def test_a_missing_package_names_its_extra(capsys, tmp_path, monkeypatch, digits, extra, package):
+    """Each command that needs an extra; in a process of its own, where the package cannot be imported."""
+    argv = {
+        "rtl": ["verilog", "-o", "x.v"],
+        "report": ["sim", "--backend", "golden", "--count", "1"],
+        "fpga": ["fpga", "build", "icebreaker"],
+    }[extra]
+    code = f"import sys; sys.modules[{package!r}] = None; from lepton.sw.cli import main; sys.exit(main({argv!r}))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2
+    line = f"lepton: error: the package {package!r} is missing: pip install 'lepton-npu[{extra}]'\n"
+    assert result.stderr.endswith(line), result.stderr
+
+
+def test_a_session_needs_no_amaranth(digits):
+    code = (
+        "import sys; sys.modules['amaranth'] = None\n"
+        "import numpy as np\n"
+        "from lepton.sw.session import Session\n"
+        "from lepton.sw.files import DIGITS\n"
+        "x = np.load(DIGITS.with_suffix('.npz'))['x'][:1]\n"
+        "print(*Session(DIGITS, 'tiny', 'iss').run(x).ravel())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert [int(v) for v in result.stdout.split()] == digits["tflm"][0].ravel().tolist()

@@ -1,6 +1,7 @@
 """The cocotb testbenches of `lepton.verif.benches`, on a simulator built for two small configurations.
 
-`LEPTON_SEED=n` replays a run; without it every run draws a new seed, which a failure names.
+`LEPTON_SEED=n` replays a run; without it every run draws a new seed, which a failure names. `WAVES=1` leaves
+`build/benches/CONFIG/BENCH.fst`.
 """
 
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton.verif.benches.build import build, run, verilog
+from lepton.verif.benches.build import build, failures, run, verilog
 from lepton.verif.benches.top import CONFIGS
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "benches"
@@ -20,7 +21,7 @@ BENCHES = "accumulators array store quantizer tail controller npu".split()
 def simulator(request):
     config = CONFIGS[request.param]
     folder = FOLDER / config.name
-    return config, folder, build(verilog(config), folder)
+    return config, folder, build(verilog(config), folder, waves=os.environ.get("WAVES", "0") not in ("", "0"))
 
 
 @pytest.mark.parametrize("bench", BENCHES)
@@ -29,4 +30,6 @@ def test_bench(simulator, bench):
     seed = int(os.environ.get("LEPTON_SEED") or secrets.randbelow(1 << 31))
     print(f"{bench} on {config.name}: LEPTON_SEED={seed}")
     failed = run(runner, bench, config, seed, folder)
-    assert not failed, f"{bench} on {config.name}: see {folder / bench}.log; again with LEPTON_SEED={seed}"
+    if failed:
+        lines = [f"{bench} on {config.name}:", *failures(folder, bench)]
+        pytest.fail("\n".join([*lines, f"see {folder / bench}.log; again with LEPTON_SEED={seed}"]), pytrace=False)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from lepton.sw.cli import DIGITS, main
+from lepton.sw.cli import main
+from lepton.sw.files import DIGITS
 from lepton.sw.frontends.graph import Graph, Node, Value
 from lepton.sw.frontends.quantize import calibrate, quantize
 from lepton.sw.graph.reader import load_model

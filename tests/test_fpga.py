@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from lepton.fpga import flow, report
-from lepton.fpga.board import BoardError, board_names, get_board
+from lepton.fpga.board import BoardError
+from lepton.fpga.boards import board_names, get_board
 from lepton.fpga.build import build
 from lepton.fpga.pll import Ecp5Pll, GowinPll, NexusOscillator, PllError
 from lepton.rtl.spec.config import UP5K

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import lepton
-from lepton.sw.cli import DIGITS, main
+from lepton.sw.cli import main
+from lepton.sw.files import DIGITS
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
 from lepton.sw.frontends.importer import cosine, import_model, read_source

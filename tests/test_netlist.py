@@ -10,8 +10,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.fpga import flow, shell
-from lepton.fpga.board import get_board
 from lepton.fpga.board_sim import PinModel
+from lepton.fpga.boards import get_board
 from lepton.fpga.uart import UartReceiver, UartTransmitter
 from lepton.rtl.compact.spram import SpramActMemory
 from lepton.rtl.multiplier import RowMultiplier

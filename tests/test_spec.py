@@ -119,7 +119,7 @@ def test_the_compiler_refuses_what_a_descriptor_cannot_hold():
     model = type("M", (), {"name": "net"})
     emitter = Emitter(model, PRESETS["tiny"])
     weights = np.zeros((4, 4), np.int8)
-    with pytest.raises(CompileError, match=r"net: a layer exceeds the instruction set \(descriptor.x=32768: must be"):
+    with pytest.raises(CompileError, match=r"exceeds the instruction set \(descriptor.x=32768: must be"):
         emitter.add_tiles([[Tile(weights, 0, 32768, 0)]])
     with pytest.raises(CompileError, match=r"param.shift=128: must be -128 to 127"):
         emitter.add_param([(0, 0, 128)])

@@ -365,8 +365,8 @@ def _covered(results: Results) -> list[str]:
         "What is left uncovered, and why (`verif/coverage/uncovered.yaml`):",
         "",
     ]
-    rows = [(unit, kind, len(what), _points(what), why) for (unit, kind, why), what in sorted(grouped.items())]
-    return out + _table("component | kind | points | which | why", rows)
+    points = [(unit, kind, len(what), _points(what), why) for (unit, kind, why), what in sorted(grouped.items())]
+    return out + _table("component | kind | points | which | why", points)
 
 
 def _survived(results: Results) -> list[str]:
@@ -378,8 +378,8 @@ def _survived(results: Results) -> list[str]:
             (n, g["mutants"], g["equivalent"], g["killed"], len(g["survivors"]), f"{g['score']} %") for n, g in groups
         ]
         out += _table("group | mutants | equivalent | killed | survived | score", rows)
-        rows = [(f"`{s['id']}`", s["verdict"], s["reason"]) for _, g in groups for s in g["survivors"]]
-        out += [*_table("survivor | verdict | why", rows)] if rows else []
+        survivors = [(f"`{s['id']}`", s["verdict"], s["reason"]) for _, g in groups for s in g["survivors"]]
+        out += [*_table("survivor | verdict | why", survivors)] if survivors else []
     if planted := results.details["planted_detail"]:
         out += [
             "## Planted bugs",
@@ -387,11 +387,11 @@ def _survived(results: Results) -> list[str]:
             "Put into the RTL by hand, one at a time; each must be found by its unit's tests.",
             "",
         ]
-        rows = [
+        found = [
             (p["block"], p["what"], "; ".join([*(f"`{t}`" for t in [*p["unit"], *p["machine"]][:3]), *p["proofs"]]))
             for p in planted
         ]
-        out += _table("block | bug | found by (the first three)", rows)
+        out += _table("block | bug | found by (the first three)", found)
     return out
 
 

@@ -1,6 +1,6 @@
 """Cells of the ECP5 that a synthesizer does not use well by itself."""
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -26,7 +26,7 @@ class GatedAdder(wiring.Component):
         carry = Const(flip, 1)
         outs = []
         for low in range(0, self._bits, 2):
-            ports = {}
+            ports: dict[str, Value] = {}
             sums = Signal(2, name=f"sum_{low}")
             after = Signal(name=f"carry_{low}")
             for half in range(2):
@@ -69,7 +69,7 @@ def multiplier(left, right, product: Signal) -> Instance:
         ports[f"i_SOURCE{port}"] = 0
     for bit in range(36):
         ports[f"o_P{bit}"] = product[bit]
-    registers = {}
+    registers: dict[str, str] = {}
     for register in ("INPUTA", "INPUTB", "OUTPUT"):
         registers |= {
             f"p_REG_{register}_CLK": "CLK0",

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 
+import numpy as np
+
 from lepton.rtl.spec.codec import CodecError, Field, Record
 from lepton.rtl.spec.config import NpuConfig
 
@@ -209,7 +211,7 @@ def encode(op: Op, **values: int) -> list[int]:
     return [raw >> (WORD_BITS * i) & (2**WORD_BITS - 1) for i in range(op.words)]
 
 
-def decode(words: Sequence[int], at: int = 0) -> tuple[Op, dict[str, int]]:
+def decode(words: Sequence[int] | np.ndarray, at: int = 0) -> tuple[Op, dict[str, int]]:
     """Unpack the instruction at word `at`. Raises CodecError on an unknown opcode, IndexError when it is cut off."""
     code = int(words[at]) & 15
     if code not in OPS:

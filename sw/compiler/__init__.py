@@ -6,10 +6,31 @@ by the golden model). How each operator is mapped is told in `docs/architecture.
 
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.network import Compiler
-from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program
+from lepton.sw.compiler.program import (
+    CompileError,
+    FitError,
+    HostStep,
+    Layer,
+    LayerError,
+    Limit,
+    NpuStep,
+    Place,
+    Program,
+)
 from lepton.sw.graph.model import Model
 
-__all__ = ["CompileError", "Compiler", "HostStep", "Layer", "NpuStep", "Place", "Program", "compile_model"]
+__all__ = [
+    "CompileError",
+    "Compiler",
+    "FitError",
+    "HostStep",
+    "Layer",
+    "Limit",
+    "NpuStep",
+    "Place",
+    "Program",
+    "compile_model",
+]
 
 
 def compile_model(model: Model, config: NpuConfig) -> Program:
@@ -34,7 +55,7 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
     compiler, program = attempt()
     excess = len(compiler.tile_words) - config.resident_tiles
     if excess > 0 and config.ring_tiles:
-        outputs = {op.index: op.outputs[0] for op in model.operators}
+        outputs = {op.index: op.outputs[0] for op in model.operators if op.outputs}
         chosen = set()
 
         def rank(index):

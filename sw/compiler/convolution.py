@@ -296,6 +296,7 @@ class Convolution(Products):
     def _stream_width(self, ox: int, width: int) -> int:
         """Length of a stream row: it covers every needed pixel; what runs over its end is padding on both sides."""
         k, taps = self.window, self.e.config.taps
+        assert k is not None  # depthwise
         best = (width - 1) * k.sx + 1
         for kx0 in range(0, k.kw, taps):
             first = ox * k.sx - k.left + kx0
@@ -308,6 +309,7 @@ class Convolution(Products):
         cfg = self.e.config
         if not self.streamed or self._stream_width(0, self.ow) + cfg.taps <= cfg.line_depth:
             return None
+        assert self.window is not None
         return max(1, (cfg.line_depth - 2 * cfg.taps) // self.window.sx)
 
     def multiply(self, block: Block, group: int, count: int, **values):
@@ -318,6 +320,7 @@ class Convolution(Products):
         spans = self.spans[group : group + count]
         e.load(Span(spans[0].first, sum(s.count for s in spans), spans[0].external))
         oy, ox, bh, bw = block
+        assert self.window is not None
         stride, width = self.window.sx, self._stream_width(ox, bw)
         e.mul(
             replace(self.feed, stride_y=1, stride_x=1),

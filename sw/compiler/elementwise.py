@@ -160,7 +160,8 @@ class Entries:
     """Parameter entries of columns, each list once."""
 
     def __init__(self, e: Emitter):
-        self.e, self.known = e, {}
+        self.e = e
+        self.known: dict[tuple, int] = {}
 
     def __call__(self, biases: list[int], multiplier: int, shift: int) -> int:
         key = tuple(biases), multiplier, shift

@@ -144,12 +144,12 @@ def _affine(numbers, target, at, strides, source, out):
         run = int(np.argmax(np.append(line != line[0], True)))  # equal steps; one alone is a jump behind the first
         _halves(numbers, axis, run + 1 if run > 1 else 1, target, at, strides, source, out)
         return
-    if None in steps:
+    strided = [step for step in steps if step is not None]
+    if len(strided) < len(steps):
         axis = steps.index(None)
         _halves(numbers, axis, 1, target, at, strides, source, out)
         return
-    found = tuple(step for step in steps if step is not None)
-    out.append(Piece(numbers.shape, target, at, strides, source, int(numbers.flat[0]), found))
+    out.append(Piece(numbers.shape, target, at, strides, source, int(numbers.flat[0]), tuple(strided)))
     if len(out) > MOST_PIECES:
         raise NotStrided("more than a few strided pieces")
 

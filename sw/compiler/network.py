@@ -4,10 +4,10 @@ from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler import convolution, elementwise, pooling
 from lepton.sw.compiler.convolution import Convolution
-from lepton.sw.compiler.emitter import Emitter, Window
+from lepton.sw.compiler.emitter import ADDRESS_MASK, Emitter, Window
 from lepton.sw.compiler.movement import MOVERS, NotStrided
 from lepton.sw.compiler.placement import place_tensors
-from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program
+from lepton.sw.compiler.program import FitError, HostStep, Layer, LayerError, NpuStep, Place, Program
 from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference import quantities
 
@@ -150,9 +150,11 @@ class Compiler(Emitter):
         pieces = self.moves(op)
         if len(pieces) != len(op.outputs) or not all(p.contiguous for p in pieces):
             return None
-        if any(p.start % self.config.act_align or p.size != self.tensor(p.target).size for p in pieces):
+        if any(
+            p.source is None or p.start % self.config.act_align or p.size != self.tensor(p.target).size for p in pieces
+        ):
             return None
-        return {p.target: (p.source, p.start) for p in pieces}
+        return {p.target: (p.source, p.start) for p in pieces if p.source is not None}
 
     def limit_of_map(self, op: Operator) -> str | None:
         """Which of the instructions' fields a map, or a window on it, is too large for; None if none."""
@@ -309,26 +311,24 @@ class Compiler(Emitter):
                     stacks[source] = convolution.stacking(self, ops[0])
         for t in self.model.outputs:
             dies[self.root(t)[0]] = end
-        sizes = {t: stacks[t]["size"] if stacks.get(t) else self.tensor(t).size for t in born if t in on_array}
+        sizes = {t: self.tensor(t).size for t in born if t in on_array}
+        sizes |= {t: stack["size"] for t, stack in stacks.items() if stack and t in sizes}
         lives = {t: (born[t], dies.get(t, born[t])) for t in sizes}
         align = self.config.act_align
         room = {t: -(-(size + (t in self.odd)) // align) * align for t, size in sizes.items()}
         addresses = {t: a + (t in self.odd) for t, a in place_tensors(room, lives, self.config.act_bytes).items()}
+        self.program.span_bytes = max((a + sizes[t] for t, a in addresses.items()), default=0)
+        if self.program.span_bytes > ADDRESS_MASK + 1:  # no address reaches so far: only to count the rest
+            addresses = {t: int(t in self.odd) for t in addresses}
         for t, address in addresses.items():
             self.program.places[t] = Place(address, sizes[t], stacks.get(t))
         for t in self.views:
             source, at = self.root(t)
             if source in addresses:
                 self.program.places[t] = Place(addresses[source] + at, self.tensor(t).size)
-        needed = max((a + sizes[t] for t, a in addresses.items()), default=0)
         self.program.peak_bytes = max(
             sum(sizes[t] for t, (first, last) in lives.items() if first <= i <= last) for i in range(-1, end + 1)
         )
-        if needed > self.config.act_bytes:
-            raise CompileError(
-                f"{self.model.name}: activations need {needed:,} bytes, configuration {self.config.name!r} has "
-                f"{self.config.act_bytes:,}: raise act_bytes or use a smaller input"
-            )
 
     # --- layers ----------------------------------------------------------------------------------------------------
 
@@ -481,26 +481,11 @@ class Compiler(Emitter):
                 error.operator = layer.operators[0]
                 raise error
             if parities == {1}:
-                op = self.model.operators[layer.operators[0]]
-                found.add(self.root(op.inputs[2 if op.op == "TRANSPOSE_CONV" else 0])[0])
+                first = self.model.operators[layer.operators[0]]
+                found.add(self.root(first.inputs[2 if first.op == "TRANSPOSE_CONV" else 0])[0])
         return frozenset(found)
 
     def check_fit(self):
-        cfg = self.config
-        external = len(self.program.external)
-        if cfg.external_bytes and external > cfg.external_bytes:
-            raise CompileError(
-                f"{self.model.name}: weights need external_bytes={external:,} besides "
-                f"weight_tiles={cfg.resident_tiles:,}, configuration {cfg.name!r} "
-                f"has {cfg.external_bytes:,}: use a larger configuration"
-            )
-        for what, have, limit, name in (
-            ("weights", len(self.tile_words), cfg.resident_tiles, "weight_tiles"),
-            ("parameters", len(self.param_words), cfg.params, "params"),
-            ("instructions", len(self.program.words), cfg.program_words, "program_words"),
-        ):
-            if have > limit:
-                raise CompileError(
-                    f"{self.model.name}: {what} need {name}={have:,}, configuration {cfg.name!r} has {limit:,}: "
-                    f"use a larger configuration"
-                )
+        """Raises FitError when the program needs more of a memory than there is."""
+        if any(limit.exceeded for limit in self.program.limits()):
+            raise FitError(self.program)

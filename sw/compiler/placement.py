@@ -11,7 +11,7 @@ def place_tensors(sizes: dict[int, int], lives: dict[int, tuple[int, int]], limi
     """
 
     def first_fit(order, ends):
-        out = {}
+        out: dict[int, int] = {}
         for t in order:
             first, last = lives[t]
             busy = sorted((a, a + sizes[u]) for u, a in out.items() if not (last < lives[u][0] or lives[u][1] < first))

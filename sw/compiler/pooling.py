@@ -89,7 +89,9 @@ def average_pool(e: Emitter, op: Operator, out: int):
     regions = average_regions(k)
     scales = {}
     for count in dict.fromkeys(count for _, count in regions):
-        multiplier, shift, pre = average_scale(count)
+        scale = average_scale(count)
+        assert scale is not None  # `supports` has asked
+        multiplier, shift, pre = scale
         param = e.add_param([(0, multiplier, shift)])
         scales[count] = {"shared": 1, "clamp": 1, "param": param, "pre_shift": pre, "low": p["low"], "high": p["high"]}
     if k.oh == k.ow == 1:

@@ -6,11 +6,48 @@ import numpy as np
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.errors import LeptonError
 from lepton.sw.graph.model import Model
 
 
-class CompileError(ValueError):
+class CompileError(LeptonError, ValueError):
     """The model does not fit or is not supported; one line says what, why and what would help."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a program needs of a memory: the configuration's field, what lies there, how much it needs and has."""
+
+    field: str
+    what: str
+    need: int
+    have: int
+
+    @property
+    def exceeded(self) -> bool:
+        return self.need > self.have
+
+    def __str__(self):
+        return f"{self.what} need {self.field}={self.need:,}"
+
+
+class FitError(CompileError):
+    """A program that needs more than its configuration has; the message names all that is exceeded.
+
+    `limits`: of every memory; `program`: what does not fit.
+    """
+
+    def __init__(self, program: "Program"):
+        self.program, self.limits = program, program.limits()
+        exceeded = [limit for limit in self.limits if limit.exceeded]
+        name = program.config.name
+        if len(exceeded) == 1:
+            needs = f"{exceeded[0]}, configuration {name!r} has {exceeded[0].have:,}"
+        else:
+            needs = f"configuration {name!r} is too small: "
+            needs += ", ".join(f"{limit} (it has {limit.have:,})" for limit in exceeded)
+        smaller = " or a smaller input" if any(limit.field == "act_bytes" for limit in exceeded) else ""
+        super().__init__(f"{program.model.name}: {needs}: use a larger configuration{smaller}")
 
 
 class LayerError(CompileError):
@@ -66,6 +103,9 @@ class Program:
     places: dict[int, Place] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     peak_bytes: int = 0
+    """Most bytes of tensors that are alive at one time."""
+    span_bytes: int = 0
+    """Activation memory up to the last byte that a tensor takes; not kept in a program file."""
     why_host: dict[int, str] = field(default_factory=dict)
     """Operators that the host computes, and why; not kept in a program file."""
 
@@ -85,6 +125,18 @@ class Program:
             (isa.Region.WEIGHT, self.tiles),
             (isa.Region.PARAM, self.params),
             (isa.Region.PROGRAM, self.program_bytes),
+        ]
+
+    def limits(self) -> list[Limit]:
+        """What each memory must hold, beside what it has."""
+        c, external = self.config, len(self.external)
+        weights = f"weights, besides weight_tiles={c.resident_tiles:,}," if external else "weights"
+        return [
+            Limit("act_bytes", "activations", self.span_bytes, c.act_bytes),
+            Limit("weight_tiles", "weights", len(self.tiles) // isa.word_bytes(isa.Region.WEIGHT, c), c.resident_tiles),
+            *([Limit("external_bytes", weights, external, c.external_bytes)] if c.external_bytes else []),
+            Limit("params", "parameters", len(self.params) // isa.word_bytes(isa.Region.PARAM, c), c.params),
+            Limit("program_words", "instructions", len(self.words), c.program_words),
         ]
 
     def pack_input(self, tensor: int, value: np.ndarray) -> bytes:

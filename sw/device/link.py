@@ -6,6 +6,7 @@ from typing import Protocol
 
 from lepton.rtl.spec import frames, identity, isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.frames import OVERHEAD, WRITE_HEADER, frame
 from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
 
@@ -29,7 +30,7 @@ FAILURES = {
 """What a run that ended with an error means, by its status."""
 
 
-class LinkError(RuntimeError):
+class LinkError(LeptonError, RuntimeError):
     """A request that could not be carried out, in one line.
 
     `result`: the device's refusal, None if there was none; `silence`: why no answer was accepted, if none was.
@@ -74,8 +75,8 @@ class Device:
         self._quiet = quiet
         self._sequence = secrets.randbits(8)
         self._received = bytearray()
-        self._config = None
-        self._run_id = None
+        self._config: NpuConfig | None = None
+        self._run_id: int | None = None
         self.bytes_out = 0
         self.bytes_in = 0
         self.retried = 0
@@ -177,7 +178,7 @@ class Device:
             if status == Status.DONE:
                 return registers
             if status in FAILURES:
-                raise LinkError(f"the run stopped: {FAILURES[status]}")
+                raise LinkError(f"the run stopped: {FAILURES[Status(status)]}")
             if time.monotonic() >= deadline:
                 cycles = registers[Reg.CYCLES]
                 raise LinkError(f"the run did not end in {timeout:g} s ({cycles} cycles so far); reset() stops it")

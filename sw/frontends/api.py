@@ -36,7 +36,7 @@ def compile(
     """
     given = None if example_inputs is None else _arrays(example_inputs)
     if isinstance(calibration, (str, Path)):
-        data = load_calibration(calibration)
+        data: list[np.ndarray] | None = load_calibration(calibration)
     else:
         data = given if calibration is None else _arrays(calibration)
     if isinstance(model, (str, Path)) and not Path(model).exists():

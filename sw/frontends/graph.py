@@ -44,6 +44,12 @@ class Value:
     def constant(self) -> bool:
         return self.data is not None
 
+    @property
+    def values(self) -> np.ndarray:
+        """The data of what is known to be a constant."""
+        assert self.data is not None
+        return self.data
+
 
 @dataclass(eq=False)
 class Node:
@@ -245,7 +251,7 @@ def _bilinear(node, x, size):
 def lstm_trace(node: Node, x, *rest) -> tuple[np.ndarray, float]:
     """(outputs (B, T, H), the largest magnitude of the cell) of a UNIDIRECTIONAL_SEQUENCE_LSTM from zero state."""
     w, r, b = rest[0:4], rest[4:8], rest[11:15]
-    b = [np.zeros(len(r[0]), np.float32) if v is None else v for v in b]
+    b = tuple(np.zeros(len(r[0]), np.float32) if v is None else v for v in b)
     h = np.zeros((x.shape[0], len(r[0])), np.float32)
     c, peak, out = h, 0.0, []
     for t in range(x.shape[1]):

@@ -244,7 +244,8 @@ def show_layers(rows: list[dict], file=None) -> None:
 
 def command(args) -> int:
     """`lepton import`."""
-    from lepton.sw.cli import UserError, atomic, check_output, load_config
+    from lepton.sw.errors import UserError
+    from lepton.sw.files import atomic, check_output, load_config
     from lepton.sw.report import check
 
     check_output(args.output)

@@ -7,7 +7,7 @@ RESHAPE does.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from lepton.sw.frontends.simplify import simplify
 from lepton.sw.graph.model import MAX_FILE_BYTES, MAX_RANK, MAX_TENSOR_ELEMENTS, window
 
 try:
-    import onnx
-    from onnx import helper, numpy_helper
+    import onnx  # type: ignore[import-not-found, unused-ignore]
+    from onnx import helper, numpy_helper  # type: ignore[import-not-found, unused-ignore]
 except ImportError:
     raise ImportModelError("reading ONNX needs the onnx package: pip install 'lepton-npu[onnx]'") from None
 
@@ -88,6 +88,11 @@ def channels_last(rank: int) -> tuple[int, ...]:
     return (0, *range(2, rank), 1)
 
 
+def spatial_first(rank: int, spatial: int) -> tuple[int, ...]:
+    """(N, parts of the channels …, spatial axes …) with the spatial axes before the parts."""
+    return (0, *range(rank - spatial, rank), *range(1, rank - spatial))
+
+
 def read_onnx(
     source: "str | Path | bytes | onnx.ModelProto",
     name: str | None = None,
@@ -147,7 +152,7 @@ class _Reader:
         for t in self.graph.initializer:
             self._check_elements(t.dims, f"initializer {t.name!r}")
             self.env[t.name] = Const(_plain(numpy_helper.to_array(t)))
-        inputs = []
+        inputs: list[Value] = []
         for i in self.graph.input:
             if i.name not in self.env:
                 inputs.append(self._input(i, len(inputs)))
@@ -225,11 +230,11 @@ class _Reader:
         constant = all(not isinstance(i, Laid) for i in inputs)
         if node.domain not in ("", "ai.onnx", "com.microsoft"):
             raise self.error(f"operators of domain {node.domain!r} are not known")
-        shape_only = op == "Shape" and isinstance(inputs[0], Laid)
+        shaped = inputs[0] if op == "Shape" else None
         handler = getattr(self, f"_{op}", None) if op.isalnum() else None
         try:
-            if shape_only:
-                s = inputs[0].shape[attributes.get("start", 0) : attributes.get("end", None)]
+            if isinstance(shaped, Laid):
+                s = shaped.shape[attributes.get("start", 0) : attributes.get("end", None)]
                 results: Any = Const(np.array(s, np.int64))
             elif op == "Constant":
                 results = Const(_plain(_constant(attributes)))
@@ -284,7 +289,7 @@ class _Reader:
         if op == "Range":
             a, b, c = (float(i.data) for i in inputs)
             self.need(c and abs((b - a) / c) < MAX_TENSOR_ELEMENTS, "too many values")
-        from onnx.reference import ReferenceEvaluator
+        from onnx.reference import ReferenceEvaluator  # type: ignore[import-not-found, unused-ignore]
 
         names = [n for n in node.input]
         infos = [helper.make_empty_tensor_value_info(n) for n in dict.fromkeys(names) if n]
@@ -394,6 +399,17 @@ class _Reader:
             perm = identity(len(shape)) if big == sorted(big) else (*ones, *big)
         elif x.rank > 2 and len(shape) > 2 and x.perm == channels_last(x.rank) and x.shape[:2] == shape[:2]:
             perm = channels_last(len(shape))  # the spatial axes among themselves
+        elif x.perm == channels_last(x.rank) and shape[:1] == x.shape[:1] and shape[-(x.rank - 2) :] == x.shape[2:]:
+            perm = spatial_first(len(shape), x.rank - 2)  # the channels into parts, as a shuffle does
+        elif (
+            x.rank > len(shape) > 2
+            and x.perm != identity(x.rank)
+            and shape[:1] == x.shape[:1]
+            and shape[2:] == x.shape[-(len(shape) - 2) :]
+        ):
+            between = spatial_first(x.rank, len(shape) - 2)  # and back
+            x = Laid(self.arranged(x, between), x.shape, between)
+            perm = channels_last(len(shape))
         else:
             perm = identity(len(shape))
             x = Laid(self.plain(x), x.shape, identity(x.rank))
@@ -505,10 +521,11 @@ class _Reader:
             q = w.quant
             self.need(not q.zero_points.any(), "weights with a zero point other than 0: quantize weights symmetrically")
             if len(q.scales) == 1 or q.axis == axis_in:
-                quant = Quant(q.scales, q.zero_points, axis_out, q.stored.transpose(transpose))
+                stored = None if q.stored is None else q.stored.transpose(transpose)
+                quant = Quant(q.scales, q.zero_points, axis_out, stored)
         if reshape is not None:
             data = data.reshape(reshape)
-            if quant is not None:
+            if quant is not None and quant.stored is not None:
                 quant.stored = quant.stored.reshape(reshape)
         return self.constant(data, quant)
 
@@ -820,6 +837,7 @@ class _Reader:
     def _Reciprocal(self, inputs, attributes):
         made = self.producers.get(self.node.input[0])
         self.need(made is not None and made.op_type == "Sqrt", "only of a square root")
+        assert made is not None
         return self.unary("RSQRT", self.env[made.input[0]])
 
     def _Relu(self, inputs, attributes):
@@ -866,7 +884,7 @@ class _Reader:
             return self.unary("LEAKY_RELU", x, {"Alpha": float(a.data.reshape(-1)[0])})
         x_value, slope, perm = self.broadcast(x, a)
         if slope.shape[0] == 1 and slope.quant is None:  # PRELU's slope has no batch
-            slope = self.constant(slope.data[0])
+            slope = self.constant(slope.values[0])
         return self.laid(self.emit("PRELU", [x_value, slope]), perm)
 
     def _Clip(self, inputs, attributes):
@@ -1092,7 +1110,7 @@ class _Reader:
             starts, ends = list(attributes["starts"]), list(attributes["ends"])
             axes, steps = list(attributes.get("axes", range(len(starts)))), [1] * len(starts)
         self.need(len(starts) == len(ends) == len(axes) == len(steps) and all(steps), "its lists do not fit together")
-        cuts = {}
+        cuts: dict[int, tuple[int, int | None, int]] = {}
         for a, b, e, s in zip(axes, starts, ends, steps):
             a %= x.rank
             r = range(*slice(b, e, s).indices(x.shape[a]))
@@ -1225,7 +1243,7 @@ class _Reader:
             hidden = r.shape[2]
             order = (0, 2, 3, 1)  # i o f c, and TFLite's i f c o
             part = [slice(k * hidden, (k + 1) * hidden) for k in order]
-            biases = [None] * 4
+            biases: list[Value | None] = [None] * 4
             if b is not None:
                 both = b.data[d].astype(np.float32).reshape(2, -1).sum(0)
                 biases = [self.constant(both[p]) for p in part]
@@ -1496,7 +1514,7 @@ def _nearest_index(old, new, where, attributes) -> np.ndarray:
         if where == "pytorch_half_pixel" and new == 1:
             place = np.zeros(1)
     rounding = attributes.get("nearest_mode", b"round_prefer_floor").decode()
-    functions = {
+    functions: dict[str, Callable] = {
         "floor": np.floor,
         "ceil": np.ceil,
         "round_prefer_floor": lambda v: np.ceil(v - 0.5),

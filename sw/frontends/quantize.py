@@ -345,6 +345,8 @@ class _Writer:
         w, b = node.x(wi), node.inputs[bi] if len(node.inputs) > bi else None
         if w.data is None:
             raise ImportModelError(f"node {node.source}: its weights must be constant")
+        if b is None and node.op == "DEPTHWISE_CONV_2D":  # TFLM dies of one without a bias
+            b = Value(node.y.name + "/bias", w.shape[3:], np.zeros(w.shape[3], np.float32))
         scales, stored = _weights(w, axis, x.scale, None if b is None else b.data)
         axes = axis if len(scales) > 1 else 0
         weights = self.add(w.name if not w.name.startswith("constant") else node.y.name + "/weights", w.shape, "int8")

@@ -125,10 +125,10 @@ def reshapes(p: _Pass) -> None:
             if node.x().shape == node.y.shape and _whole(p, node.x(), node.y):
                 p.remove(node, node.x())
         elif node.op == "TRANSPOSE":
-            perm = [int(a) for a in node.x(1).data]
+            perm = [int(a) for a in node.x(1).values]
             before = p.maker(node.x(), "TRANSPOSE")
             if before is not None and _whole(p, before.x(), before.y) and before.y not in p.graph.outputs:
-                first = [int(a) for a in before.x(1).data]
+                first = [int(a) for a in before.x(1).values]
                 perm = [first[a] for a in perm]
                 node.inputs = [before.x(), Value("perm", (len(perm),), np.array(perm, np.int32))]
                 p.refresh()
@@ -220,7 +220,7 @@ def fold_before(p: _Pass) -> None:
             if node.op == "MUL":
                 u.inputs[1] = Value(w.name, w.shape, (w.data * c).astype(np.float32))
             else:
-                bias = (w.data.astype(np.float64) @ c + (0 if b is None else b.data)).astype(np.float32)
+                bias = (w.values.astype(np.float64) @ c + (0 if b is None else b.data)).astype(np.float32)
                 u.inputs = [u.inputs[0], w, Value(u.y.name + "/bias", bias.shape, bias)]
         p.remove(node, found[0])
 
@@ -249,9 +249,9 @@ def split_products(p: _Pass) -> None:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         for u, rows in zip(users, cuts):
             made = [
-                Value(f"{v.name}/part", (len(rows), *v.shape[1:]), v.data[rows], _rows(v.quant, rows)) for v in (w,)
+                Value(f"{v.name}/part", (len(rows), *v.shape[1:]), v.values[rows], _rows(v.quant, rows)) for v in (w,)
             ]
-            b = None if bias is None else Value(bias.name, rows.shape, bias.data[rows], _rows(bias.quant, rows))
+            b = None if bias is None else Value(bias.name, rows.shape, bias.values[rows], _rows(bias.quant, rows))
             u.op, u.inputs, u.options = "FULLY_CONNECTED", [node.x(), made[0], b], dict(node.options)
         p.removed.add(node)
         p.refresh()
@@ -306,7 +306,7 @@ def paddings(p: _Pass) -> None:
         pad = p.maker(node.x(), "PAD")
         if pad is None or not p.single(pad.y):
             continue
-        table, o, same = pad.x(1).data.reshape(-1, 2), node.options, not pad.x(1).data.reshape(-1, 2)[[0, 3]].any()
+        table, o, same = pad.x(1).values.reshape(-1, 2), node.options, not pad.x(1).values.reshape(-1, 2)[[0, 3]].any()
         for axis, s in ((1, "H"), (2, "W")):
             k, e = node.x(1).shape[axis], o.get(f"Dilation{s}Factor", 1)
             n, before = window(pad.x().shape[axis], k, o[f"Stride{s}"], e, "SAME")
@@ -328,12 +328,12 @@ def flattened(p: _Pass) -> None:
             continue
         if math.prod(turn.y.shape) != w.shape[1]:
             continue
-        perm = [int(a) for a in turn.x(1).data]
+        perm = [int(a) for a in turn.x(1).values]
         columns = np.arange(w.shape[1]).reshape(turn.y.shape).transpose(np.argsort(perm)).reshape(-1)
         q = w.quant
         if q is not None and q.stored is not None:
             q = Quant(q.scales, q.zero_points, q.axis, q.stored[:, columns])
-        node.inputs[1] = Value(w.name, w.shape, w.data[:, columns], q)
+        node.inputs[1] = Value(w.name, w.shape, w.values[:, columns], q)
         p.remove(turn, turn.x())
 
 
@@ -355,7 +355,7 @@ def norms(p: _Pass) -> None:
                 y = Value(node.y.name + "/centred", np.broadcast_shapes(x.shape, negative.x().shape))
                 centred = Node("SUB", [x, negative.x()], [y], {"FusedActivationFunction": 0}, node.source)
                 p.graph.nodes.insert(p.graph.nodes.index(node), centred)
-                node.op, node.inputs = "MUL", [y, factor]
+                node.op, node.inputs, node.options = "MUL", [y, factor], {"FusedActivationFunction": 0}
                 p.refresh()
                 break
 
@@ -368,6 +368,36 @@ def negations(p: _Pass) -> None:
             node.op, node.options = "MUL", {"FusedActivationFunction": 0}
             node.inputs = [node.x(), Value("minus one", one.shape, one)]
             p.refresh()
+
+
+def narrow_transposes(p: _Pass) -> None:
+    """TRANSPOSE of more than 4 axes, which TFLM has not, with the axes as one that stay together."""
+    for node in list(p.graph.nodes):
+        shape = node.x().shape if node.op == "TRANSPOSE" else ()
+        if len(shape) <= 4:
+            continue
+        perm = [int(a) for a in node.x(1).data if shape[int(a)] > 1]
+        groups: list[list[int]] = []
+        kept = sorted(perm)
+        for a in perm:
+            if groups and kept.index(a) == kept.index(groups[-1][-1]) + 1:
+                groups[-1].append(a)
+            else:
+                groups.append([a])
+        order = sorted(range(len(groups)), key=lambda k: groups[k][0])
+        narrow = [math.prod(shape[a] for a in groups[k]) for k in order]
+        turn = np.array([order.index(k) for k in range(len(groups))], np.int32)
+        if not 0 < len(narrow) <= 4:
+            continue
+        flat = Value(f"{node.y.name}/flat", tuple(narrow), quant=node.x().quant)
+        turned = Value(f"{node.y.name}/turned", tuple(narrow[k] for k in turn), quant=node.y.quant)
+        place = p.graph.nodes.index(node)
+        p.graph.nodes[place : place + 1] = [
+            Node("RESHAPE", [node.x()], [flat], {}, node.source),
+            Node("TRANSPOSE", [flat, Value("perm", turn.shape, turn)], [turned], {}, node.source),
+            Node("RESHAPE", [turned], [node.y], {}, node.source),
+        ]
+        p.refresh()
 
 
 def without_gelu(graph: Graph) -> Graph:
@@ -400,6 +430,7 @@ PASSES = (
     softmax_scale,
     activations,
     paddings,
+    narrow_transposes,
 )
 
 

@@ -161,10 +161,11 @@ class _Reader:
             inputs, options = inputs[:1], {}
         elif op == "SLICE":
             self.need(all(v is not None and v.data is not None for v in inputs[1:3]), "begin and size must be constant")
-            self.need(all(v is not None and v.data is not None for v in inputs[1:3]), "begin and size must be constant")
-            begin, size = (v.data.reshape(-1) for v in inputs[1:3])
-            end = [int(b) + (int(s) if s >= 0 else d - int(b)) for b, s, d in zip(begin, size, inputs[0].shape)]
-            op, inputs, options = "STRIDED_SLICE", [inputs[0], *self.cut(begin, end)], dict(CUT)
+            x, begin, size = inputs[:3]
+            assert x is not None and begin is not None and size is not None
+            first, sizes = begin.values.reshape(-1), size.values.reshape(-1)
+            end = [int(b) + (int(s) if s >= 0 else d - int(b)) for b, s, d in zip(first, sizes, x.shape)]
+            op, inputs, options = "STRIDED_SLICE", [x, *self.cut(first, end)], dict(CUT)
         elif op == "PACK":
             self.pack(inputs, y, options, source)
             return

@@ -53,10 +53,12 @@ def moved(o, x, y, allowed=ALL):
 
 def integers(o, t: Tensor | None, what, size=None) -> list[int]:
     """Values of a small constant tensor."""
-    need(t is not None and t.data is not None, o, f"{what} must be constant")
+    data = None if t is None else t.data
+    need(data is not None, o, f"{what} must be constant")
+    assert t is not None and data is not None
     need(t.dtype in ("int32", "int64"), o, f"{what} is {t.dtype}, not int32")
     need(t.size <= 64 and (size is None or t.size == size), o, f"{what} has {t.size} values")
-    return [int(v) for v in t.data.reshape(-1)]
+    return [int(v) for v in data.reshape(-1)]
 
 
 def same_shape(o, x, y):

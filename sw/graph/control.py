@@ -48,7 +48,9 @@ def check_variables(graph: Model, variables: Variables) -> None:
     """Whether what is read has the size of what is assigned. Raises ModelError."""
     for op in graph.operators:
         if op.op == "READ_VARIABLE":
-            size, y = variables.size(op, int(graph.tensors[op.inputs[0]].data.flat[0])), graph.tensors[op.outputs[0]]
+            handle, y = graph.tensors[op.inputs[0]].data, graph.tensors[op.outputs[0]]
+            assert handle is not None  # `fold` has made it a constant
+            size = variables.size(op, int(handle.flat[0]))
             need(y.nbytes == size, op, f"a variable of {size} bytes is read as {tensor_name(y)}, {y.nbytes} bytes")
 
 

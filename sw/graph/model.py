@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lepton.rtl.spec.errors import LeptonError
+
 MAX_FILE_BYTES = 1 << 28
 MAX_TENSOR_ELEMENTS = 1 << 26
 MAX_ACTIVATION_ELEMENTS = 1 << 28
@@ -28,7 +30,7 @@ STORED = {
 """NumPy type of the values of a tensor, by its type."""
 
 
-class ModelError(ValueError):
+class ModelError(LeptonError, ValueError):
     """A model that cannot be used; the message names the part, the reason and the way out."""
 
 

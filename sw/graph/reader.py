@@ -13,7 +13,7 @@ import numpy as np
 import tflite
 
 from lepton.sw.graph.control import Variables, check_calls, check_variables
-from lepton.sw.graph.fold import fold, living
+from lepton.sw.graph.fold import Budget, fold, living
 from lepton.sw.graph.model import (
     MAX_ACTIVATION_ELEMENTS,
     MAX_FILE_BYTES,
@@ -84,8 +84,8 @@ def _read(data: bytes, name: str) -> Model:
     need(root.Version() == 3, "file", f"schema version {root.Version()}, only 3 is known")
     count = root.SubgraphsLength()
     need(1 <= count <= MAX_SUBGRAPHS, "file", f"{count} subgraphs, 1 to {MAX_SUBGRAPHS} are possible")
-    variables = Variables()
-    graphs = [_read_graph(root, k, name, variables) for k in range(count)]
+    variables, budget = Variables(), Budget()
+    graphs = [_read_graph(root, k, name, variables, budget) for k in range(count)]
     check_calls(graphs)
     for graph in graphs:
         check_variables(graph, variables)
@@ -94,7 +94,7 @@ def _read(data: bytes, name: str) -> Model:
     return first
 
 
-def _read_graph(root, number: int, name: str, variables: Variables) -> Model:
+def _read_graph(root, number: int, name: str, variables: Variables, budget: Budget) -> Model:
     """One graph of the file, folded. Raises ModelError."""
     graph = root.Subgraphs(number)
     buffers = _count(root.BuffersLength(), "buffers")
@@ -120,7 +120,7 @@ def _read_graph(root, number: int, name: str, variables: Variables) -> Model:
             known.add(j)
         check_operator(operator, tensors)
         operators.append(operator)
-        for t in fold(operator, tensors, variables):
+        for t in fold(operator, tensors, variables, budget):
             tensors[t.index] = t
     for i in outputs:
         need(i in known or tensors[i].constant, "model outputs", f"{tensor_name(tensors[i])} is never computed")

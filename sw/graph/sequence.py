@@ -113,6 +113,7 @@ def check_batch_matmul(o: Operator, ins: list[Tensor | None], outs: list[Tensor]
     except ValueError:
         batch = None
     need(batch is not None, o, f"shapes {a.shape} and {b.shape} do not broadcast")
+    assert batch is not None
     need(y.shape == (*batch, left[-2], right[-1]), o, f"output shape is {y.shape}, {left} times {right} differs")
     need(y.size * left[-1] <= MAX_PRODUCTS, o, "too many products")
 

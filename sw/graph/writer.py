@@ -147,8 +147,8 @@ def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, first: int) 
         tflite.OperatorAddOpcodeIndex(b, kinds.index((o.op, o.version)))
         tflite.OperatorAddInputs(b, ins)
         tflite.OperatorAddOutputs(b, outs)
-        if table is not None:
-            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, str(o.options_kind)))
+        if table is not None and o.options_kind is not None:
+            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, o.options_kind))
             tflite.OperatorAddBuiltinOptions(b, table)
         if middle is not None:
             tflite.OperatorAddIntermediates(b, middle)

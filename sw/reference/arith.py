@@ -16,6 +16,8 @@ import math
 
 import numpy as np
 
+from lepton.rtl.spec.errors import LeptonError
+
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 INT8_MIN, INT8_MAX = -128, 127
 INT8_VALUES = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
@@ -26,7 +28,7 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "int
 """Smallest and largest value of a quantized type."""
 
 
-class ArithmeticRangeError(ValueError):
+class ArithmeticRangeError(LeptonError, ValueError):
     """A real scale that the fixed-point form cannot hold."""
 
 

@@ -40,8 +40,10 @@ class _Run:
         self.shifts = shifts
         self.engine_free = {q: [0] for q in ("load", "mul", "tail")}  # compact: instruction i is taken from this cycle
         self.lat = timing.of(config)
-        self.valid = {q: [] for q in ("load", "mul", "tail")}  # instruction at the queue's head from this cycle on
-        self.accept = {q: [] for q in ("load", "mul", "tail")}
+        self.valid: dict[str, list[int]] = {
+            q: [] for q in ("load", "mul", "tail")
+        }  # instruction at the queue's head from this cycle on
+        self.accept: dict[str, list[int]] = {q: [] for q in ("load", "mul", "tail")}
         self.tiles: list[tuple[int, int, int]] = []  # (usable from, skip, last)
         self.popped: list[int] = []
         self.ready: list[int] = []
@@ -198,6 +200,7 @@ class _Run:
                 if v["release"] and (not v["stack"] or group == v["groups"] - 1):
                     held = False
                     self.ready.append(end + self.lat.bank_ready)
+            assert first_issue is not None  # a MUL has a group at least
             self.timing.spans[pc] = (first_issue, end + self.lat.sums)
             self.engine_free["mul"].append(end + self.lat.sums + 1)
         self.multiply_end = end
@@ -231,6 +234,7 @@ class _Run:
                 at += reads * each
             if v["post"]:
                 self.posts.append(at - 1)
+            assert first is not None  # a TAIL has a channel at least
             self.timing.spans[pc] = (first, at - 1)
             self.engine_free["tail"].append(at)
             self.tail_idle = at
@@ -284,6 +288,7 @@ class _Run:
             next_accept = at + reads
             if v["post"]:
                 self.posts.append(done)
+            assert first is not None  # a TAIL has a channel at least
             self.timing.spans[pc] = (first, done)
             self.tail_idle = done + 1
 

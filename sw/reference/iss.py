@@ -6,10 +6,13 @@ that the same programs stall. What ends with an error in hardware, or is undefin
 """
 
 from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lepton.rtl.spec import identity, isa
+from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Status
 from lepton.rtl.spec.timing import FETCH_QUEUE, TILE_QUEUE
 from lepton.sw.reference.arith import requantize
@@ -25,7 +28,7 @@ _POSITIONS = 1 << 18  # byte and row positions wrap here, as signed numbers
 _CHUNK = 1 << 22  # lanes gathered at a time
 
 
-class IssError(ValueError):
+class IssError(LeptonError, ValueError):
     """A program the machine cannot execute; the message names the word, the instruction and the reason.
 
     `status`: the error with which the machine ends the run; DONE: it ends well, but leaves something behind that no
@@ -40,9 +43,19 @@ class IssError(ValueError):
 class _Step:
     """One instruction in an engine's queue."""
 
-    def __init__(self, word, op, fields):
-        self.word, self.op = word, op
+    waits: str | None = None
+    """Why it waits, if it does."""
+
+    vectors: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """MUL: addresses, byte positions and rows of the vectors of a tile at the origin."""
+
+    def __init__(self, word: int, op: isa.Op, fields: dict[str, int]):
+        self.word, self.op, self.fields = word, op, fields
         self.__dict__.update(fields)
+
+    if TYPE_CHECKING:  # the fields
+
+        def __getattr__(self, name: str) -> int: ...
 
     def fail(self, reason, status=None):
         raise IssError(f"word {self.word}: {self.op.opcode.name}: {reason}", status)
@@ -170,19 +183,21 @@ class Iss:
 
     def _reset(self):
         self.status = isa.Status.IDLE
-        self._loaded = deque()  # _Tiles, of which not all are multiplied
+        self._loaded: deque[_Tiles] = deque()  # _Tiles, of which not all are multiplied
         self._ends = [0]  # tiles handed over by the first 0, 1, ... LOADs
         self._consumed = 0  # tiles multiplied
         self._vectors = 0
-        self._outside = None  # (number of the first tile beyond the store, its LOAD, its index)
-        self._steps = {"mul": deque(), "tail": deque()}  # not finished: _Step
-        self._active = {"mul": None, "tail": None}  # generator of the first of the queue
-        self._tokens = deque()  # the TAILs that gave them
+        self._outside: tuple[int, _Step, int] | None = None
+        """Number of the first tile beyond the store, its LOAD, its index."""
+        self._steps: dict[str, deque[_Step]] = {"mul": deque(), "tail": deque()}  # not finished
+        self._active: dict[str, Iterator[str] | None] = {"mul": None, "tail": None}
+        """Generator of the first of the queue."""
+        self._tokens: deque[_Step] = deque()  # the TAILs that gave them
         self._banks = ["free", "free"]  # free, multiply, full, tail
         self._filled = [0, 0]  # number of the filling in each bank
         self._fills = 0
         self._next = {"mul": 0, "tail": 0}
-        self._held = {"mul": None, "tail": None}
+        self._held: dict[str, int | None] = {"mul": None, "tail": None}
         self._synced = -1
         self.writes: list[tuple[np.ndarray, np.ndarray]] = []
         self.doubtful = np.zeros(0, int)
@@ -253,7 +268,7 @@ class Iss:
                 Status.BAD_OPCODE,
             )
         cut_off = False
-        words = self.program
+        words: Sequence[int] | np.ndarray = self.program
         try:
             op, fields = isa.decode(words, pc)
         except ValueError as e:
@@ -262,7 +277,7 @@ class Iss:
             cut_off = True
             words = [int(w) for w in self.program[pc:]] + [0] * 4
             op, fields = isa.decode(words, 0)
-        step = _Step(pc, op, {**fields, "fields": fields})
+        step = _Step(pc, op, fields)
         rule = isa.broken(op, self.config, fields)
         if rule and not (cut_off and isa.last_word(op, rule) >= limit - pc):
             step.fail(f"{rule.field} is {fields[rule.field]}, {rule}", Status.BAD_INSTRUCTION)
@@ -274,9 +289,10 @@ class Iss:
         """Let an engine work until it must wait. Returns whether it did anything."""
         queue, moved = self._steps[engine], False
         while queue:
-            if self._active[engine] is None:
-                self._active[engine] = self._mul(queue[0]) if engine == "mul" else self._tail(queue[0])
-            waits = next(self._active[engine], None)
+            active = self._active[engine]
+            if active is None:
+                active = self._active[engine] = self._mul(queue[0]) if engine == "mul" else self._tail(queue[0])
+            waits = next(active, None)
             queue[0].waits = waits
             if waits:
                 return moved
@@ -377,14 +393,14 @@ class Iss:
             oy, ox = np.divmod(np.arange(vectors), step.width)
             step.vectors = oy * step.row_step + ox * step.x_step, ox * step.x_step, oy * step.y_step
         for g in range(step.groups):
-            if self._held["mul"] is None:
+            bank = self._held["mul"]
+            if bank is None:
                 bank = self._next["mul"]
                 while self._banks[bank] != "free":
                     yield f"accumulator bank {bank} is not given back by a TAIL"
                 self._banks[bank], self._held["mul"], self._next["mul"] = "multiply", bank, bank ^ 1
                 self._fills += 1
                 self._filled[bank] = self._fills
-            bank = self._held["mul"]
             weights, descriptors = yield from self._group(step)
             if step.depthwise and (step.out_width - 1) * step.subsample >= step.width:
                 step.fail(
@@ -546,6 +562,7 @@ class Iss:
             if take:
                 yield from self._take(step)
             bank = self._held["tail"]
+            assert bank is not None
             n = min(c.cols, step.channels - g * c.cols)
             if not step.to_acc:
                 at = (a0[:, None] + g * step.group_step + np.arange(n)).ravel() & ADDRESSES - 1

@@ -12,7 +12,6 @@ may exceed 1. `host_bytes_in` and `host_bytes_out` are the tensor bytes of one i
 the frames around them.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -20,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from lepton.rtl.spec import isa
-from lepton.rtl.spec.config import PRESETS, NpuConfig
+from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.arrays import read_arrays
 from lepton.sw.compiler import Program
 from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference import golden
 from lepton.sw.report.check import CAUSES, Count, per_layer, predicted_layers
-from lepton.sw.session import Session
+from lepton.sw.session import Engine, Session
 
 MODELS = {
     "pretrainedResnet_quant": "IC",
@@ -105,7 +104,7 @@ def bound(model: Model, op: Operator, rows: int, cols: int) -> int:
 class _Counting:
     """An engine that counts the tensor bytes through it."""
 
-    def __init__(self, engine):
+    def __init__(self, engine: Engine):
         self.engine, self.bytes_in, self.bytes_out = engine, 0, 0
 
     def write(self, address, data):
@@ -115,6 +114,9 @@ class _Counting:
     def read(self, address, count):
         self.bytes_out += count
         return self.engine.read(address, count)
+
+    def patch(self, word, value):
+        self.engine.patch(word, value)
 
     def start(self, pc):
         return self.engine.start(pc)
@@ -165,6 +167,7 @@ def bench(path: str | Path, config: str | NpuConfig = "small", backend: str = "r
     predicted = predicted_layers(program)
     counts = measured_layers(program, device) if device is not None else predicted
     total = sum(counts, Count.zero())
+    assert session.report is not None
     if device is not None and session.report["cycles"] != total.cycles:
         raise ModelError(f"{path}: {session.report['cycles']} cycles in one run, {total.cycles} in another")
     operators = {op.index: op for op in model.operators}
@@ -329,51 +332,3 @@ def shared_models() -> list[Path]:
         if not path.is_file():
             raise ModelError(f"{path}: no such file; set LEPTON_SHARED to the folder of the reference models")
     return paths
-
-
-def command(args) -> int:
-    """Bench one model, or with --all the reference models; returns 0."""
-    from lepton.sw.cli import UserError, atomic, check_output, load_config
-
-    if not args.all:
-        if args.model is None:
-            raise UserError("give a MODEL, or --all")
-        report = bench(args.model, load_config(args.config), args.backend)
-        print(json.dumps(report, indent=2)) if args.json else show(report)
-        return 0
-    if args.model is not None:
-        raise UserError("--all takes the reference models; leave MODEL out")
-    check_output(args.output)
-    reports = []
-    for config in PRESETS.values():
-        for path in shared_models():
-            reports.append(bench(path, config, args.backend))
-            r = reports[-1]
-            print(
-                f"{r['model']} {r['config']}: {r['cycles']:,} cycles, {r['utilization']:.1%}",
-                file=sys.stderr,
-                flush=True,
-            )
-    if args.json:
-        print(json.dumps(reports, indent=2))
-    with atomic(args.output) as temporary:
-        temporary.write_text(performance_page(reports, "make bench"), encoding="utf-8")
-    print(args.output, file=sys.stderr)
-    return 0
-
-
-def add_parser(subparsers) -> None:
-    """Register `bench`."""
-    text = "measure a model on the RTL: cycles, utilisation and causes, per layer, beside the prediction"
-    parser = subparsers.add_parser("bench", help=text, description=text)
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="int8 .tflite, or a file from `lepton compile`")
-    parser.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument(
-        "--backend", choices=("rtl", "iss"), default="rtl", help="iss: cycles of the cycle model (default: %(default)s)"
-    )
-    parser.add_argument("--all", action="store_true", help="the reference models at all presets, into a page")
-    parser.add_argument(
-        "-o", "--output", default="docs/performance.md", metavar="FILE", help="the page of --all (default: %(default)s)"
-    )
-    parser.set_defaults(func=command, handler=command)

@@ -8,24 +8,28 @@ Waiting for the results of the layer before belongs to the layer that waits. The
 drain. Thus the cycles of the layers, and their causes, sum to the total.
 """
 
-import json
 import math
+import re
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tflite
 from tflite.utils import BUILTIN_OPCODE2NAME
 
 from lepton.rtl.spec import isa
-from lepton.rtl.spec.config import PRESETS, NpuConfig
-from lepton.sw.compiler import CompileError, Compiler, NpuStep, Program, compile_model
+from lepton.rtl.spec.config import ConfigError, NpuConfig
+from lepton.sw.compiler import CompileError, Compiler, FitError, HostStep, Limit, NpuStep, Program, compile_model
 from lepton.sw.graph import operators, reader
-from lepton.sw.graph.model import MAX_FILE_BYTES, MAX_OBJECTS, MAX_RANK, Model, ModelError, Tensor
+from lepton.sw.graph.model import MAX_FILE_BYTES, MAX_OBJECTS, MAX_RANK, Model, ModelError, Operator, Tensor
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith
 from lepton.sw.reference.cycles import predict
+from lepton.sw.targets import PRESET_MHZ, Target
 
 CAUSES = tuple(cause.name.lower() for cause in isa.Cause)
 HINTS = {
@@ -37,6 +41,13 @@ HINTS = {
     "DEQUANTIZE": "convert with inference_output_type=tf.int8",
     "QUANTIZE": "convert with inference_input_type=tf.int8",
 }
+
+QUANTIZE = (
+    "quantize it to int8 when it is converted: converter.optimizations = [tf.lite.Optimize.DEFAULT], "
+    "converter.representative_dataset = a generator of some real inputs, "
+    "converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]"
+)
+"""Way out for a model that computes in float."""
 
 
 @dataclass
@@ -107,119 +118,190 @@ def layer_cycles(program: Program) -> list[int]:
     return [count.cycles for count in predicted_layers(program)]
 
 
-def _rows_of_model(model: Model, compiler: Compiler) -> list[dict]:
+def _row(index: int, op: str, inputs: list, output: list) -> dict:
+    """A row of a report, in which only what is given is known."""
+    return {
+        "index": index,
+        "op": op,
+        "inputs": inputs,
+        "output": output,
+        "where": "npu or host",
+        "reason": None,
+        "fused_into": None,
+        "macs": None,
+        "cycles": None,
+        "utilization": None,
+        "weight_bytes": 0,
+        "activation_bytes": 0,
+    }
+
+
+def _rows_of_model(model: Model, config: NpuConfig) -> list[dict]:
     """A row for each operator, without cycles."""
-    rows = []
+    rows, compiler = [], Compiler(model, config)
     for op in model.operators:
-        constants = [model.tensors[t] for t in op.inputs if t >= 0 and model.tensors[t].constant]
-        moving = [model.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0 and not model.tensors[t].constant]
-        why_host = compiler.supports(op)
-        reason = None
-        if why_host is not None:
-            reason = why_host if why_host == "computed on the host" else f"computed on the host: {why_host}"
-            if op.op in HINTS and op.op != "QUANTIZE":
-                reason += f" ({HINTS[op.op]})"
-            if op.op == "SOFTMAX" and model.tensors[op.outputs[0]].shape[-1] >= arith.SOFTMAX_SUM:
-                reason += f"; TFLM aborts where the exponentials sum to {arith.SOFTMAX_SUM}, here its formula goes on"
-        rows.append(
-            {
-                "index": op.index,
-                "op": op.op,
-                "inputs": [list(model.tensors[t].shape) for t in op.inputs if t >= 0 and not model.tensors[t].constant],
-                "output": list(model.tensors[op.outputs[0]].shape),
-                "where": "npu" if why_host is None else "host",
-                "reason": reason,
-                "fused_into": None,
-                "macs": compiler.macs(op),
-                "cycles": None,
-                "utilization": None,
-                "weight_bytes": sum(t.nbytes for t in constants),
-                "activation_bytes": sum(t.size for t in moving),
-            }
-        )
+        ins = [model.tensors[t] for t in op.inputs if t >= 0]
+        outs = [model.tensors[t] for t in op.outputs]
+        row = _row(op.index, op.op, [list(t.shape) for t in ins if not t.constant], [*outs[0].shape] if outs else [])
+        why_host = compiler.why_host[op.index]
+        row |= {
+            "where": "npu" if why_host is None else "host",
+            "reason": None if why_host is None else _on_host(op, why_host, outs),
+            "macs": compiler.macs(op),
+            "weight_bytes": sum(t.nbytes for t in ins if t.constant),
+            "activation_bytes": sum(t.nbytes for t in (*ins, *outs) if not t.constant),
+        }
+        rows.append(row)
     return rows
 
 
-def _fit_elsewhere(model: Model, config: NpuConfig) -> str:
+def _on_host(op: Operator, why: str, outs: list[Tensor]) -> str:
+    """What a user wants to know of an operator that the host computes."""
+    reason = why if why == "computed on the host" else f"computed on the host: {why}"
+    if op.op in HINTS and op.op != "QUANTIZE":
+        reason += f" ({HINTS[op.op]})"
+    if op.op == "SOFTMAX" and outs[0].shape[-1] >= arith.SOFTMAX_SUM:
+        reason += f"; TFLM aborts where the exponentials sum to {arith.SOFTMAX_SUM}, here its formula goes on"
+    return reason
+
+
+def larger(config: NpuConfig, limits: Sequence[Limit]) -> NpuConfig:
+    """The configuration with every memory that is exceeded as large as it must be. Raises ConfigError if none can."""
+    fields: dict[str, Any] = {limit.field: limit.need for limit in limits if limit.exceeded}
+    if "act_bytes" in fields:
+        fields["act_bytes"] = 1 << (fields["act_bytes"] - 1).bit_length()
+    if "weight_tiles" in fields:
+        fields["weight_tiles"] += config.ring_tiles
+    return replace(config, **fields)
+
+
+def _way_out(model: Model, config: NpuConfig, limits: Sequence[Limit]) -> str:
     """What would help a model that does not fit."""
-    fitting = []
-    for preset in PRESETS.values():
-        if preset != config:
-            try:
-                compile_model(model, preset)
-                fitting.append(preset.name)
-            except CompileError:
-                pass
-    if fitting:
-        return f"fits {', '.join(fitting)}"
-    for size in (2**17, 2**18, 2**19, 2**20):
-        if size > config.act_bytes:
-            try:
-                compile_model(model, replace(config, act_bytes=size))
-                return f"fits with act_bytes={size:,}"
-            except CompileError:
-                pass
-    return "no preset fits"
+    try:
+        enough = larger(config, limits)
+    except ConfigError as error:
+        return f"no configuration is large enough ({str(error).partition(': ')[2]}): use a smaller input or model"
+    fields = ", ".join(f"{x.field}={getattr(enough, x.field):,}" for x in limits if x.exceeded)
+    try:
+        compile_model(model, enough)
+    except CompileError as error:
+        return f"even with {fields}: {error}"
+    return f"it fits with {fields}, in a configuration of your own (--config FILE.json)"
 
 
 def _report(name: str, config: NpuConfig, clock_mhz: float, rows: list[dict]) -> dict:
     """A report in which only what the rows tell is known."""
-    return {
-        "supported": False,
-        "model": name,
-        "config": config.name,
-        "reason": None,
+    return _nothing(name, config.name) | {
         "operators": rows,
-        "macs": None,
-        "cycles": None,
-        "utilization": None,
         "clock_mhz": clock_mhz,
-        "seconds": None,
-        "memory_peak": None,
         "memory_bytes": config.act_bytes,
-        "weight_tiles": None,
         "weight_tiles_limit": config.resident_tiles,
-        "external_bytes": None,
         "weight_bytes": sum(row["weight_bytes"] for row in rows),
     }
 
 
-def check_model(model: Model, config: NpuConfig, clock_mhz: float = 50.0) -> dict:
+def _nothing(name: str, config: str) -> dict:
+    """All keys of a report, with nothing known."""
+    return {
+        "supported": False,
+        "model": name,
+        "config": config,
+        "reason": None,
+        "way_out": None,
+        "operators": [],
+        "macs": None,
+        "cycles": None,
+        "utilization": None,
+        "clock_mhz": None,
+        "seconds": None,
+        "host": None,
+        "limits": [],
+        "memory_peak": None,
+        "memory_bytes": None,
+        "weight_tiles": None,
+        "weight_tiles_limit": None,
+        "external_bytes": None,
+        "weight_bytes": None,
+    }
+
+
+def refusal(path: str | Path, config: str, reason: str) -> dict:
+    """The report on what cannot even be read."""
+    return _nothing(Path(path).stem, config) | {"reason": reason, "way_out": _way_out_of(reason)}
+
+
+def _way_out_of(reason: str) -> str | None:
+    """What helps a model that the reader refuses."""
+    return QUANTIZE if re.search(r"\b(is|are) float(16|32)\b", reason) else None
+
+
+def _host(program: Program, rows: list[dict]) -> dict:
+    """What the host computes: operators, how many between the first and the last layer of the array, and MACs."""
+    on_array = [n for n, step in enumerate(program.steps) if isinstance(step, NpuStep)]
+    inner = program.steps[on_array[0] : on_array[-1]] if on_array else program.steps
+    here = [row for row in rows if row["where"] == "host"]
+    return {
+        "operators": len(here),
+        "between": sum(isinstance(step, HostStep) for step in inner),
+        "names": dict(Counter(row["op"] for row in here)),
+        "macs": sum(row["macs"] for row in here),
+    }
+
+
+def _limits(limits: Sequence[Limit]) -> list[dict]:
+    return [{"field": x.field, "what": x.what, "need": x.need, "have": x.have, "fits": not x.exceeded} for x in limits]
+
+
+def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ, advise: bool = True) -> dict:
     """The report on a model that can be read: JSON-able, see the README for its keys.
 
-    `supported` is False when it does not fit; `reason` then says why and what would help.
+    `supported` is False when it does not fit; `reason` then says why: all that does not fit, and, if `advise` (which
+    compiles once more), `way_out` what would help.
     """
-    rows = _rows_of_model(model, Compiler(model, config))
+    rows = _rows_of_model(model, config)
     report = _report(model.name, config, clock_mhz, rows)
     report["macs"] = sum(row["macs"] for row in rows)
     try:
         program = compile_model(model, config)
+    except FitError as error:
+        report.update(reason=str(error), limits=_limits(error.limits), memory_peak=error.program.peak_bytes)
+        report["host"] = _host(error.program, rows)
+        report["way_out"] = _way_out(model, config, error.limits) if advise else None
+        return report
     except CompileError as error:
-        report["reason"] = f"{error} ({_fit_elsewhere(model, config)})"
+        report["reason"] = str(error)
         return report
     cycles = layer_cycles(program)
+    by_index = {row["index"]: row for row in rows}
     for row in rows:
         row["cycles"] = 0
-    by_index = {row["index"]: row for row in rows}
+    for step in program.steps:  # the compiler may have found only on its way that the host must do it
+        if isinstance(step, HostStep) and by_index[step.operator]["where"] != "host":
+            why = program.why_host.get(step.operator, "computed on the host")
+            by_index[step.operator] |= {"where": "host", "reason": f"computed on the host: {why}"}
+    worked = {step.operator for step in program.steps if isinstance(step, HostStep)}
     for layer, n in zip(program.layers, cycles):
         main, *others = (by_index[i] for i in layer.operators)
+        worked |= {*layer.operators}
         main["cycles"] = n
         main["utilization"] = layer.macs / (config.macs_per_cycle * n) if n else None
         for row in others:
             row["fused_into"] = main["index"]
             row["reason"] = f"fused into {main['index']}"
     for row in rows:
-        if row["op"] == "RESHAPE":
+        if row["index"] not in worked:
             row["reason"] = "no work: the bytes stay as they are"
     total = sum(cycles)
-    word = 6 + config.tile_bytes
+    limits = {limit.field: limit for limit in program.limits()}
     report.update(
         supported=True,
         cycles=total,
         utilization=sum(x.macs for x in program.layers) / (config.macs_per_cycle * total) if total else None,
         seconds=total / (clock_mhz * 1e6),
+        host=_host(program, rows),
+        limits=_limits([*limits.values()]),
         memory_peak=program.peak_bytes,
-        weight_tiles=len(program.tiles) // word,
+        weight_tiles=limits["weight_tiles"].need,
         external_bytes=len(program.external),
     )
     return report
@@ -257,7 +339,7 @@ def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig
         raise error from None
     if not any(row["where"] == "unsupported" for row in rows):
         raise error
-    return _report(name, config, clock_mhz, rows) | {"reason": str(error)}
+    return _report(name, config, clock_mhz, rows) | {"reason": str(error), "way_out": _way_out_of(str(error))}
 
 
 def _refused_row(root, o, index, tensors, broken) -> dict:
@@ -280,17 +362,11 @@ def _refused_row(root, o, index, tensors, broken) -> dict:
             where, reason = "unsupported", str(why).removeprefix(f"operator {index} ({op}): ")
     constants = [tensors[i] for i in ins if tensors[i].constant]
     moving = [tensors[i] for i in (*ins, *outs) if not tensors[i].constant]
-    return {
-        "index": index,
-        "op": op,
-        "inputs": [list(t.shape) for t in moving if t.index in ins],
-        "output": list(tensors[outs[0]].shape) if outs else [],
-        "where": where if reason else "npu" if op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") else "host",
+    shapes = [list(t.shape) for t in moving if t.index in ins]
+    likely = "npu" if op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") else "host"
+    return _row(index, op, shapes, list(tensors[outs[0]].shape) if outs else []) | {
+        "where": where if reason else likely,
         "reason": reason,
-        "fused_into": None,
-        "macs": None,
-        "cycles": None,
-        "utilization": None,
         "weight_bytes": sum(t.nbytes for t in constants),
         "activation_bytes": sum(math.prod(t.shape) for t in moving if min(t.shape, default=1) >= 0),
     }
@@ -360,17 +436,20 @@ def show(report: dict, file=None) -> None:
 
 
 def _facts(report: dict) -> list[tuple[str, str]]:
+    out: list[tuple[str, str]] = []
     if not report["supported"]:
-        return [("runs", f"no: {report['reason']}")]
-    out = [("runs", f"yes, it fits configuration {report['config']!r}")]
-    on_host = [r for r in report["operators"] if r["where"] == "host"]
-    if on_host:
-        out.append(("host", f"{len(on_host)} of {len(report['operators'])} operators, exactly, outside the cycles"))
-    out.append(("memory", f"peak {report['memory_peak']:,} of {report['memory_bytes']:,} bytes of activation memory"))
-    streamed = f", {report['external_bytes']:,} bytes streamed from external memory" if report["external_bytes"] else ""
-    out.append(
-        ("weights", f"{report['weight_tiles']:,} of {report['weight_tiles_limit']:,} tiles on the chip{streamed}")
-    )
+        out.append(("runs", f"no: {report['reason']}"))
+        if report["way_out"]:
+            out.append(("way out", report["way_out"]))
+    else:
+        out.append(("runs", f"yes, it fits configuration {report['config']!r}"))
+    if report["limits"]:
+        out.append(("memories", "; ".join(map(_limit, report["limits"]))))
+    if not report["supported"]:
+        return out
+    out.append(("", f"at most {report['memory_peak']:,} bytes of activations are alive at one time"))
+    if report["external_bytes"]:
+        out.append(("", f"{report['external_bytes']:,} bytes of weights are streamed from external memory"))
     bound = " (at one streamed byte a cycle)" if report["external_bytes"] else ""
     use = f", utilisation {report['utilization']:.1%}" if report["utilization"] else ""
     out.append(("cycles", f"{report['cycles']:,} for {report['macs']:,} MACs{use}{bound}"))
@@ -379,10 +458,72 @@ def _facts(report: dict) -> list[tuple[str, str]]:
     out.append(
         ("time", f"{report['seconds'] * 1e3:,.3f} ms at {report['clock_mhz']:g} MHz, without the transfer of data")
     )
+    out.append(("host", _host_text(report)))
     return out
 
 
-def check_file(path: str | Path, config: NpuConfig, clock_mhz: float = 50.0) -> dict:
+def _limit(limit: dict) -> str:
+    return f"{limit['field']} {limit['need']:,} of {limit['have']:,}" + ("" if limit["fits"] else " (!)")
+
+
+def _host_text(report: dict) -> str:
+    """What the host does, in words."""
+    host = report["host"]
+    if not host["operators"]:
+        return "nothing: all operators run on the array"
+    names = ", ".join(name if n == 1 else f"{n} {name}" for name, n in host["names"].items())
+    inner = f"{host['between']} of them between" if host["between"] else "none between"
+    return (
+        f"{host['operators']} of {len(report['operators'])} operators ({names}), exactly, beside that time; "
+        f"{inner} the first and the last layer of the array"
+    )
+
+
+def check_all(model: Model, targets: Sequence[Target], clock_mhz: float | None = None) -> list[dict]:
+    """Reports on a model for each target, at its own clock unless one is given."""
+    return [check_model(model, t.config, clock_mhz or t.mhz, advise=False) for t in targets]
+
+
+def show_all(reports: list[dict], targets: Sequence[Target], file=None) -> None:
+    """Print one line a target."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    file = file or sys.stdout
+    console = Console(file=file, highlight=False, width=None if file.isatty() else 150)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (
+        ("configuration", "left"),
+        ("array", "right"),
+        ("fits", "left"),
+        ("cycles", "right"),
+        ("util", "right"),
+        ("MHz", "right"),
+        ("ms", "right"),
+        ("host", "right"),
+        ("needs", "left"),
+    ):
+        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=name != "needs")
+    for target, report in zip(targets, reports):
+        fits = report["supported"]
+        missing = [f"{x['field']}={x['need']:,} (has {x['have']:,})" for x in report["limits"] if not x["fits"]]
+        table.add_row(
+            target.name,
+            f"{target.config.rows}x{target.config.cols}",
+            Text("yes" if fits else "no", style="green" if fits else "red"),
+            _number(report["cycles"]),
+            f"{report['utilization']:.1%}" if report["utilization"] else "",
+            f"{report['clock_mhz']:g}",
+            f"{report['seconds'] * 1e3:,.3f}" if fits else "",
+            f"{report['host']['operators']} op" if report["host"] else "",
+            ", ".join(missing) or (report["reason"] or ""),
+        )
+    console.print(table)
+    console.print("ms: start to done at that clock; the host's operators and the transfer of data come on top")
+
+
+def check_file(path: str | Path, config: NpuConfig, clock_mhz: float = PRESET_MHZ) -> dict:
     """The report on a file. Raises ModelError when the file is no model or too damaged to list its operators."""
     try:
         model = load_model(path)
@@ -398,33 +539,3 @@ def check_file(path: str | Path, config: NpuConfig, clock_mhz: float = 50.0) -> 
             raise
         return explain_refusal(data, error, file.stem, config, clock_mhz)
     return check_model(model, config, clock_mhz)
-
-
-def command(args) -> int:
-    """Print the report; returns 0, or raises ModelError or CompileError after it when the model does not run."""
-    from lepton.sw.cli import UserError, load_config
-
-    if not args.clock > 0 or not math.isfinite(args.clock):
-        raise UserError(f"--clock {args.clock}: must be a positive number of MHz")
-    report = check_file(args.model, load_config(args.config), args.clock)
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
-    if not report["supported"]:
-        sys.stdout.flush()
-        raise (CompileError if report["macs"] is not None else ModelError)(report["reason"])
-    return 0
-
-
-def add_parser(subparsers) -> None:
-    """Register `check`."""
-    text = "say whether a model runs, where each operator runs, and how long it takes"
-    parser = subparsers.add_parser("check", help=text, description=text)
-    parser.add_argument("model", metavar="MODEL", help="int8 .tflite")
-    parser.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")
-    parser.add_argument(
-        "--clock", type=float, default=50.0, metavar="MHZ", help="clock for the time (default: %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.set_defaults(func=command, handler=command)

@@ -1,14 +1,16 @@
 """`lepton run MODEL --input photo.png --labels labels.txt`: the best classes of pictures and sounds."""
 
 import wave
+from argparse import Namespace
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
+from lepton.sw.errors import UserError
+from lepton.sw.report import PICTURES, takes
 from lepton.sw.report.evaluate import (
-    PICTURES,
-    SCALES,
     EvaluateError,
     ends,
     picture_shape,
@@ -17,12 +19,7 @@ from lepton.sw.report.evaluate import (
     real,
     scaled,
 )
-
-
-def takes(name: str) -> bool:
-    """Whether the input is a picture, a sound, or a folder of them."""
-    path = Path(name)
-    return path.is_dir() or path.suffix.lower() in (*PICTURES, ".wav")
+from lepton.sw.session import Session
 
 
 def files_of(name: str) -> list[Path]:
@@ -79,14 +76,12 @@ def read_labels(name: str | None, count: int) -> list[str]:
     return lines
 
 
-def command(args) -> int:
-    """`lepton run` on pictures and sounds."""
-    from lepton.sw.cli import UserError, open_session
-
+def classify(args: Namespace, open_session: Callable[[], Session]) -> int:
+    """`lepton run` on pictures and sounds; the session is opened when all files are found."""
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
     files = files_of(args.input)
-    with closing(open_session(args.model, args)) as session:
+    with closing(open_session()) as session:
         given, taken = ends(session.model)
         count = int(np.prod(taken.row)) if taken.row else 1
         labels = read_labels(args.labels, count)
@@ -110,20 +105,3 @@ def command(args) -> int:
                 f"{path}: " + ", ".join(f"{labels[i]} {y[i]:.1%}" if share else f"{labels[i]} {y[i]:.4g}" for i in best)
             )
     return 0
-
-
-def add_options(parser) -> None:
-    """The options of `lepton run` that are for pictures and sounds."""
-    group = parser.add_argument_group("pictures and sounds (without --output)")
-    group.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
-    group.add_argument("--top", type=int, default=3, metavar="K", help="best classes to print (default: %(default)s)")
-    group.add_argument(
-        "--scale", choices=SCALES, default="auto", help="unit: bytes / 255; signed: bytes / 127.5 - 1 (default: unit)"
-    )
-    group.add_argument(
-        "--resize",
-        choices=("bilinear", "nearest", "crop"),
-        default="bilinear",
-        help="of pictures; crop keeps the proportions (default: %(default)s)",
-    )
-    group.add_argument("--rate", type=int, metavar="HZ", help="of the model's samples (default: the file's)")

@@ -5,7 +5,6 @@ Three tasks: `classes` (accuracy, precision, recall, F1, confusion matrix; all a
 """
 
 import csv
-import json
 import math
 import sys
 import zipfile
@@ -15,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton.sw.errors import need
 from lepton.sw.graph.model import Model, ModelError, Tensor
+from lepton.sw.report import PICTURES
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 INPUT_KEYS = ("x", "input", "images", "x_test")
 LABEL_KEYS = ("y", "label", "labels", "target", "y_test")
 LABEL_COLUMNS = ("label", "class", "target", "y")
-SCALES = ("auto", "unit", "signed", "none")
-TASKS = ("auto", "classes", "regression", "anomaly")
 
 
 class EvaluateError(ModelError):
@@ -381,6 +379,7 @@ def show(report: dict, file=None) -> None:
 
 def draw(report: dict, path: str | Path) -> None:
     """The confusion matrices as a picture; other tasks as bars."""
+    need("report", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -416,75 +415,3 @@ def draw(report: dict, path: str | Path) -> None:
                         fontsize=7,
                     )
     figure.savefig(path, dpi=120, format="png")
-
-
-def command(args) -> int:
-    """`lepton evaluate`."""
-    from contextlib import closing
-
-    from lepton.sw.cli import UserError, atomic, check_output, open_session
-
-    if args.count is not None and args.count < 1:
-        raise UserError(f"--count {args.count}: must be at least 1")
-    for name in (args.picture, args.json if args.json != "-" else None):
-        if name:
-            check_output(name)
-    with closing(open_session(args.model, args)) as session:
-        given, _ = ends(session.model)
-        samples = load_samples(args.data, given.row, args.scale, args.resize, args.count)
-        report = evaluate(session, samples, args.task, args.float_model, _progress())
-    if args.json == "-":
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
-    if args.json and args.json != "-":
-        with atomic(args.json) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
-    if args.picture:
-        with atomic(args.picture) as temporary:
-            draw(report, temporary)
-        if args.json != "-":
-            print(f"picture: {args.picture}")
-    return 0
-
-
-def _progress() -> Callable | None:
-    """Counts on a terminal."""
-    if not sys.stderr.isatty():
-        return None
-
-    def progress(done, total):
-        if done % max(total // 100, 1) == 0 or done == total:
-            print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return progress
-
-
-def add_parser(subparsers) -> None:
-    """Register `evaluate`."""
-    text = "accuracy, precision, recall, F1 and confusion matrix of a model on labelled data"
-    parser = subparsers.add_parser("evaluate", help=text, description=text)
-    from lepton.sw.cli import backend_name
-
-    parser.add_argument("model", metavar="MODEL", help="int8 .tflite, or a file from `lepton compile`")
-    parser.add_argument(
-        "data", metavar="DATA", help=".npz with x and y, a folder with a folder of pictures a class, .csv or .parquet"
-    )
-    parser.add_argument("--float-model", metavar="SOURCE", help="the float model beside it: .onnx, .tflite, …")
-    parser.add_argument("--task", choices=TASKS, default="auto", help="what the outputs are (default: %(default)s)")
-    parser.add_argument(
-        "--scale", choices=SCALES, default="auto", help="unit: bytes / 255; signed: bytes / 127.5 - 1 (default: auto)"
-    )
-    parser.add_argument(
-        "--resize",
-        choices=("bilinear", "nearest", "crop"),
-        default="bilinear",
-        help="of pictures (default: %(default)s)",
-    )
-    parser.add_argument("--count", type=int, metavar="N", help="the first N samples (of folders: spread evenly)")
-    parser.add_argument("--json", metavar="FILE", help="report to write; - prints it in place of the text")
-    parser.add_argument("--picture", metavar="FILE", help="confusion matrix to write as .png")
-    parser.add_argument("--backend", type=backend_name, default="golden", metavar="NAME", help="default: %(default)s")
-    parser.add_argument("--baud", type=int, metavar="N", help="of the serial port (default: 1,000,000)")
-    parser.add_argument("--config", metavar="NAME", help="configuration (default: small)")
-    parser.set_defaults(func=command, handler=command)

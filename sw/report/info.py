@@ -1,12 +1,11 @@
 """`lepton info`: what a model takes and gives, its operators, and what it keeps from one inference to the next."""
 
-import json
 from collections import Counter
 
 import numpy as np
 
 from lepton.sw.graph.model import Model
-from lepton.sw.session import End, Session
+from lepton.sw.session import End
 
 
 def describe(model: Model, ends: tuple[list[End], list[End]]) -> dict:
@@ -51,7 +50,7 @@ def show(told: dict) -> None:
     for what in ("inputs", "outputs"):
         for k, end in enumerate(told[what]):
             shape = " x ".join(map(str, end["shape"])) or "scalar"
-            scale = f", scale {np.float32(end['scale'])}, zero point {end['zero_point']}" if end["scale"] else ""
+            scale = f", scale {str(np.float32(end['scale']))}, zero point {end['zero_point']}" if end["scale"] else ""
             print(f"{what[:-1] + str(k):9} {end['name']}: {end['dtype']} {shape}{scale}")
     print("operators " + ", ".join(f"{name} {n}" for name, n in told["operators"].items()))
     print(f"constants {told['constant_bytes']:,} bytes")
@@ -62,21 +61,3 @@ def show(told: dict) -> None:
         )
     if not told["state"]:
         print("state     none")
-
-
-def command(args) -> int:
-    session = Session(args.model, backend="golden")
-    told = describe(session.model, (session.inputs, session.outputs))
-    if args.json:
-        print(json.dumps(told, indent=1))
-    else:
-        show(told)
-    return 0
-
-
-def add_parser(commands) -> None:
-    text = "tell a model's inputs, outputs, quantization, operators and state"
-    parser = commands.add_parser("info", help=text, description=text)
-    parser.add_argument("model", metavar="MODEL", help=".tflite, or a file from `lepton compile`")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.set_defaults(handler=command)

@@ -2,81 +2,26 @@
 
 All times are the cycle model's, which the hardware equals cycle for cycle when all weights are on the chip. Written
 are `trace.json` (Chrome trace events: Perfetto or chrome://tracing, a microsecond in the viewer is a cycle),
-`causes.png`, `roofline.png` and `index.html`, which holds both pictures and needs nothing else.
+`causes.svg`, `roofline.svg` and `index.html`, which holds both pictures, answers the mouse and needs nothing else.
 """
 
-import base64
 import html
-import io
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler import HostStep, NpuStep, Program
 from lepton.sw.reference.cycles import predict
-from lepton.sw.report.bench import bound
+from lepton.sw.report import charts
 from lepton.sw.report.check import CAUSES, Count, predicted_layers, stretches
+from lepton.sw.report.layers import Row, layer_rows
 from lepton.sw.session import Session
+from lepton.sw.targets import PRESET_MHZ
 
-COLORS = {
-    "multiply": "#2a9d5c",
-    "weights": "#7b5ea7",
-    "activations": "#e0a526",
-    "tail": "#d1603d",
-    "fetch": "#4c8bb5",
-    "drain": "#9a9a9a",
-}
 TRACKS = ("layers", "weight engine", "multiply engine", "array", "tail engine", "host")
-
-
-@dataclass
-class Row:
-    """One layer of the report."""
-
-    index: int
-    name: str
-    macs: int
-    count: Count
-    ideal: int
-    bound: int
-    bytes_moved: int
-
-
-def weight_words(program: Program, layer) -> int:
-    """Bytes of the weights that a layer loads into the array, every time it does."""
-    at, tiles = layer.first_word, 0
-    while at < layer.end_word:
-        op, values = isa.decode(program.words, at)
-        if op is isa.LOAD:
-            tiles += values["count"]
-        at += op.words
-    return tiles * program.config.tile_bytes
-
-
-def layer_rows(program: Program, counts: list[Count]) -> list[Row]:
-    """What the pictures show of each layer. Bytes moved: weights into the array, activations read and written once."""
-    model, config = program.model, program.config
-    operators = {op.index: op for op in model.operators}
-    rows = []
-    for layer, count in zip(program.layers, counts):
-        ops = [operators[i] for i in layer.operators]
-        made = {t for op in ops for t in op.outputs}
-        read = {t for op in ops for t in op.inputs if t >= 0 and not model.tensors[t].constant} - made
-        moved = sum(model.tensors[t].size for t in (*read, ops[-1].outputs[0])) + weight_words(program, layer)
-        rows.append(
-            Row(
-                layer.operators[0],
-                layer.name,
-                layer.macs,
-                count,
-                -(-layer.macs // config.macs_per_cycle),
-                sum(bound(model, op, config.rows, config.cols) for op in ops),
-                moved,
-            )
-        )
-    return rows
+HERE = Path(__file__).parent
 
 
 def trace(program: Program, counts: list[Count]) -> dict:
@@ -121,12 +66,12 @@ def trace(program: Program, counts: list[Count]) -> dict:
             piece("layers", f"{layer.operators[0]} {layer.name}", at + start, end - start, macs=layer.macs, **causes)
             start = end
         for pc, (first, last) in timing.spans.items():
-            op, values = isa.decode(program.words, pc)
+            instruction, values = isa.decode(program.words, pc)
             i = owner(pc, stretch)
             what = program.layers[i].operators[0] if i is not None else "?"
             args = {"word": pc, "layer": what, "width": values["width"], "height": values["height"]}
-            track = "multiply engine" if op is isa.MUL else "tail engine"
-            piece(track, f"{op.opcode.name} layer {what}", at + first, last - first + 1, **args)
+            track = "multiply engine" if instruction is isa.MUL else "tail engine"
+            piece(track, f"{instruction.opcode.name} layer {what}", at + first, last - first + 1, **args)
         previous = 0
         for pc, first, vectors in timing.issues:
             piece("weight engine", "tile", at + previous, max(0, first - previous))
@@ -136,250 +81,113 @@ def trace(program: Program, counts: list[Count]) -> dict:
     return {"traceEvents": events, "displayTimeUnit": "ns", "otherData": {"unit": "1 us in the viewer is 1 cycle"}}
 
 
-# Pictures
-
-
-def _png(figure) -> bytes:
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _label(row: Row) -> str:
-    name = row.name
-    for long, short in (
-        ("DEPTHWISE_CONV_2D", "DEPTHWISE"),
-        ("CONV_2D", "CONV"),
-        ("FULLY_CONNECTED", "DENSE"),
-        ("_POOL_2D", "_POOL"),
-    ):
-        name = name.replace(long, short)
-    return f"{row.index} {name}"
-
-
-def draw_causes(rows: list[Row], title: str) -> bytes:
-    """PNG: for each layer the causes stacked, beside it the ideal (every multiplier busy)."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(10, max(3.2, 1.6 + 0.32 * len(rows))), layout="constrained")
-    places = range(len(rows))
-    left = [0] * len(rows)
-    for name in CAUSES:
-        widths = [row.count.causes[name] for row in rows]
-        if any(widths):
-            axis.barh([p - 0.14 for p in places], widths, 0.5, left, color=COLORS[name], label=name)
-        left = [a + b for a, b in zip(left, widths)]
-    axis.barh(
-        [p + 0.26 for p in places], [row.ideal for row in rows], 0.22, color="black", label="ideal: MACs / multipliers"
-    )
-    most = max([*left, *(row.ideal for row in rows), 1])
-    for p, row in zip(places, rows):
-        share = f"  {row.ideal / row.count.cycles:.0%}" if row.macs and row.count.cycles else ""
-        axis.text(row.count.cycles, p - 0.14, share, va="center", fontsize=8)
-    axis.set_yticks(list(places), [_label(row) for row in rows], fontsize=8)
-    axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.set_xlim(0, most * 1.08)
-    axis.set_xlabel("cycles (percent: multipliers busy)")
-    axis.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(f"{title}: where the cycles of each layer go")
-    axis.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.9 / figure.get_figheight()), ncols=7, frameon=False, fontsize=8
-    )
-    return _png(figure)
-
-
-def _label_points(axis, points: list[tuple[float, float, int]]) -> None:
-    """Write the index of each (x, y, index) beside it: one label for points that coincide, labels apart if they can."""
-    from matplotlib.transforms import Bbox
-
-    figure = axis.figure
-    figure.draw_without_rendering()  # so that the places on the page are known
-    groups: list[tuple[float, float, list[int]]] = []
-    for x, y, index in points:
-        px, py = axis.transData.transform((x, y))
-        near = next((g for g in groups if abs(g[0] - px) < 7 and abs(g[1] - py) < 7), None)
-        if near is None:
-            groups.append((px, py, [index]))
-        else:
-            near[2].append(index)
-    taken = [Bbox.from_extents(px - 4, py - 4, px + 4, py + 4) for px, py, _ in groups]
-    spots = [(1, -1), (1, 1), (-1, -1), (-1, 1), *((0, sign * far) for far in (2, 3.2, 4.4) for sign in (-1, 1))]
-    for px, py, indexes in groups:
-        for spot in spots:
-            across, down = spot
-            label = axis.annotate(
-                ", ".join(map(str, indexes)),
-                axis.transData.inverted().transform((px, py)),
-                (5 * across, 7 * down),
-                textcoords="offset points",
-                ha={1: "left", -1: "right", 0: "center"}[across],
-                va="center",
-                fontsize=7,
-                arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#888", "shrinkB": 3} if across == 0 else None,
-            )
-            box = label.get_window_extent()
-            if spot == spots[-1] or not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            label.remove()
-
-
-def draw_roofline(rows: list[Row], config: NpuConfig, title: str) -> bytes:
-    """PNG: MACs a cycle over MACs a byte moved inside the chip, under the roof of multipliers and memories."""
-    plt = _pyplot()
-    points = [row for row in rows if row.macs and row.count.cycles]
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
-    peak, bandwidth = config.macs_per_cycle, config.tile_bytes
-    x = [row.macs / row.bytes_moved for row in points] or [1]
-    low, high = min([*x, peak / bandwidth]) / 2, max([*x, peak / bandwidth]) * 2
-    ridge = peak / bandwidth
-    axis.plot([low, ridge, high], [bandwidth * low, peak, peak], color="black", lw=1.5, label="roof")
-    axis.text(ridge * 1.1, peak * 1.1, f"{peak} MAC/cycle", va="bottom", fontsize=8)
-    axis.text(low * 1.05, bandwidth * low * 0.8, f"a tile of {bandwidth} bytes a cycle", fontsize=8, va="top")
-    kinds = {"DEPTHWISE_CONV_2D": "#d1603d", "CONV_2D": "#2a9d5c", "FULLY_CONNECTED": "#4c8bb5"}
-    for kind, color in kinds.items():
-        mine = [row for row in points if row.name.startswith(kind)]
-        if mine:
-            axis.scatter(
-                [row.macs / row.bytes_moved for row in mine],
-                [row.macs / row.count.cycles for row in mine],
-                [30 + 250 * row.count.cycles / sum(r.count.cycles for r in rows) for row in mine],
-                color=color,
-                alpha=0.75,
-                edgecolors="white",
-                label=kind.lower(),
-            )
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlim(low, high)
-    lowest = min([bandwidth * low, *(row.macs / row.count.cycles for row in points)])
-    axis.set_ylim(lowest / 1.6, max([peak, *(row.macs / row.count.cycles for row in points)]) * 1.6)
-    axis.set_xlabel("MACs per byte (weights into the array, activations read and written once)")
-    axis.set_ylabel("MACs per cycle")
-    axis.set_title(f"{title}: roofline (size: share of the time)")
-    axis.grid(True, which="major", color="#e5e5e5")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower right", fontsize=8)
-    _label_points(axis, [(row.macs / row.bytes_moved, row.macs / row.count.cycles, row.index) for row in points])
-    return _png(figure)
-
-
 # The page
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:1000px;margin:2em auto;padding:0 1em}
-h1{font-size:1.5em;margin-bottom:0}h2{font-size:1.15em;margin-top:2em}img{max-width:100%;height:auto}
-table{border-collapse:collapse;font-size:13px}
-td,th{padding:2px 9px;text-align:right;border-bottom:1px solid #e5e5e5;white-space:nowrap}
-td:nth-child(2),th:nth-child(2){text-align:left}
-tfoot td{font-weight:bold;border-top:2px solid #888}.box{overflow-x:auto}p.sub{color:#666;margin-top:.2em}
-"""
+
+def _ms(cycles: int, mhz: float) -> str:
+    return f"{cycles / mhz / 1e3:,.3f}"
 
 
-def page(program: Program, rows: list[Row], pictures: dict[str, bytes]) -> str:
-    """The HTML page, complete in itself. `pictures`: heading to PNG."""
+def describe(row: Row, total: int, mhz: float) -> str:
+    """What the page tells of a layer, some lines."""
+    out = [f"{row.index} {row.name} → {row.shape}"]
+    if row.count is None:
+        return "\n".join([*out, "on the host, beside the accelerator's time" + (f": {row.why}" if row.why else "")])
+    cycles = row.count.cycles
+    share = f", {cycles / total:.1%} of all" if total else ""
+    out.append(f"{cycles:,} cycles, {_ms(cycles, mhz)} ms{share}")
+    if row.busy is not None:
+        out.append(f"{row.macs:,} MACs: {row.busy:.1%} of the multipliers busy")
+        out.append(f"ideal {row.ideal:,} cycles, tiling alone {row.bound:,}")
+    out.append(f"{row.bytes_moved:,} bytes moved inside the chip")
+    out += [f"{cause}: {n:,}" for cause, n in row.count.causes.items() if n]
+    return "\n".join(out)
+
+
+def _cell(value: object, order: float | None = None, tag: str = "td") -> str:
+    """A cell of the table; `order` is what the column is sorted by, where that is not the words."""
+    data = "" if order is None else f' data-value="{order:g}"'
+    return f"<{tag}{data}>{html.escape(str(value))}</{tag}>"
+
+
+def _row(row: Row, total: int, mhz: float) -> str:
+    """A row of the table: host layers too, which have no cycles and come last when sorted by them."""
+    head = [_cell(row.index, row.index), _cell(row.name), _cell("array" if row.count else "host")]
+    if row.count is None:
+        cells = [_cell("", -1)] * (7 + len(CAUSES))
+    else:
+        n, busy = row.count.cycles, row.busy
+        cells = [
+            *(_cell(f"{v:,}", v) for v in (row.macs, n)),
+            _cell(_ms(n, mhz), n),
+            _cell(f"{n / total:.1%}" if total else "", n),
+            *(_cell(f"{v:,}", v) for v in (row.ideal, row.bound)),
+            _cell("" if busy is None else f"{busy:.1%}", -1 if busy is None else busy),
+            *(_cell(f"{row.count.causes[c]:,}", row.count.causes[c]) for c in CAUSES),
+        ]
+    kind = "" if row.count else ' class="host"'
+    return f'<tr data-layer="{row.index}" tabindex="0"{kind}>{"".join([*head, *cells])}</tr>'
+
+
+def page(program: Program, rows: Sequence[Row], pictures: dict[str, str], mhz: float) -> str:
+    """The HTML page, complete in itself. `pictures`: heading to SVG."""
     config = program.config
-    total = sum((row.count for row in rows), Count.zero())
+    total = sum((row.count for row in rows if row.count), Count.zero())
+    macs, cycles = sum(row.macs for row in rows), total.cycles
+    busy = f"{macs / (config.macs_per_cycle * cycles):.1%}" if macs and cycles else ""
     title = html.escape(f"{program.model.name} on {config.name}")
-
-    def cells(values, tag="td"):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(v))}</{tag}>" for v in values) + "</tr>"
-
-    def use(macs, cycles):
-        return f"{macs / (config.macs_per_cycle * cycles):.1%}" if macs and cycles else ""
-
-    body = "".join(
-        cells(
-            [row.index, row.name, f"{row.macs:,}", f"{row.count.cycles:,}", f"{row.ideal:,}", f"{row.bound:,}"]
-            + [use(row.macs, row.count.cycles), *(f"{row.count.causes[c]:,}" for c in CAUSES)]
-        )
-        for row in rows
-    )
-    macs = sum(row.macs for row in rows)
-    sums = [
-        "",
-        "total",
-        f"{macs:,}",
-        f"{total.cycles:,}",
-        f"{sum(r.ideal for r in rows):,}",
-        f"{sum(r.bound for r in rows):,}",
-    ]
-    foot = cells([*sums, use(macs, total.cycles), *(f"{total.causes[c]:,}" for c in CAUSES)])
-    head = cells(["#", "layer", "MACs", "cycles", "ideal", "bound", "busy", *CAUSES], "th")
-    images = "".join(
-        f"<h2>{html.escape(name)}</h2><img alt='{html.escape(name)}' "
-        f"src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
-        for name, png in pictures.items()
-    )
-    shape = f"{config.rows} x {config.cols}{' paired' if config.pe == 'paired' else ''}"
-    on_host = [step for step in program.steps if isinstance(step, HostStep)]
-    host = f", {len(on_host)} on the host" if on_host else ""
+    names = ["#", "layer", "where", "MACs", "cycles", "ms", "share", "ideal", "bound", "busy", *CAUSES]
+    head = "".join(f'<th tabindex="0">{name}</th>' for name in names)
+    ideal, least = sum(row.ideal for row in rows), sum(row.bound for row in rows)
+    sums = ["", "total", "", f"{macs:,}", f"{cycles:,}", _ms(cycles, mhz), "", f"{ideal:,}", f"{least:,}", busy]
+    foot = "".join(map(_cell, [*sums, *(f"{total.causes[c]:,}" for c in CAUSES)]))
+    images = "".join(f"<div><h2>{html.escape(name)}</h2>{svg}</div>" for name, svg in pictures.items())
+    told = {row.index: describe(row, cycles, mhz) for row in rows}
+    data = json.dumps(told).replace("<", "\\u003c")
+    on_host = sum(row.count is None for row in rows)
+    host = f", {on_host} on the host" if on_host else ""
+    paired = " paired" if config.pe == "paired" else ""
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
-        f"<p class='sub'>{shape} MACs a cycle, {total.cycles:,} cycles, "
-        f"{use(macs, total.cycles) or '0 %'} of the multipliers busy, "
-        f"{len(rows)} layers on the array{host}. Predicted by the cycle model.</p>{images}"
-        f"<h2>Layers</h2><div class='box'><table><thead>{head}</thead><tbody>{body}</tbody>"
-        f"<tfoot>{foot}</tfoot></table></div>"
-        "<p class='sub'>Ideal: MACs / multipliers. Bound: whole tiles, a vector a cycle, nothing else. "
-        "Waiting for the layer before belongs to the layer that waits. Tiles whose weights are all zero are "
-        "skipped while their MACs count, "
-        "so a layer can be faster than its ideal. The file trace.json beside this page opens in Perfetto or "
-        "chrome://tracing; a microsecond there is a cycle.</p></html>\n"
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'>"
+        f"<title>{title}</title><style>{style}</style><h1>{title}</h1>"
+        f"<p class='sub'>{cycles:,} cycles, {_ms(cycles, mhz)} ms at {mhz:g} MHz; {config.rows} x {config.cols}"
+        f"{paired} MACs a cycle, {busy or '0 %'} of the multipliers busy; {len(rows) - on_host} layers on the array"
+        f"{host}. Predicted by the cycle model.</p>"
+        f"<div class='pictures'>{images}</div><div id='choice' hidden></div>"
+        f"<h2>Layers</h2><div class='box'><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(_row(row, cycles, mhz) for row in rows)}</tbody><tfoot><tr>{foot}</tr></tfoot></table></div>"
+        "<p class='sub'>Click a head to sort, a layer to choose it. Ideal: MACs / multipliers. Bound: whole tiles, a "
+        "vector a cycle, nothing else. Waiting for the layer before belongs to the layer that waits. Tiles whose "
+        "weights are all zero are skipped while their MACs count, so a layer can be faster than its ideal. The host's "
+        "layers and the transfer of data come on top. The file trace.json beside this page opens in Perfetto or "
+        "chrome://tracing; a microsecond there is a cycle.</p><div id='tip' hidden></div>"
+        f"<script type='application/json' id='data'>{data}</script><script>{script}</script></html>\n"
     )
 
 
-def profile(path: str | Path, folder: str | Path, config: str | NpuConfig = "small") -> list[Path]:
+def profile(
+    path: str | Path, folder: str | Path, config: str | NpuConfig = "small", mhz: float = PRESET_MHZ
+) -> list[Path]:
     """Write the trace, the pictures and the page into `folder` (made if it is not there); the paths."""
     session = Session(path, config, "iss")
     program = session.program
     counts = predicted_layers(program)
     rows = layer_rows(program, counts)
     title = f"{program.model.name} on {program.config.name}"
-    causes = draw_causes(rows, title)
-    roofline = draw_roofline(rows, program.config, title)
+    causes = charts.causes(rows, mhz, f"{title}: where the cycles of each layer go")
+    roof = charts.roofline(
+        rows, program.config.macs_per_cycle, program.config.tile_bytes, f"{title}: roofline (size: share of the time)"
+    )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "trace.json": json.dumps(trace(program, counts)).encode(),
-        "causes.png": causes,
-        "roofline.png": roofline,
-        "index.html": page(program, rows, {"Where the cycles go": causes, "Roofline": roofline}).encode(),
+        "trace.json": json.dumps(trace(program, counts)),
+        "causes.svg": causes,
+        "roofline.svg": roof,
+        "index.html": page(program, rows, {"Where the cycles go": causes, "Roofline": roof}, mhz),
     }
     for name, data in files.items():
-        (folder / name).write_bytes(data)
+        (folder / name).write_text(data, encoding="utf-8")
     return [folder / name for name in files]
-
-
-def command(args) -> int:
-    """Write the profile and print the files' names; returns 0."""
-    from lepton.sw.cli import UserError, load_config
-
-    if Path(args.output).exists() and not Path(args.output).is_dir():
-        raise UserError(f"{args.output}: is a file; give a folder")
-    for written in profile(args.model, args.output, load_config(args.config)):
-        print(written)
-    return 0
-
-
-def add_parser(subparsers) -> None:
-    """Register `profile`."""
-    text = "write a trace, pictures and a page that show where the cycles go"
-    parser = subparsers.add_parser("profile", help=text, description=text)
-    parser.add_argument("model", metavar="MODEL", help="int8 .tflite, or a file from `lepton compile`")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")
-    parser.set_defaults(func=command, handler=command)

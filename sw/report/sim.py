@@ -2,9 +2,13 @@
 
 import io
 import sys
+import textwrap
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+
+from lepton.sw.compiler import HostStep
 
 SHADES = " ░▒▓█"
 SHOWN = 5
@@ -27,6 +31,10 @@ class SimResult:
     macs: int | None
     utilization: float | None
     causes: dict
+    mhz: float | None = None
+    """Clock of the machine."""
+    host: tuple[str, ...] = ()
+    """Operators that the host computes, beside those cycles."""
 
     @property
     def scores(self) -> np.ndarray:
@@ -47,6 +55,7 @@ class SimResult:
 
     @property
     def differing(self) -> int:
+        assert self.expected is not None
         return int((self.scores != self.expected.reshape(self.scores.shape)).any(1).sum())
 
     def lines(self) -> list[tuple[str, str]]:
@@ -63,6 +72,10 @@ class SimResult:
             out.append(("TFLM", f"NOT EQUAL: {self.differing} of {n} inputs differ"))
         if self.cycles:
             out.append(("cycles", f"{self.cycles:,} each inference, {self.cycles * n:,} for {n}"))
+        if self.cycles and self.mhz:
+            out.append(("time", f"{self.cycles / self.mhz / 1e3:,.3f} ms each at {self.mhz:g} MHz"))
+        if self.host:
+            out.append(("host", f"{', '.join(self.host)} beside that, exactly"))
         if self.macs:
             out.append(("MACs", f"{self.macs:,} each inference"))
         if self.utilization is not None:
@@ -81,8 +94,8 @@ class SimResult:
         return shown
 
 
-def run(session, x, labels, expected) -> SimResult:
-    """Run `x` through an open session with a progress bar on stderr."""
+def run(session, x, labels, expected, mhz: float | None = None) -> SimResult:
+    """Run `x` through an open session with a progress bar on stderr; `mhz`: the machine's clock."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -108,7 +121,16 @@ def run(session, x, labels, expected) -> SimResult:
         macs=report.get("macs"),
         utilization=report.get("utilization"),
         causes=report.get("causes") or {},
+        mhz=mhz,
+        host=() if session.backend == "golden" else hosts(session.program),
     )
+
+
+def hosts(program) -> tuple[str, ...]:
+    """Names of the operators that the host computes, with how many there are."""
+    names = {op.index: op.op for op in program.model.operators}
+    found = Counter(names[step.operator] for step in program.steps if isinstance(step, HostStep))
+    return tuple(name if n == 1 else f"{n} {name}" for name, n in found.items())
 
 
 def drawable(image) -> np.ndarray | None:
@@ -188,41 +210,62 @@ def show(result: SimResult, title: str) -> None:
         console.print(bars)
 
 
+WIDTH = 5.0
+"""Inches of the picture: its text, of 9 points, is 10 pixels high when the picture is 420 wide."""
+FONT = 9
+
+
 def draw(result: SimResult, path, title: str) -> None:
-    """Write the same as a PNG to `path`."""
+    """Write the same as a picture to `path`: SVG when its name ends so, else PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = result.examples(10)
-    has_images = drawable(result.x[0]) is not None
-    figure = plt.figure(figsize=(10, 6.5 if has_images else 4), layout="constrained")
-    parts = figure.subfigures(2, 1, height_ratios=[1.2, 1]) if has_images else [None, figure.subfigures(1, 1)]
-    if has_images:
-        grid = parts[0].subplots(2, 5, squeeze=False).ravel()
-        for axis in grid:
-            axis.axis("off")
-        for axis, i in zip(grid, shown):
-            axis.imshow(drawable(result.x[i]), cmap="gray", vmin=0, vmax=1)
-            wrong = result.labels is not None and result.predictions[i] != result.labels[i]
-            text = caption(result, i).rstrip("✓✗ ") if result.y.ndim == 2 else f"input {i}"
-            axis.set_title(text, fontsize=10, color="tab:red" if wrong else "black")
-    left, right = parts[1].subplots(1, 2)
-    left.axis("off")
-    facts = "\n".join(f"{name}: {value}" for name, value in result.lines())
-    left.text(0, 1, facts, va="top", fontsize=9, wrap=True)
-    if result.cycles and result.causes:
-        causes = sorted(result.causes.items(), key=lambda item: item[1])
-        bars = right.barh([name.replace("_", " ") for name, _ in causes], [c for _, c in causes], color="tab:blue")
-        right.bar_label(bars, [f" {c / result.cycles:.1%}" for _, c in causes], fontsize=8)
-        right.set_xlim(0, max(1, *result.causes.values()) * 1.2)
-        right.set_title("where the cycles of one inference went", fontsize=10)
-        right.spines[["top", "right"]].set_visible(False)
-    else:
-        right.axis("off")
-    figure.suptitle(title)
+    from lepton.sw.report import palette
+
+    shown = result.examples(10) if drawable(result.x[0]) is not None else []
+    facts = [line for name, value in result.lines() for line in _wrapped(name, value)]
+    causes = sorted((c for c in result.causes.items() if c[1]), key=lambda item: item[1]) if result.cycles else []
+    images = 1.12 * -(-len(shown) // 5)
+    bars = 0.55 + 0.21 * len(causes) if causes else 0
+    height = 0.45 + images + 0.17 * len(facts) + 0.15 + bars
+    figure = plt.figure(figsize=(WIDTH, height))
+
+    def axes(left, top, width, high):
+        """Axes by inches from the picture's left and top."""
+        return figure.add_axes((left / WIDTH, 1 - (top + high) / height, width / WIDTH, high / height))
+
+    figure.text(0.15 / WIDTH, 1 - 0.27 / height, title, fontsize=FONT + 3, fontweight="bold", color=palette.INK)
+    for n, i in enumerate(shown):
+        axis = axes(0.15 + n % 5 * 0.96, 0.62 + n // 5 * 1.12, 0.86, 0.86)
+        axis.axis("off")
+        axis.imshow(drawable(result.x[i]), cmap="gray", vmin=0, vmax=1)
+        wrong = result.labels is not None and result.predictions[i] != result.labels[i]
+        text = caption(result, i).rstrip("✓✗ ") if result.y.ndim == 2 else f"input {i}"
+        axis.set_title(text, fontsize=FONT, color=palette.WRONG if wrong else palette.INK, pad=3)
+    for n, (name, value) in enumerate(facts):
+        y = 1 - (0.45 + images + 0.17 * n + 0.12) / height
+        good = {True: palette.CAUSES["multiply"], False: palette.WRONG}.get(result.equal) if name == "TFLM" else None
+        figure.text(0.15 / WIDTH, y, name, fontsize=FONT, color=palette.MUTED)
+        figure.text(1.0 / WIDTH, y, value, fontsize=FONT, color=good or palette.INK)
+    if causes:
+        axis = axes(1.0, height - bars + 0.3, WIDTH - 2.35, bars - 0.35)
+        colors = [palette.of_cause(name) for name, _ in causes]
+        drawn = axis.barh([name.replace("_", " ") for name, _ in causes], [c for _, c in causes], 0.7, color=colors)
+        axis.bar_label(drawn, [f" {c:,}  {c / result.cycles:.1%}" for _, c in causes], fontsize=FONT)
+        axis.set_xlim(0, max(c for _, c in causes) * 1.02)
+        axis.set_title("where the cycles of one inference went", fontsize=FONT, loc="left", color=palette.INK, pad=4)
+        axis.tick_params(labelsize=FONT, length=0)
+        axis.xaxis.set_visible(False)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="svg" if str(path).lower().endswith(".svg") else "png", dpi=220)
     plt.close(figure)
     path.write_bytes(buffer.getvalue())
+
+
+def _wrapped(name: str, value: str, most: int = 48) -> list[tuple[str, str]]:
+    """A fact in lines that fit the picture; the name stands in the first."""
+    lines = textwrap.wrap(value, most) or [""]
+    return [(name if n == 0 else "", line) for n, line in enumerate(lines)]

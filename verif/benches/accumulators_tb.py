@@ -5,7 +5,8 @@ import numpy as np
 
 from lepton.rtl.accumulators import Accumulators
 from lepton.sw.reference.arith import wrap32
-from lepton.verif.benches.common import INT32, Bench, Part, Stall, bench_config, pack, unpack
+from lepton.verif.benches.common import INT32, Bench, Part, Stall, bench_config, pack
+from lepton.verif.benches.differ import same, unpack
 from lepton.verif.coverage import functional as cover
 
 PHASES, CYCLES = 60, 60
@@ -99,7 +100,7 @@ class Machine(Part):
         want = self._reads.pop(cycle, None)
         if want is not None:
             got = unpack(self._pins.get("tail__r_data"), 32, self._config.cols)
-            assert got == want.tolist(), f"cycle {cycle}: {got}, expected {want.tolist()}"
+            same(got, want.tolist(), f"cycle {cycle}, entry read")
             self.reads += 1
 
 

@@ -5,7 +5,8 @@ import numpy as np
 
 from lepton.rtl.array import Array
 from lepton.rtl.spec import timing
-from lepton.verif.benches.common import Bench, Checker, Part, bench_config, corner8, pack, unpack
+from lepton.verif.benches.common import Bench, Checker, Part, bench_config, corner8, pack
+from lepton.verif.benches.differ import unpack
 from lepton.verif.benches.top import deep_config
 from lepton.verif.coverage import functional as cover
 
@@ -94,7 +95,9 @@ class Driver(Part):
 
     def __init__(self, bench, config, passes, start=2):
         self._pins, self._rng, self._config = bench.pins, bench.rng, config
-        self.vectors, self._swaps, self._loads = {}, set(), {}
+        self.vectors: dict[int, tuple] = {}
+        self._swaps: set[int] = set()
+        self._loads: dict[int, tuple] = {}
         t, previous = start, 0
         for weights, vectors, depthwise, line_delay, _, _ in passes:
             gap = int(self._rng.choice([0, 0, 0, 1, 5]))

@@ -3,6 +3,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import Verilator as CocotbVerilator
@@ -10,6 +11,7 @@ from cocotb_tools.runner import VerilatorControlFile
 
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.verilog import to_verilog, write_if_changed
+from lepton.sw.device.verilated import check_fst
 from lepton.verif.benches.top import BenchTop
 
 TOP = "lepton_bench"
@@ -60,12 +62,15 @@ def verilog(config: NpuConfig) -> str:
     return to_verilog(BenchTop(config), name=TOP)
 
 
-def build(text: str, folder: Path, coverage: bool = False) -> Verilator:
+def build(text: str, folder: Path, coverage: bool = False, waves: bool = False) -> Verilator:
     """A simulator of the Verilog `text` in `folder`, made unless it is there; returns its runner.
 
-    With `coverage` it counts lines, branches and toggles: `run` then leaves `<bench>.dat` in its folder.
+    With `coverage` it counts lines, branches and toggles: `run` then leaves `<bench>.dat` in its folder; with `waves`,
+    a simulator of its own, `<bench>.fst`. Raises BackendError when these cannot be written.
     """
     _tools()
+    if waves:
+        check_fst(["g++"])
     folder = Path(folder)
     source, visible = folder / f"{TOP}.v", folder / "visible.vlt"
     write_if_changed(source, text)
@@ -74,8 +79,10 @@ def build(text: str, folder: Path, coverage: bool = False) -> Verilator:
     runner.build(
         sources=[VerilatorControlFile(visible), source],
         hdl_toplevel=TOP,
-        build_dir=folder / "sim",
+        build_dir=folder / ("sim-waves" if waves else "sim"),
+        waves=waves,
         build_args=[
+            *(["--trace-fst"] if waves else []),
             *(f"-Wno-{w}" for w in WARNINGS),
             *["--assert", "--output-split", "10000"],
             *(["--coverage-line", "--coverage-toggle"] if coverage else []),
@@ -84,6 +91,18 @@ def build(text: str, folder: Path, coverage: bool = False) -> Verilator:
         log_file=folder / "build.log",
     )
     return runner
+
+
+def failures(folder: Path, bench: str) -> list[str]:
+    """What failed in the last `run` of a bench: test and message of each, from its report."""
+    report = folder / f"{bench}.xml"
+    if not report.exists():
+        return [f"the simulation ended without a report: see {folder / bench}.log"]
+    out = []
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        for why in (*case.findall("failure"), *case.findall("error")):
+            out.append(f"{case.get('name')}: {why.get('message') or (why.text or 'failed').strip().splitlines()[-1]}")
+    return out
 
 
 def run(runner: Verilator, bench: str, config: NpuConfig, seed: int, folder: Path) -> int:
@@ -95,8 +114,10 @@ def run(runner: Verilator, bench: str, config: NpuConfig, seed: int, folder: Pat
             test_module=f"lepton.verif.benches.{bench}_tb",
             hdl_toplevel=TOP,
             hdl_toplevel_lang="verilog",
-            build_dir=folder / "sim",
+            build_dir=runner.build_dir,
             test_dir=folder,
+            test_args=["--trace-file", str(folder / f"{bench}.fst")] if runner.waves else [],
+            waves=runner.waves,
             results_xml=str(report),
             log_file=folder / f"{bench}.log",
             plusargs=[f"+verilator+coverage+file+{folder / bench}.dat"],

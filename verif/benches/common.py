@@ -14,6 +14,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.verif.benches.differ import same
 from lepton.verif.benches.top import CONFIGS
 from lepton.verif.coverage import functional as cover
 
@@ -42,12 +43,6 @@ def pack(values: Iterable[int], bits: int) -> int:
     for n, v in enumerate(values):
         out |= (int(v) & mask) << bits * n
     return out
-
-
-def unpack(value: int, bits: int, count: int) -> list[int]:
-    """`count` signed elements of `bits` bits."""
-    half, mask = 1 << bits - 1, (1 << bits) - 1
-    return [((value >> bits * n & mask) ^ half) - half for n in range(count)]
 
 
 def corner8(rng, shape) -> np.ndarray:
@@ -163,15 +158,17 @@ class Queues(Part):
 
 
 class Checker:
-    """Compares what comes with what is expected, in order."""
+    """Compares what comes with what is expected, in order; `show` makes of a packed value what a message names."""
 
-    def __init__(self, name: str, expected: Iterable):
-        self.name, self._expected, self.count = name, list(expected), 0
+    def __init__(self, name: str, expected: Iterable, show: Callable = lambda value: value):
+        self.name, self._expected, self._show, self.count = name, list(expected), show, 0
 
     def put(self, value) -> None:
-        assert self.count < len(self._expected), f"{self.name}: {value} after the last of {self.count}"
+        assert self.count < len(self._expected), f"{self.name}: {self._show(value)} after the last of {self.count}"
         want = self._expected[self.count]
-        assert value == want, f"{self.name} {self.count}: {value}, expected {want}"
+        if value != want:
+            same(self._show(value), self._show(want), f"{self.name} {self.count}")
+            raise AssertionError(f"{self.name} {self.count}: {value}, expected {want}")
         self.count += 1
 
     @property

@@ -21,8 +21,8 @@ from lepton.verif.benches.common import (
     bench_config,
     corner8,
     pack,
-    unpack,
 )
+from lepton.verif.benches.differ import fields, unpack
 from lepton.verif.coverage import functional as cover
 from lepton.verif.random.programs import keep_rules
 
@@ -129,6 +129,9 @@ class Program:
         """Tiles that come through the ring, in order."""
         edges = (1, 2, len(store) - 1, len(store))  # LOADs end here, so that one begins at the first and last place
 
+        out: list[tuple[str, dict]] = []
+        handed = needed = 0
+
         def load(count):
             nonlocal handed
             count = min(count, next(e for e in edges if e > handed) - handed)
@@ -140,7 +143,6 @@ class Program:
             handed += count
 
         # All LOADs of a MUL's tiles stand before it, two at most: more would fill the queue and hold up the MUL itself.
-        out, handed, needed = [], 0, 0
         for i, size in zip(self.muls, self._sizes()):
             needed += size
             if 2 < handed < needed - 1 and needed < len(store) and rng.random() < 0.5:
@@ -180,7 +182,9 @@ class Model:
     """Vectors (tile, lanes, swap, depthwise), sums (vector, bank, entry, init), last vectors of released banks."""
 
     def __init__(self, config, program, act):
-        self.vectors, self.sums, self.released = [], [], []
+        self.vectors: list[tuple] = []
+        self.sums: list[tuple] = []
+        self.released: list[int] = []
         self._config, self._act, self._store = config, act, program.store
         tiles, bank = iter(range(len(program.store))), 0
         for i in program.muls:
@@ -247,7 +251,7 @@ def note(program):
     for i in program.muls:
         corners = {f.name: cover.field_corners(f) for f in isa.MUL.fields if f.name != "opcode"}
         cover.hit("mul.fields", *(f"{name}={i[name]}" for name, some in corners.items() if i[name] in some))
-        flags = ("depthwise" if i["depthwise"] else "conv", "stack" if i["stack"] else "bank a group")
+        flags: tuple[str, ...] = ("depthwise" if i["depthwise"] else "conv", "stack" if i["stack"] else "bank a group")
         flags += ("init" if i["init"] else "add", "release" if i["release"] else "keep")
         cover.hit("mul.modes", " ".join([*flags, "still" if i["still"] else "moving"]))
     for before, d in zip([{"last": 1}, *program.store], program.store):
@@ -421,7 +425,7 @@ async def check(dut, name, muls_of):
     act = corner8(bench.rng, config.act_bytes)
     model = Model(config, program, act)
     vectors, sums = Checker("vector", model.vectors), Checker("sum", model.sums)
-    tails = Checker("tail instruction", [raw for _, raw in program.tails])
+    tails = Checker("tail instruction", [raw for _, raw in program.tails], fields)
     bits = iter(64 * OPS[kind].words for kind, _ in program.tails)
     ring = Ring(bench, config, program.external)
     surroundings = Surroundings(bench, config, program, act, vectors, sums, ring)

@@ -23,6 +23,7 @@ from lepton.verif.benches.common import (
     bench_config,
     corner8,
 )
+from lepton.verif.benches.differ import same
 from lepton.verif.coverage import functional as cover
 
 HALF = 2048  # a stage reads one half of the activation memory and writes the other
@@ -291,8 +292,7 @@ def random_script(rng, config, dut):
             check_counters(found)
             got = yield from read(config, Region.ACT, 0, config.act_bytes)
             want = iss.read(Region.ACT, 0, config.act_bytes)
-            wrong = [n for n, (a, b) in enumerate(zip(got, want)) if a != b]
-            assert not wrong, f"{len(wrong)} bytes differ, the first at {wrong[0]}, {stages} stages"
+            same(got, want, f"activation memory after {stages} stages")
             dut._log.info("%d stages, %d tiles: %d cycles", stages, len(program.tiles), found[Reg.CYCLES])
 
 
@@ -409,14 +409,14 @@ def directed_script(rng, config, memory):
             return np.array([w for name in names for w in queues[name].pop(0)], "<u8").tobytes()
 
         rank = {"LOAD": 0, "MUL": 1, "TAIL": 2, "TABLE": 2, "END": 3}
-        iss.write(Region.PROGRAM, 0, words(sorted(order, key=rank.get), [j.resident for j in jobs]))
+        iss.write(Region.PROGRAM, 0, words(sorted(order, key=rank.__getitem__), [j.resident for j in jobs]))
         iss.run(0)
         yield from write(rng, config, Region.PROGRAM, pc, words(order, [j.load for j in jobs]))
         found = yield from start(rng, config, pc)
         check_counters(found)
         for job in jobs:
             got = yield from read(config, Region.ACT, job.to, job.size)
-            assert got == iss.read(Region.ACT, job.to, job.size), f"outputs after {' '.join(order)}"
+            same(got, iss.read(Region.ACT, job.to, job.size), f"outputs after {' '.join(order)}")
         cover.hit("pairs", *(" ".join(pair) for pair in zip(["start", *order], order)))
         for job in jobs:
             job.note(config)
@@ -432,14 +432,14 @@ def directed_script(rng, config, memory):
         yield from run(["LOAD", "MUL", "TAIL", "END"], [job])
     if config.ring_tiles:
         # Two external LOADs wait for each other; then a run that is stopped while bytes are on their way, and another.
-        order = "LOAD LOAD MUL MUL TAIL TAIL END".split()
+        waits = "LOAD LOAD MUL MUL TAIL TAIL END".split()
         jobs = [Job(rng, config, 30 * k, channels=3 * config.cols, tiles=5, external=5000 * k) for k in range(2)]
-        yield from run(order, jobs)
+        yield from run(waits, jobs)
         yield from request(Command.START, bytes(6))
         yield from request(Command.RESET)
-        yield from run(order, jobs)
+        yield from run(waits, jobs)
     got = yield from read(config, Region.ACT, 0, config.act_bytes)
-    assert got == iss.read(Region.ACT, 0, config.act_bytes), "a byte beside the outputs"
+    same(got, iss.read(Region.ACT, 0, config.act_bytes), "a byte beside the outputs")
 
 
 def broken_programs(config):
@@ -451,7 +451,7 @@ def broken_programs(config):
     for op, fields in good.items():
         for rule in isa.rules(op, config):
             flags = {rule.when: rule.equals} if rule.when else {}
-            wrong = {rule.field: 0 if rule.low == 1 else rule.high + 1}
+            wrong = {rule.field: rule.low - 1 if rule.high is None or rule.low == 1 else rule.high + 1}
             yield cover.rule_name(op, rule), Status.BAD_INSTRUCTION, [(op, fields | flags | wrong)]
     bad, low = Status.BAD_INSTRUCTION, Status.BAD_ADDRESS
     front = [(isa.LOAD, load), (isa.MUL, mul)]
@@ -554,7 +554,7 @@ def network_script(rng, config, dut):
     found = yield from start(rng, config, step.pc)
     check_counters(found)
     got = yield from read(config, Region.ACT, 0, config.act_bytes)
-    assert got == iss.read(Region.ACT, 0, config.act_bytes), "activation memory after the network"
+    same(got, iss.read(Region.ACT, 0, config.act_bytes), "activation memory after the network")
     busy = program.macs / config.macs_per_cycle / found[Reg.CYCLES]
     dut._log.info("digits: %d cycles, %.0f %% of the multipliers busy", found[Reg.CYCLES], 100 * busy)
 

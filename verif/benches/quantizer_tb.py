@@ -6,6 +6,7 @@ import numpy as np
 from lepton.rtl.requantizer import Requantizer
 from lepton.sw.reference.arith import requantize, wrap32
 from lepton.verif.benches.common import INT32, Bench, Checker, Part
+from lepton.verif.benches.differ import unpack
 from lepton.verif.benches.top import QUANTIZERS
 from lepton.verif.coverage import functional as cover
 
@@ -97,7 +98,7 @@ class Monitor(Part):
 
 
 async def check(dut, name, inputs, want, bench, product):
-    checker = Checker(f"{name}, results of cycle", packed(want, "<i4"))
+    checker = Checker(f"{name}, vector", packed(want, "<i4"), lambda value: unpack(value, 32, QUANTIZERS))
     cycles = len(inputs) // QUANTIZERS
     parts = Driver(bench, inputs, product), Monitor(bench, checker, cycles)
     await bench.run(*parts, until=lambda: checker.done, timeout=cycles + 100)

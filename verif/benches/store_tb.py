@@ -5,6 +5,7 @@ import cocotb
 from lepton.rtl.spec.isa import DESCRIPTOR, DESCRIPTOR_BYTES
 from lepton.rtl.weight_store import WeightStore
 from lepton.verif.benches.common import Bench, Part, Stall, bench_config, pack
+from lepton.verif.benches.differ import same, unpack
 from lepton.verif.benches.top import store_config
 from lepton.verif.coverage import functional as cover
 
@@ -79,7 +80,7 @@ class Driver(Part):
         self._pins.set("write__tile", noise if w_tile is None else w_tile)
         self._pins.set("write__byte", 7 if byte is None else byte)
         self._pins.set("write__data", value)
-        if w_tile is not None:
+        if w_tile is not None and byte is not None:
             cover.hit("store.tile", f"write {self._place(w_tile)}")
             edges = {0: "descriptor first", DESCRIPTOR_BYTES - 1: "descriptor last"}
             edges |= {DESCRIPTOR_BYTES: "weights first", self._model.size - 1: "weights last"}
@@ -96,6 +97,10 @@ class Monitor(Part):
         self._descriptor = self._next = None
         self.rows = self.descriptors = 0
 
+    def _rows(self, weights: int) -> list[list[int]]:
+        cols = self._config.cols
+        return [unpack(weights >> 8 * cols * row, 8, cols) for row in range(self._config.rows)]
+
     def sample(self, cycle):
         config, bits = self._config, sum(f.bits for f in DESCRIPTOR)
         load = weights = 0
@@ -108,13 +113,18 @@ class Monitor(Part):
                 weights |= int.from_bytes(word[at : at + config.cols], "little") << 8 * config.cols * r
                 self.rows += 1
         mask = pack([((load >> r) & 1) * (2 ** (8 * config.cols) - 1) for r in range(config.rows)], 8 * config.cols)
-        assert self._pins.get("o__load") == load
-        assert self._pins.get("o__weights") & mask == weights, f"cycle {cycle}, rows {load:b}"
+        assert self._pins.get("o__load") == load, (
+            f"cycle {cycle}: rows {self._pins.get('o__load'):b}, expected {load:b}"
+        )
+        got = self._pins.get("o__weights") & mask
+        if got != weights:
+            same(self._rows(got), self._rows(weights), f"cycle {cycle}, weights", "row")
         if self._next is not None:
             self._descriptor, self._next = self._next, None
             self.descriptors += 1
         if self._descriptor is not None:
-            assert self._pins.get("descriptor__data") == self._descriptor, f"cycle {cycle}"
+            got = self._pins.get("descriptor__data")
+            assert got == self._descriptor, f"cycle {cycle}: descriptor {got:#x}, expected {self._descriptor:#x}"
         if self._driver.load:
             self._loads[cycle] = bytes(self._model.words[self._driver.load_tile])
         if self._driver.d_en:

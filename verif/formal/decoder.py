@@ -6,7 +6,7 @@ in the memory and watches it, from the read to the decoder. It shows too that fe
 cycle it takes a word, stops, or waits for a full queue, and it does not go on beyond the memory's last word.
 """
 
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 
 from amaranth.hdl import Cat, Const, Mux, Signal, Value
@@ -158,7 +158,7 @@ CHECKS = [
     Check(
         f"decoder.{name}",
         f"{sentence(__name__)} ({what})",
-        lambda config=config: decoder(config),
+        partial(decoder, config),
         "prove",
         2,
         Bug(Fetch, bug, fix, 7),

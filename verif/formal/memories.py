@@ -4,6 +4,8 @@ The solver chooses one byte (of the accumulators: one entry) and watches it thro
 Inductive, with the units' real pipelines at a small size: any sequence of accesses that keeps the units' contracts.
 """
 
+from functools import partial
+
 from amaranth.hdl import Array, Cat, Const, Mux, Signal, Value
 
 from lepton.rtl.accumulators import Accumulators
@@ -276,7 +278,7 @@ CHECKS = [
             f"memories.accumulators{name}",
             "Accumulators: the tail reads the sum of what the array added since the entry began, or what it wrote "
             f"itself{what}",
-            lambda lutram=lutram: accumulators(lutram),
+            partial(accumulators, lutram),
             "prove",
             2,
             Bug(

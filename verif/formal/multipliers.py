@@ -6,6 +6,7 @@ platform is multiplication; there is no open model of an ECP5 `MULT18X18D` to co
 """
 
 from dataclasses import replace
+from functools import partial
 
 from amaranth.hdl import Cat, Const, Signal, Value
 
@@ -36,7 +37,7 @@ CHECKS = [
     Check(
         f"multipliers.{pe}",
         f"{sentence(__name__)} ({bits} bits)",
-        lambda pe=pe, bits=bits: twins(pe, bits),
+        partial(twins, pe, bits),
         "bmc",
         2**bits // LANES + 4,
         BUG,

@@ -32,6 +32,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 SURVIVORS = Path(__file__).with_name("survivors.yaml")
@@ -154,7 +155,8 @@ def _changes(node: ast.AST, parent: ast.AST):
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Invert, ast.Not)):
         yield "uninvert", node.operand
     elif isinstance(node, ast.Constant) and type(node.value) is int:
-        if not (_name(parent) in _SHAPES and node is parent.args[0]):  # one bit more is no fault
+        width = isinstance(parent, ast.Call) and _name(parent) in _SHAPES and node is parent.args[0]
+        if not width:  # one bit more is no fault
             yield edited("more", value=node.value + 1)
         if node.value:
             yield edited("less", value=node.value - 1)
@@ -162,24 +164,30 @@ def _changes(node: ast.AST, parent: ast.AST):
         for bound in ("lower", "upper"):
             if (at := getattr(node, bound)) is not None and not isinstance(at, ast.Constant):
                 yield edited(f"slice-{bound}", **{bound: ast.BinOp(at, ast.Sub(), ast.Constant(1))})
-    elif _name(node) in ("If", "Elif"):
+    elif isinstance(node, ast.Call):
+        yield from _changes_of_call(node, edited)
+
+
+def _changes_of_call(node: ast.Call, edited):
+    name, function = _name(node), node.func
+    if name in ("If", "Elif"):
         (condition,) = node.args
         yield edited("negate", args=[ast.Compare(condition, [ast.Eq()], [ast.Constant(0)])])
         yield edited("always", args=[ast.Constant(1)])
         yield edited("never", args=[ast.Constant(0)])
-    elif _name(node) == "Mux":
+    elif name == "Mux":
         condition, yes, no = node.args
         yield edited("swap", args=[condition, no, yes])
         yield edited("first", args=[ast.Constant(1), yes, no])
         yield edited("second", args=[ast.Constant(0), yes, no])
-    elif _name(node) == "eq":
+    elif name == "eq":
         yield "drop", ast.List([], ast.Load())
-    elif _name(node) == "signed":
+    elif name == "signed":
         yield "unsigned", node.args[0]
-    elif _name(node) in ("as_signed", "as_unsigned"):
-        yield f"not-{_name(node)}", node.func.value
-    elif _name(node) in ("any", "all") and isinstance(node.func, ast.Attribute):
-        yield edited("any-all", func=ast.Attribute(node.func.value, {"any": "all", "all": "any"}[_name(node)]))
+    elif name in ("as_signed", "as_unsigned") and isinstance(function, ast.Attribute):
+        yield f"not-{name}", function.value
+    elif name in ("any", "all") and isinstance(function, ast.Attribute):
+        yield edited("any-all", func=ast.Attribute(function.value, {"any": "all", "all": "any"}[name]))
 
 
 def _expressions(node: ast.AST, parent: ast.AST | None = None, statement: str = ""):
@@ -233,7 +241,8 @@ def mutants(module: str, source: bytes | None = None) -> list[Mutant]:
     starts = [0]
     for row in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(row))
-    found, seen = [], Counter()
+    found: list[Mutant] = []
+    seen: Counter[tuple[str, ...]] = Counter()
     for function, body in _functions(ast.parse(source)):
         if f"{module}:{function}" in LEFT_OUT:
             continue
@@ -307,11 +316,12 @@ class _First:
             self.failed = report.nodeid or "collection"
 
 
-_report_file = None
+_report_file: TextIO | None = None
 
 
 def _say(text: str) -> None:
     """What the child is doing, for the parent: the last line counts."""
+    assert _report_file is not None
     _report_file.write(text + "\n")
     _report_file.flush()
 
@@ -419,7 +429,8 @@ def run(
     queue += [(m.module, m) for m in todo]
     netlists: dict[str, list[str]] = {}
     known_good: set[tuple[str, ...]] = set()
-    results, running = {}, {}
+    results: dict[str, Any] = {}
+    running: dict[int, tuple[str, Mutant | None, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             while queue or running:

@@ -77,7 +77,7 @@ def board_verilog(path: Path, board: Board) -> str:
     for bit, pad in pads.items():
         netlist.port(pins.get(pad, "pin"), "output" if pins.get(pad) == "tx" else "input", [bit])
 
-    clocks = {}
+    clocks: dict[str, list] = {}
     for name, cell in top["cells"].items():
         kind, links, parameters = cell["type"], cell["connections"], cell["parameters"]
         if kind in ("ICESTORM_DSP", "ICESTORM_SPRAM"):

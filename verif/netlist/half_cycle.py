@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from lepton.fpga import flow
-from lepton.fpga.board import BoardError, get_board
+from lepton.fpga.board import BoardError
+from lepton.fpga.boards import get_board
 
 MEMORY = "act_memory."
 STILL = "status["

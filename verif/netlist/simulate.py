@@ -19,8 +19,9 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from lepton.fpga import flow
-from lepton.fpga.board import Board, BoardError, get_board
+from lepton.fpga.board import Board, BoardError
 from lepton.fpga.board_sim import PinModel, PtyBoard
+from lepton.fpga.boards import get_board
 from lepton.rtl.burst_memory import NpuWithMemory
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.device import serial_port

@@ -337,7 +337,8 @@ class SpoiledTransport(SimTransport):
     def __init__(self, library, rng):
         super().__init__(library=library)
         self.rng, self.rate = rng, 0.0
-        self.frames, self.faults = 0, Counter()
+        self.frames = 0
+        self.faults: Counter[str] = Counter()
 
     def _spoil(self, data):
         self.frames += 1

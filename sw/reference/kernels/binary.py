@@ -16,9 +16,10 @@ def _plain(op, function, a, b):
 
 @kernel("ADD", "SUB")
 def add(model, op, args):
+    a, b = args
     y = model.tensors[op.outputs[0]]
     if y.dtype in QUANTIZED:
-        return arith.add(*args, quantities.add_parameters(model, op), op.op == "SUB", y.dtype)
+        return arith.add(a, b, quantities.add_parameters(model, op), op.op == "SUB", y.dtype)
     if op.op == "ADD" and y.dtype == "int32":
         return np.add(*args)  # TFLM leaves out the activation
     return _plain(op, np.add if op.op == "ADD" else np.subtract, *args)
@@ -26,9 +27,10 @@ def add(model, op, args):
 
 @kernel("MUL")
 def mul(model, op, args):
+    a, b = args
     y = model.tensors[op.outputs[0]]
     if y.dtype in QUANTIZED:
-        return arith.mul(*args, quantities.mul_parameters(model, op), y.dtype)
+        return arith.mul(a, b, quantities.mul_parameters(model, op), y.dtype)
     return _plain(op, np.multiply, *args)
 
 
@@ -43,9 +45,10 @@ def _divide(a, b):
 
 @kernel("DIV")
 def div(model, op, args):
+    a, b = args
     y = model.tensors[op.outputs[0]]
     if y.dtype in QUANTIZED:
-        return arith.div(*args, quantities.div_parameters(model, op), y.dtype)
+        return arith.div(a, b, quantities.div_parameters(model, op), y.dtype)
     return _plain(op, _divide, *args)
 
 

@@ -33,7 +33,7 @@ def svdf(model: Model, op: Operator, args: list) -> np.ndarray:
     x_zero, state_zero = model.tensors[op.inputs[0]].zero_point, model.tensors[op.inputs[STATE]].zero_point
     y = model.tensors[op.outputs[0]]
     kind = np.iinfo(state.dtype)
-    batch, filters, memory = x.shape[0], *time.shape
+    batch, (filters, memory) = x.shape[0], time.shape
     fresh = (x.astype(np.int64) - x_zero) @ feature.T.astype(np.int64)
     fresh = arith.clamp(arith.requantize(fresh, *p["feature"]), kind.min, kind.max) + state_zero
     history = state.reshape(batch, filters, memory)

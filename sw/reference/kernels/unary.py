@@ -1,5 +1,7 @@
 """Functions of one value, QUANTIZE and DEQUANTIZE among them."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lepton.sw.reference import arith, arith16, quantities
@@ -19,7 +21,7 @@ def _sign(x):
     return np.sign(x).astype(x.dtype)
 
 
-_FLOAT = {
+_FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "ABS": np.abs,
     "CEIL": np.ceil,
     "COS": lambda x: arith.libm("cosf", x),
@@ -70,12 +72,12 @@ def dequantize(model, op, args):
     return (float(t.scale) * (args[0].astype(np.int64) - t.zero_point)).astype(np.float32)
 
 
-_INT16 = {
-    "ABS": lambda x, i, o, _: arith.absolute(x, *i, *o, "int16"),
-    "LEAKY_RELU": lambda x, i, o, p: arith.leaky_relu(x, *i, *o, p["alpha"], "int16"),
+_INT16: dict[str, Callable[..., np.ndarray]] = {
+    "ABS": lambda x, i, o, _: arith.absolute(x, i[0], i[1], o[0], o[1], "int16"),
+    "LEAKY_RELU": lambda x, i, o, p: arith.leaky_relu(x, i[0], i[1], o[0], o[1], p["alpha"], "int16"),
     "LOGISTIC": lambda x, i, o, _: arith16.logistic(x, *arith16.function_scale(i[0])),
-    "RELU": lambda x, i, o, _: arith.relu(x, *i, *o, "int16"),
-    "RELU6": lambda x, i, o, _: arith.relu6(x, *i, "int16"),
+    "RELU": lambda x, i, o, _: arith.relu(x, i[0], i[1], o[0], o[1], "int16"),
+    "RELU6": lambda x, i, o, _: arith.relu6(x, i[0], i[1], "int16"),
     "TANH": lambda x, i, o, _: arith16.tanh(x, *arith16.function_scale(i[0])),
 }
 

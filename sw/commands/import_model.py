@@ -1,16 +1,20 @@
-"""The commands of the frontends; each imports what it needs when it runs."""
+"""`lepton import`."""
+
+import argparse
+
+from lepton.sw.commands import Subparsers, add_config
 
 
-def _import(args) -> int:
-    from lepton.sw.frontends.importer import command
+def command(args: argparse.Namespace) -> int:
+    """Import a network as an int8 .tflite."""
+    from lepton.sw.frontends.importer import command as run
 
-    return command(args)
+    return run(args)
 
 
-def add_parser(subparsers) -> None:
-    """Register `import`."""
+def add_parser(commands: Subparsers) -> None:
     text = "import a network from ONNX, PyTorch, Keras or float TensorFlow Lite as an int8 .tflite"
-    parser = subparsers.add_parser("import", help=text, description=text)
+    parser = commands.add_parser("import", help=text, description=text)
     parser.add_argument(
         "source", metavar="SOURCE", help=".onnx (float or QDQ), .pt2 (torch.export.save), .keras, or float .tflite"
     )
@@ -31,5 +35,5 @@ def add_parser(subparsers) -> None:
         help="only operators that TensorFlow Lite Micro has: GELU becomes x * sigmoid(1.702 x)",
     )
     parser.add_argument("--report", action="store_true", help="the agreement with the float model layer by layer")
-    parser.add_argument("--config", default="small", metavar="NAME", help="configuration (default: %(default)s)")
-    parser.set_defaults(func=_import, handler=_import)
+    add_config(parser)
+    parser.set_defaults(handler=command)
