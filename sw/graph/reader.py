@@ -23,8 +23,10 @@ from lepton.sw.graph.model import (
     MAX_SUBGRAPHS,
     MAX_TENSOR_ELEMENTS,
     STORED,
+    FreeShape,
     Model,
     ModelError,
+    Operator,
     Tensor,
     need,
     tensor_name,
@@ -118,7 +120,7 @@ def _read_graph(root, number: int, name: str, variables: Variables, budget: Budg
             need(j not in known and not tensors[j].constant, operator, f"{tensor_name(tensors[j])} is written twice")
             _check_shape(tensors[j])
             known.add(j)
-        check_operator(operator, tensors)
+        check_settled(operator, tensors)
         operators.append(operator)
         for t in fold(operator, tensors, variables, budget):
             tensors[t.index] = t
@@ -127,6 +129,19 @@ def _read_graph(root, number: int, name: str, variables: Variables, budget: Budg
     total = sum(tensors[i].size for i in known)
     need(total <= MAX_ACTIVATION_ELEMENTS, "file", f"{total} activation elements in all: too large")
     return Model(tuple(tensors), tuple(living(operators, tensors, outputs)), inputs, outputs, name)
+
+
+def check_settled(operator: Operator, tensors: list[Tensor]) -> None:
+    """Check an operator; outputs whose shape the file left open get the one that the operator gives them."""
+    for _ in range(len(operator.outputs)):
+        try:
+            return check_operator(operator, tensors)
+        except FreeShape as found:
+            t, shape = found.tensor, found.shape
+            rank, size = len(shape), math.prod(shape)
+            need(rank <= MAX_RANK and min(shape, default=1) > 0 and size <= MAX_TENSOR_ELEMENTS, operator, found)
+            tensors[t.index] = replace(t, shape=shape, free=False)
+    check_operator(operator, tensors)
 
 
 def _check_shape(t: Tensor) -> None:
@@ -177,7 +192,10 @@ def _read_tensor(root, t, index, buffers) -> Tensor:
         data = _values(raw, shape, dtype, where)
     elif shape == (0,) and dtype in ("int32", "int64"):  # the shape of a scalar
         data = np.zeros(shape, STORED[dtype])
-    return Tensor(index, name, shape, dtype, scales, zero_points, axis, data, bool(t.IsVariable()))
+    signature = t.ShapeSignatureLength()
+    need(signature <= MAX_RANK, where, "damaged shape")
+    free = any(t.ShapeSignature(i) < 0 for i in range(signature))
+    return Tensor(index, name, shape, dtype, scales, zero_points, axis, data, bool(t.IsVariable()), free)
 
 
 def _values(raw: np.ndarray, shape, dtype: str, where) -> np.ndarray | None:
