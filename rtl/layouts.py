@@ -1,5 +1,7 @@
 """What travels between units: payloads, vectors and the widths of their numbers, each defined once."""
 
+from collections.abc import Iterable
+
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data
 
@@ -8,7 +10,7 @@ from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import WORD_BITS, Field, Op
 
 
-def layout_of(fields: tuple[Field, ...]) -> data.StructLayout:
+def layout_of(fields: Iterable[Field]) -> data.StructLayout:
     """The fields of an instruction or a descriptor as a layout, the first at bit 0."""
     return data.StructLayout({f.name: signed(f.bits) if f.signed else unsigned(f.bits) for f in fields})
 
