@@ -169,7 +169,8 @@ class Session:
     `serial:PORT`; `baud` of the serial port; `waves` a .fst or .vcd file for the signals of all inferences (`rtl`
     only), complete after `close`.
     Arrays are (N, ...), a row an inference, with the tensor's shape behind N; its leading 1 is left out where it has
-    one. A model with state carries it from row to row and from run to run, until `reset`.
+    one. A model with state carries it from row to row and from run to run, until `reset`; a run that fails leaves it
+    as it was.
     Raises ModelError, CompileError, ConfigError, or the backend's error, each with one line. After a LinkError the next
     `run` connects and loads again.
     """
@@ -252,7 +253,10 @@ class Session:
         given = f"{len(arrays)} array{'s' * (len(arrays) != 1)}"
         takes = "no inputs" if not ends else f"{len(ends)} inputs: " + ", ".join(end.name for end in ends)
         need(len(arrays) == len(ends), name, f"{given} for {takes if len(ends) != 1 else 'one input'}")
-        for end, a in zip(ends, arrays):
+        for k, end in enumerate(ends):
+            a = arrays[k]
+            if a.dtype != end.dtype and a.dtype.newbyteorder("=") == end.dtype:
+                a = arrays[k] = a.astype(end.dtype)
             what = "input" if len(ends) == 1 else f"input {end.name!r}"
             if a.dtype != end.dtype or a.shape[1:] != end.row or not a.ndim:
                 hint = ""
@@ -277,6 +281,7 @@ class Session:
         ends = self.outputs
         out = [np.zeros((count, *end.row), end.dtype) for end in ends]
         shapes = [end.shape for end in self.inputs]
+        before = self.state.copy() if self.model.stateful else self.state
         try:
             if self.backend != "golden" and self._engine is None:
                 self._engine = self._open()
@@ -289,8 +294,10 @@ class Session:
                     y[i] = value.reshape(end.row)
                 if progress:
                     progress(i + 1, count)
-        except LinkError:
-            self.close()
+        except BaseException as error:  # an interrupt, too: a run has happened as a whole, or not at all
+            self.state = before
+            if isinstance(error, LinkError):
+                self.close()
             raise
         if self.backend != "golden":
             self.report = self._summarise(reports)

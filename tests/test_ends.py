@@ -202,6 +202,21 @@ def test_real_numbers_at_the_ends(files, tmp_path):
         assert np.array_equal(y["sum"], (total[:, 0].astype(np.float32) - 3) * np.float32(0.05))
 
 
+def test_a_model_is_not_compiled_over_itself(files, capsys):
+    path, *_ = files
+    before = path.read_bytes()
+    assert lepton("compile", path, "-o", path) == 2
+    assert "written over" in capsys.readouterr().err and path.read_bytes() == before
+
+
+def test_numbers_of_the_other_byte_order(files):
+    """An int32 input from a machine of the other kind."""
+    tensors = [TensorSpec("x", (1, 3), "int32"), TensorSpec("y", (1, 3), "int32")]
+    data = write_model(tensors, [OperatorSpec("RESHAPE", [0], [1])], [0], [1])
+    x = np.array([[1, -2, 3 << 20]], np.int32)
+    assert Session(load_model(data), backend="golden").run(x.astype(">i4")).tolist() == x.tolist()
+
+
 def test_info_tells_it(files, capsys):
     path, *_ = files
     assert lepton("info", path) == 0

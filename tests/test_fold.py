@@ -1,5 +1,7 @@
 """What is known when a model is read: constants and operators that vanish."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -131,3 +133,14 @@ def test_constants_of_every_type(dtype):
     t = model.tensors[2]
     assert t.dtype == dtype and t.data.dtype == want.dtype and np.array_equal(t.data, want)
     assert t.nbytes == raw.nbytes and not t.data.flags.writeable
+
+
+def test_constants_that_are_a_lot_of_work_are_left_to_the_run():
+    """Sixty operators of four million values each: the file is read at once, all the same."""
+    n = 1 << 22
+    tensors = [act("x", 1, 4), act("y", 1, 4), act("c0", 1, n, data=np.zeros((1, n), np.int8))]
+    tensors += [act(f"c{i}", 1, n) for i in range(1, 61)]
+    operators = [OperatorSpec("RELU", [1 + i], [2 + i]) for i in range(1, 61)] + [OperatorSpec("RELU", [0], [1])]
+    start = time.monotonic()
+    model = load_model(write_model(tensors, operators, [0], [1, 62]))
+    assert time.monotonic() - start < 20 and 20 < len(model.operators) < 61

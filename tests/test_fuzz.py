@@ -5,6 +5,7 @@ import pytest
 
 from lepton.sw import compiler
 from lepton.sw.compiler import network
+from lepton.sw.compiler.convolution import Convolution
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith
 from lepton.verif.random import graphs as fuzz
@@ -29,9 +30,37 @@ def test_the_same_seed_gives_the_same_bytes():
     assert fuzz.random_config(8, data) == fuzz.random_config(8, data)
 
 
-def test_every_operator_is_generated():
-    seen = {node.op for seed in range(150) for node in fuzz.random_graph(seed).nodes}
-    assert seen == set(fuzz.OPERATORS)
+@pytest.mark.parametrize("op", fuzz.OPERATORS)
+def test_every_operator_is_generated(op):
+    """Onto some random graph it can be put."""
+    for seed in range(60):
+        made = fuzz.random_graph(seed)
+        rng = np.random.default_rng(seed)
+        writer = fuzz._Writer(made)
+        nodes = fuzz._random_nodes(rng, writer, op, len(made.nodes))
+        nodes = [n for n in nodes if "like" not in n.attrs]
+        if nodes and fuzz.valid(fuzz.replace(made, nodes=(*made.nodes, *nodes), outputs=())):
+            return
+    pytest.fail("never valid")
+
+
+def test_wider_kinds_are_generated():
+    """Several inputs and outputs, state, any rank and first dimension, wide and deep maps, strides with dilation."""
+    found = dict.fromkeys(("inputs", "outputs", "state", "batch", "rank", "wide", "deep", "both", "above", "n1"), 0)
+    for seed in range(200):
+        g = fuzz.random_graph(seed)
+        spatial = [n.attrs for n in g.nodes if "kernel" in n.attrs]
+        found["inputs"] += any(n.op == "INPUT" for n in g.nodes)
+        found["outputs"] += bool(g.outputs)
+        found["state"] += any(n.op == "DELAY" for n in g.nodes)
+        found["batch"] += g.shape[0] > 1
+        found["rank"] += len(g.shape) not in (2, 4)
+        found["wide"] += len(g.shape) == 4 and g.shape[2] > 60
+        found["deep"] += g.shape[-1] > 100 and len(g.shape) == 4
+        found["both"] += any(max(a.get("dilation", (1,))) > 1 and max(a["stride"]) > 1 for a in spatial)
+        found["above"] += any(a["stride"] > a["kernel"] for a in spatial)
+        found["n1"] += any(n.attrs.get("activation") == 2 for n in g.nodes)
+    assert min(found.values()) >= 2, found
 
 
 def test_external_weights_and_host_steps_are_covered():
@@ -68,6 +97,27 @@ def test_a_single_rounding_is_found_and_shrinks(monkeypatch, tmp_path):
     path, small, message = fuzz.keep(error.seed, None, ("golden",), error, tmp_path)
     assert len(small.nodes) <= 2 and "bytes differ from TFLM" in message
     assert path.read_bytes() == small.to_bytes()
+
+
+def test_a_line_buffer_one_short_is_found(monkeypatch):
+    """Rows of width + taps = line_depth + 1 take one entry more than there is."""
+    right = Convolution.width_limit
+
+    def wrong(self):
+        config = self.e.config
+        if self.streamed and self._stream_width(0, self.ow) + config.taps == config.line_depth + 1:
+            return None
+        return right(self)
+
+    monkeypatch.setattr(Convolution, "width_limit", wrong)
+    first_mismatch(("iss",), 150)
+
+
+def test_multipliers_of_float32_are_found(monkeypatch):
+    """What TFLM's source says for sums of one scale, and its compiled kernels do not."""
+    right = arith.quantize_multiplier
+    monkeypatch.setattr(arith, "quantize_multiplier", lambda real: right(np.float32(real)))
+    first_mismatch(("golden",), 300)
 
 
 def test_missing_synchronisation_is_found(monkeypatch):

@@ -14,6 +14,7 @@ from lepton.rtl.spec.config import get_config
 from lepton.sw import cli
 from lepton.sw.arrays import ArrayError, read_arrays
 from lepton.sw.compiler import CompileError, compile_model
+from lepton.sw.files import DIGITS
 from lepton.sw.graph.reader import load_model
 from lepton.sw.program_file import dump_program, parse_program
 
@@ -74,7 +75,7 @@ def test_arrays(tmp_path, capsys, what):
     x = tmp_path / "x.npz"
     x.write_bytes(ARRAYS[what])
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    assert cli.main(["run", str(cli.DIGITS), "--input", str(x), "--output", str(tmp_path / "y.npy")]) == 2
+    assert cli.main(["run", str(DIGITS), "--input", str(x), "--output", str(tmp_path / "y.npy")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "x.npz" in error and len(error) < 400
     assert time.monotonic() - start < 5
@@ -127,7 +128,7 @@ def test_configurations(tmp_path, capsys, text):
 @pytest.fixture(scope="module")
 def digits() -> dict[str, bytes]:
     """Members of the program file of the digits."""
-    data = dump_program(compile_model(load_model(cli.DIGITS), SMALL), cli.DIGITS.read_bytes())
+    data = dump_program(compile_model(load_model(DIGITS), SMALL), DIGITS.read_bytes())
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         return {name: file.read(name) for name in file.namelist()}
 

@@ -1,5 +1,6 @@
 """Every kernel of the golden model against TensorFlow Lite Micro, on random shapes, scales and zero points."""
 
+import math
 import zlib
 
 import numpy as np
@@ -292,6 +293,15 @@ def test_quantize(source, target):
         agree(one_operator("QUANTIZE", [x, y], [0], [1]), [values])
 
 
+@pytest.mark.parametrize("op", ["LOGISTIC", "TANH"])
+def test_sigmoids_of_extreme_scales(op):
+    x = np.arange(-128, 128, dtype=np.int8)[None]
+    for scale in (1e-6, 1e-3, 3.0, 15.5, 16.0, 33.0, 70.0, 1e9):
+        for zero in (-128, 0, 5, 127):
+            y = FIXED[op, "int8"]
+            agree(one_operator(op, [(x.shape, scale, zero, None, 0), (x.shape, *y, None, 0)], [0], [1]), [x])
+
+
 def near_ties(rng, count, ratios=(1, 1.5, 3, 5, 0.75, 0.875)):
     """Pairs of scales (float32) whose ratio is simple but for the last bits: products come close to halves."""
     for _ in range(count):
@@ -529,6 +539,8 @@ def test_splits_and_slices(dtype):
         "SliceOptions",
         dtype,
     )
+    scalar = (ints([2]), ints([3]), ints([1]))
+    move("STRIDED_SLICE", (6,), (), scalar, {"ShrinkAxisMask": 1}, "StridedSliceOptions", dtype)
     for begin, end, strides, masks, out in (
         ([1, 2], [5, 9], [1, 2], {}, (4, 4)),
         ([-1, 0], [0, 9], [-2, 1], {"EndMask": 1}, (3, 9)),
@@ -638,3 +650,75 @@ def test_resizes(op, dtype):
         for _ in range(8):
             h, w, oh, ow = (int(v) for v in rng.integers(1, 12, 4))
             move(op, (1, h, w, 3), (1, oh, ow, 3), (ints([oh, ow]),), options, kind, dtype)
+
+
+# Operators that TFLM has no kernel for: their definition
+
+
+def computed(data, *xs):
+    (y,) = golden.run_graph(load_model(data), list(xs))
+    return y
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_gelu(approximate):
+    """Within one step of the real function, which a table of float32 rounds."""
+    x = np.arange(-128, 128, dtype=np.int8)[None]
+    tensors = [(x.shape, 0.05, 10, None, 0), (x.shape, 0.03, -100, None, 0)]
+    got = computed(one_operator("GELU", tensors, [0], [1], {"Approximate": approximate}, "GeluOptions"), x)
+    real = (x.astype(float) - 10) * 0.05
+    want = real * 0.5 * (1 + np.vectorize(math.erf)(real / math.sqrt(2)))
+    want = np.clip(np.round(want / 0.03) - 100, -128, 127)
+    assert np.abs(got - want).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "op, function",
+    [("SQRT", np.sqrt), ("EXP", np.exp), ("SIGN", np.sign), ("RELU_0_TO_1", None), ("RELU_N1_TO_1", None)],
+)
+def test_tables_of_litert(op, function):
+    x = np.arange(-128, 128, dtype=np.int8)[None]
+    tensors = [(x.shape, 0.02, -128, None, 0), (x.shape, 0.7, -128, None, 0)]
+    if op.startswith("RELU"):
+        low = 0 if op == "RELU_0_TO_1" else -1
+        tensors = [(x.shape, 0.02, 3, None, 0), (x.shape, 0.015, -7, None, 0)]
+        function = lambda v: np.clip(v, low, 1)  # noqa: E731
+    (_, a, za, _, _), (_, b, zb, _, _) = tensors
+    want = np.clip(np.round(function((x.astype(float) - za) * a) / b) + zb, -128, 127)
+    assert np.abs(computed(one_operator(op, tensors, [0], [1]), x) - want).max() <= 1
+
+
+def test_moves_of_litert():
+    x = np.arange(12, dtype=np.int8).reshape(3, 4)
+    flat = (x.shape, 0.1, 0, None, 0)
+    data = one_operator("TILE", [flat, ints([2, 1]), ((6, 4), 0.1, 0, None, 0)], [0, 1], [2])
+    assert np.array_equal(computed(data, x), np.vstack([x, x]))
+    on, off = (((), None, 0, np.array(v, np.float32), 0) for v in (5, -1))
+    at = ((3,), None, 0, None, 0, "int32")
+    data = one_operator(
+        "ONE_HOT",
+        [at, ints(4), on, off, ((3, 4), None, 0, None, 0, "float32")],
+        [0, 1, 2, 3],
+        [4],
+        {"Axis": -1},
+        "OneHotOptions",
+    )
+    want = np.full((3, 4), -1, np.float32)
+    want[0, 2] = want[1, 0] = 5  # 7 is outside: no place for it
+    assert np.array_equal(computed(data, np.array([2, 0, 7], np.int32)), want)
+    data = one_operator("RANK", [flat, ((), None, 0, None, 0, "int32")], [0], [1])
+    assert computed(data, x) == 2
+
+
+def test_products_of_litert():
+    x = np.array([[2, 3, 4], [-1, 5, 2]], np.int32)
+    tensors = [(x.shape, None, 0, None, 0, "int32"), ints([1]), ((2,), None, 0, None, 0, "int32")]
+    data = one_operator("REDUCE_PROD", tensors, [0, 1], [2], {}, "ReducerOptions")
+    assert computed(data, x).tolist() == [24, -10]
+    q = np.array([[10, 20, 30], [-40, 5, 100]], np.int8)
+    tensors = [(q.shape, 0.1, 0, None, 0), ints([1]), ((2,), 0.2, 3, None, 0)]
+    got = computed(one_operator("REDUCE_PROD", tensors, [0, 1], [2], {}, "ReducerOptions"), q)
+    assert np.abs(got - np.clip(np.round(np.prod(q * 0.1, axis=1) / 0.2) + 3, -128, 127)).max() <= 1
+    x = np.array([[0, 1], [0, 0]], bool)
+    tensors = [(x.shape, None, 0, None, 0, "bool"), ints([1]), ((2,), None, 0, None, 0, "bool")]
+    assert computed(one_operator("REDUCE_ANY", tensors, [0, 1], [2], {}, "ReducerOptions"), x).tolist() == [True, False]

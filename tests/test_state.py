@@ -8,6 +8,7 @@ import interpreter
 
 from lepton.sw import cli
 from lepton.sw.compiler import compile_model
+from lepton.sw.device.link import LinkError
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.graph.writer import GraphSpec, OperatorSpec, TensorSpec, write_model
@@ -95,6 +96,23 @@ def test_a_compiled_program_keeps_it(tmp_path):
     path.write_bytes(dump_program(compile_model(load_model(data), Session(load_model(data)).config), data))
     (want,) = interpreter.outputs(data, x[:, None])
     assert np.array_equal(Session(path, backend="iss").run(x), want[:, 0])
+
+
+@pytest.mark.parametrize("backend", ["golden", "iss"])
+def test_a_run_that_fails_leaves_the_state(backend, monkeypatch):
+    """The link breaks in the third row, after the second has changed the state: the run has not happened."""
+    data, x = counter(), rows()
+    (want,) = interpreter.outputs(data, x[:, None])
+    session = Session(load_model(data), backend=backend)
+    assert np.array_equal(session.run(x[:1]), want[:1, 0])
+
+    def breaks(done, total):
+        if done == 2:
+            raise LinkError("the cable")
+
+    with pytest.raises(LinkError):
+        session.run(x[1:], progress=breaks)
+    assert np.array_equal(session.run(x[1:]), want[1:, 0])
 
 
 def test_sessions_share_nothing():

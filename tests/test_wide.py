@@ -1,5 +1,7 @@
 """Convolutions and matrix products of int16, by int4 and by weights that are activations, against TFLM."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tflite
@@ -11,7 +13,7 @@ from lepton.sw.compiler.network import Compiler
 from lepton.sw.compiler.program import HostStep
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
-from lepton.sw.graph.writer import TensorSpec
+from lepton.sw.graph.writer import OperatorSpec, TensorSpec, write_model
 from lepton.sw.reference import golden
 from lepton.sw.session import Session
 
@@ -187,3 +189,40 @@ def test_refusals():
     tensors = [wide((1, 8), zero=4), weights((5, 8), 5), wide((1, 5))]
     with pytest.raises(ModelError, match="zero point 4"):
         load_model(model_of("FULLY_CONNECTED", tensors, [0, 1], [2], "FullyConnectedOptions"))
+
+
+def test_shapes_that_the_file_leaves_open():
+    """A free batch's shapes come from a constant that is computed when the model is read; 1 stands in for them."""
+
+    def made(settled):
+        def open_(shape, *quant):
+            x = act(shape, *quant)
+            return x if settled else replace(x, shape=[1] * len(shape), signature=[-1] * len(shape))
+
+        tensors = [
+            replace(act((1, 6, 4)), signature=[-1, 6, 4]),
+            const(np.array([-1, 4], np.int32)),
+            open_((6, 4)),
+            TensorSpec("w", (5, 4), "int8", [0.01], [0], 0, (np.arange(20, dtype=np.int8) * 7 % 41 - 20).reshape(5, 4)),
+            open_((6, 5), 0.02),
+            const(np.array([1, 0], np.int32)),
+            open_((5, 6), 0.02),
+            open_((5, 6), 1 / 256, -128),
+            open_((10, 6), 1 / 256, -128),
+            open_((10, 10), 0.01, 0),
+        ]
+        operators = [
+            OperatorSpec("RESHAPE", [0, 1], [2]),
+            OperatorSpec("FULLY_CONNECTED", [2, 3], [4], "FullyConnectedOptions"),
+            OperatorSpec("TRANSPOSE", [4, 5], [6]),
+            OperatorSpec("SOFTMAX", [6], [7], "SoftmaxOptions", {"Beta": 1.0}),
+            OperatorSpec("CONCATENATION", [7, 7], [8], "ConcatenationOptions", {"Axis": 0}),
+            OperatorSpec("BATCH_MATMUL", [8, 8], [9], "BatchMatMulOptions", {"AdjY": True}),
+        ]
+        return write_model(tensors, operators, [0], [9])
+
+    compare(made(True))  # with the shapes in the file, TFLM runs it
+    fixed, free = load_model(made(True)), load_model(made(False))
+    assert [t.shape for t in free.tensors] == [t.shape for t in fixed.tensors]
+    x = RNG.integers(-128, 128, (3, 6, 4)).astype(np.int8)
+    assert np.array_equal(golden.run(free, x), golden.run(fixed, x))

@@ -4,13 +4,16 @@ import argparse
 from pathlib import Path
 
 from lepton.sw.commands import Subparsers, add_config
-from lepton.sw.files import atomic, check_model, check_output, load_config
+from lepton.sw.errors import UserError
+from lepton.sw.files import atomic, check_model, check_output, load_config, same_file
 
 
 def command(args: argparse.Namespace) -> int:
     """Write the program file of a model."""
     check_output(args.output)
     check_model(args.model)
+    if same_file(args.model, args.output):
+        raise UserError(f"--output {args.output}: would be written over {args.model}; give another name")
     config = load_config(args.config)
     from lepton.sw.compiler import compile_model
     from lepton.sw.graph.reader import load_model

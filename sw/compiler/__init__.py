@@ -55,7 +55,7 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
     compiler, program = attempt()
     excess = len(compiler.tile_words) - config.resident_tiles
     if excess > 0 and config.ring_tiles:
-        outputs = {op.index: op.outputs[0] for op in model.operators}
+        outputs = {op.index: op.outputs[0] for op in model.operators if op.outputs}
         chosen = set()
 
         def rank(index):

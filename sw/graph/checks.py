@@ -3,9 +3,11 @@
 They raise ModelError where types, shapes or options do not fit, and add to the options what the kernels want to know.
 """
 
+import math
+
 import numpy as np
 
-from lepton.sw.graph.model import MAX_TENSOR_ELEMENTS, ModelError, Tensor, need, tensor_name
+from lepton.sw.graph.model import MAX_TENSOR_ELEMENTS, FreeShape, ModelError, Tensor, need, tensor_name
 
 QUANTIZED = ("int8", "int16", "uint8")
 """Types whose values mean nothing without a scale."""
@@ -62,12 +64,20 @@ def integers(o, t: Tensor | None, what, size=None) -> list[int]:
 
 
 def same_shape(o, x, y):
+    settle(y, x.shape)
     need(x.shape == y.shape, o, f"output shape {y.shape} differs from input shape {x.shape}")
 
 
 def shape(o, y, want):
     want = tuple(want)
+    settle(y, want)
     need(y.shape == want, o, f"output shape is {y.shape}, its inputs give {want}")
+
+
+def settle(y: Tensor, want: tuple[int, ...]):
+    """Where the file left the shape of an output open and it is not that, tell the reader."""
+    if y.free and y.shape != want:
+        raise FreeShape(y, want)
 
 
 def broadcast(o, tensors, y):
@@ -267,6 +277,8 @@ def concatenation(o, ins, outs):
     rank = len(y.shape)
     need(all(len(t.shape) == rank for t in ins), o, "ranks do not fit")
     axis = o.options["axis"] = axis_of(o, o.options["axis"], rank)
+    first = ins[0].shape
+    settle(y, (*first[:axis], sum(t.shape[axis] for t in ins), *first[axis + 1 :]))
     for t in ins:
         rest = t.shape[:axis] + t.shape[axis + 1 :]
         need(rest == y.shape[:axis] + y.shape[axis + 1 :], o, "shapes do not fit together")
@@ -302,8 +314,14 @@ def mirror_pad(o, ins, outs):
 
 
 def reshape(o, ins, outs):
-    """RESHAPE, SQUEEZE and EXPAND_DIMS: the output's shape is the answer."""
+    """RESHAPE, SQUEEZE and EXPAND_DIMS: the output's shape is the answer; if the file left it open, a constant's."""
     moved(o, ins[0], outs[0])
+    if outs[0].free and o.op == "RESHAPE" and len(ins) > 1 and ins[1] is not None and ins[1].constant:
+        want = integers(o, ins[1], "the shape")
+        rest = math.prod(d for d in want if d != -1)
+        if want.count(-1) == 1 and rest > 0:
+            want[want.index(-1)] = ins[0].size // rest
+        shape(o, outs[0], want)
     need(ins[0].size == outs[0].size, o, f"{ins[0].shape} does not fit {outs[0].shape}")
 
 

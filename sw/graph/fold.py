@@ -16,11 +16,26 @@ from lepton.sw.reference import golden
 
 MAX_ELEMENTS = 1 << 24
 """Larger results are left to the run."""
-MAX_PRODUCTS = 1 << 32
 PRODUCTS = ("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
-def fold(op: Operator, tensors: Sequence[Tensor], variables: Variables) -> list[Tensor]:
+class Budget:
+    """Values and products that the constants of a file may take altogether; the rest is left to the run."""
+
+    def __init__(self, left: int = 1 << 32):
+        self.left = left
+
+    def allows(self, op: Operator, ins: list[Tensor], outs: list[Tensor]) -> bool:
+        """Whether the results of an operator are quickly there; then they are paid for."""
+        size = sum(t.size for t in outs)
+        work = size * max(t.size for t in ins) if op.op in PRODUCTS else 64 * (size + sum(t.size for t in ins))
+        if size > MAX_ELEMENTS or work > self.left:
+            return False
+        self.left -= work
+        return True
+
+
+def fold(op: Operator, tensors: Sequence[Tensor], variables: Variables, budget: Budget) -> list[Tensor]:
     """The outputs of an operator as constants, or none if it depends on what the model is given."""
     outs = [tensors[i] for i in op.outputs]
     if op.op == "VAR_HANDLE":
@@ -34,17 +49,11 @@ def fold(op: Operator, tensors: Sequence[Tensor], variables: Variables) -> list[
     ins = [tensors[i] for i in op.inputs if i >= 0]
     if op.op == "SHAPE":
         made: tuple[np.ndarray, ...] = (np.array(ins[0].shape, STORED[outs[0].dtype]),)
-    elif not all(t.constant for t in ins) or not _small(op, ins, outs) or op.op not in golden.KERNELS:
+    elif not all(t.constant for t in ins) or op.op not in golden.KERNELS or not budget.allows(op, ins, outs):
         return []
     else:
         made = golden.run_operator(Model(tuple(tensors), (), (), (), ""), op, {})
     return [replace(t, data=_constant(y.reshape(t.shape))) for t, y in zip(outs, made, strict=True)]
-
-
-def _small(op: Operator, ins: list[Tensor], outs: list[Tensor]) -> bool:
-    """Whether the results are quickly there."""
-    size = sum(t.size for t in outs)
-    return size <= MAX_ELEMENTS and (op.op not in PRODUCTS or size * max(t.size for t in ins) <= MAX_PRODUCTS)
 
 
 def _constant(data: np.ndarray) -> np.ndarray:

@@ -53,6 +53,8 @@ class Tensor:
     data: np.ndarray | None
     variable: bool = False
     """Keeps its value from one inference to the next; an operator that reads it changes it."""
+    free: bool = False
+    """Its shape in the file is a stand-in (the signature has -1): the operator that makes it says the right one."""
 
     @property
     def scale(self) -> np.float32:
@@ -124,6 +126,14 @@ class Model:
     def stateful(self) -> bool:
         """Whether an inference depends on those before it."""
         return bool(self.variables) or any(t.variable for g in (self, *self.subgraphs) for t in g.tensors)
+
+
+class FreeShape(Exception):
+    """The shape that an operator gives a tensor whose own is a stand-in."""
+
+    def __init__(self, tensor: Tensor, shape: tuple[int, ...]):
+        super().__init__(f"{tensor_name(tensor)} has shape {shape}")
+        self.tensor, self.shape = tensor, shape
 
 
 def need(ok, where, why):

@@ -13,7 +13,7 @@ import tflite
 from tflite.utils import BUILTIN_OPCODE2NAME
 
 from lepton.sw.graph import checks
-from lepton.sw.graph.checks import check_activation, integers, shape
+from lepton.sw.graph.checks import check_activation, integers, settle, shape
 from lepton.sw.graph.model import (
     MAX_PRODUCTS,
     MAX_TENSOR_ELEMENTS,
@@ -244,6 +244,8 @@ def _check_fc(o, ins, outs):
     need(w.dtype != "int4" or len(w.scales) == 1, o, "int4 weights with a scale a channel: TFLM has one scale for all")
     _weights(o, x, w, bias, w.shape[0], 0)
     need(x.size % w.shape[1] == 0, o, f"input of {x.size} values, weights for {w.shape[1]}")
+    rows = x.shape[:-1] if o.options["keep_num_dims"] else (x.size // w.shape[1],)
+    settle(y, (*rows, w.shape[0]))
     need(
         y.size == x.size // w.shape[1] * w.shape[0] and y.shape[-1:] == (w.shape[0],),
         o,
@@ -270,7 +272,9 @@ def _check_transpose_conv(o, ins, outs):
     p = o.options
     _weights(o, x, w, bias, w.shape[0], 0)
     need(w.shape[3] == x.shape[3], o, f"{x.shape[3]} input channels, weights for {w.shape[3]}")
-    need(tuple(integers(o, shape, "the output shape", 4)) == y.shape, o, f"output shape is {y.shape}, not as stated")
+    stated = tuple(integers(o, shape, "the output shape", 4))
+    settle(y, stated)
+    need(stated == y.shape, o, f"output shape is {y.shape}, not as stated")
     p["filter_h"], p["filter_w"] = w.shape[1], w.shape[2]
     _strides(o)
     for axis, s in ((1, "h"), (2, "w")):

@@ -13,7 +13,7 @@ import numpy as np
 import tflite
 
 from lepton.sw.graph.control import Variables, check_calls, check_variables
-from lepton.sw.graph.fold import fold, living
+from lepton.sw.graph.fold import Budget, fold, living
 from lepton.sw.graph.model import (
     MAX_ACTIVATION_ELEMENTS,
     MAX_FILE_BYTES,
@@ -23,8 +23,10 @@ from lepton.sw.graph.model import (
     MAX_SUBGRAPHS,
     MAX_TENSOR_ELEMENTS,
     STORED,
+    FreeShape,
     Model,
     ModelError,
+    Operator,
     Tensor,
     need,
     tensor_name,
@@ -84,8 +86,8 @@ def _read(data: bytes, name: str) -> Model:
     need(root.Version() == 3, "file", f"schema version {root.Version()}, only 3 is known")
     count = root.SubgraphsLength()
     need(1 <= count <= MAX_SUBGRAPHS, "file", f"{count} subgraphs, 1 to {MAX_SUBGRAPHS} are possible")
-    variables = Variables()
-    graphs = [_read_graph(root, k, name, variables) for k in range(count)]
+    variables, budget = Variables(), Budget()
+    graphs = [_read_graph(root, k, name, variables, budget) for k in range(count)]
     check_calls(graphs)
     for graph in graphs:
         check_variables(graph, variables)
@@ -94,7 +96,7 @@ def _read(data: bytes, name: str) -> Model:
     return first
 
 
-def _read_graph(root, number: int, name: str, variables: Variables) -> Model:
+def _read_graph(root, number: int, name: str, variables: Variables, budget: Budget) -> Model:
     """One graph of the file, folded. Raises ModelError."""
     graph = root.Subgraphs(number)
     buffers = _count(root.BuffersLength(), "buffers")
@@ -118,15 +120,28 @@ def _read_graph(root, number: int, name: str, variables: Variables) -> Model:
             need(j not in known and not tensors[j].constant, operator, f"{tensor_name(tensors[j])} is written twice")
             _check_shape(tensors[j])
             known.add(j)
-        check_operator(operator, tensors)
+        check_settled(operator, tensors)
         operators.append(operator)
-        for t in fold(operator, tensors, variables):
+        for t in fold(operator, tensors, variables, budget):
             tensors[t.index] = t
     for i in outputs:
         need(i in known or tensors[i].constant, "model outputs", f"{tensor_name(tensors[i])} is never computed")
     total = sum(tensors[i].size for i in known)
     need(total <= MAX_ACTIVATION_ELEMENTS, "file", f"{total} activation elements in all: too large")
     return Model(tuple(tensors), tuple(living(operators, tensors, outputs)), inputs, outputs, name)
+
+
+def check_settled(operator: Operator, tensors: list[Tensor]) -> None:
+    """Check an operator; outputs whose shape the file left open get the one that the operator gives them."""
+    for _ in range(len(operator.outputs)):
+        try:
+            return check_operator(operator, tensors)
+        except FreeShape as found:
+            t, shape = found.tensor, found.shape
+            rank, size = len(shape), math.prod(shape)
+            need(rank <= MAX_RANK and min(shape, default=1) > 0 and size <= MAX_TENSOR_ELEMENTS, operator, found)
+            tensors[t.index] = replace(t, shape=shape, free=False)
+    check_operator(operator, tensors)
 
 
 def _check_shape(t: Tensor) -> None:
@@ -177,7 +192,10 @@ def _read_tensor(root, t, index, buffers) -> Tensor:
         data = _values(raw, shape, dtype, where)
     elif shape == (0,) and dtype in ("int32", "int64"):  # the shape of a scalar
         data = np.zeros(shape, STORED[dtype])
-    return Tensor(index, name, shape, dtype, scales, zero_points, axis, data, bool(t.IsVariable()))
+    signature = t.ShapeSignatureLength()
+    need(signature <= MAX_RANK, where, "damaged shape")
+    free = any(t.ShapeSignature(i) < 0 for i in range(signature))
+    return Tensor(index, name, shape, dtype, scales, zero_points, axis, data, bool(t.IsVariable()), free)
 
 
 def _values(raw: np.ndarray, shape, dtype: str, where) -> np.ndarray | None:

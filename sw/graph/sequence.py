@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from lepton.sw.graph.checks import same_shape, shape
 from lepton.sw.graph.model import MAX_PRODUCTS, Operator, Tensor, need, tensor_name
 
 _UNIT = {"int8": (1 / 256, -128), "int16": (1 / 32768, 0)}
@@ -29,13 +30,13 @@ def _quantised(o: Operator, t: Tensor, *dtypes: str):
     need(t.dtype != "int16" or t.zero_point in (0, -32768), o, f"{name} is int16 with zero point {t.zero_point}")
 
 
-def _constant(o: Operator, t: Tensor, what: str, dtype: str, shape: tuple[int, ...]):
+def _constant(o: Operator, t: Tensor, what: str, dtype: str, want: tuple[int, ...]):
     need(t.constant and t.dtype == dtype, o, f"{what} must be constant {dtype}, {tensor_name(t)} is {t.dtype}")
-    need(t.shape == shape, o, f"{what} has shape {t.shape}, not {shape}")
+    need(t.shape == want, o, f"{what} has shape {t.shape}, not {want}")
 
 
-def _weights(o: Operator, t: Tensor, what: str, dtype: str, shape: tuple[int, ...]):
-    _constant(o, t, what, dtype, shape)
+def _weights(o: Operator, t: Tensor, what: str, dtype: str, want: tuple[int, ...]):
+    _constant(o, t, what, dtype, want)
     need(len(t.scales) == 1 and not t.zero_points.any(), o, f"{what} needs one scale and no zero point")
 
 
@@ -91,7 +92,7 @@ def check_svdf(o: Operator, ins: list[Tensor | None], outs: list[Tensor]):
     _weights(o, time, "the time weights", time.dtype, (filters, memory))
     _constant(o, bias, "the bias", "int32", (filters // rank,))
     _state(o, state, "the state", (time.dtype,), x.shape[0] * filters * memory)
-    need(y.shape == (x.shape[0], filters // rank), o, f"output shape {y.shape} does not fit")
+    shape(o, y, (x.shape[0], filters // rank))
     products = np.float32(state.scale * time.scale)
     close = len(bias.scales) == 1 and abs(float(bias.scale) - float(products)) < 1e-5
     need(close, o, "the bias's scale is not that of the state times that of the time weights")
@@ -114,7 +115,7 @@ def check_batch_matmul(o: Operator, ins: list[Tensor | None], outs: list[Tensor]
         batch = None
     need(batch is not None, o, f"shapes {a.shape} and {b.shape} do not broadcast")
     assert batch is not None
-    need(y.shape == (*batch, left[-2], right[-1]), o, f"output shape is {y.shape}, {left} times {right} differs")
+    shape(o, y, (*batch, left[-2], right[-1]))
     need(y.size * left[-1] <= MAX_PRODUCTS, o, "too many products")
 
 
@@ -122,7 +123,8 @@ def check_softmax(o: Operator, ins: list[Tensor | None], outs: list[Tensor]):
     (x,), y, beta = _present(ins), outs[0], o.options["beta"]
     _quantised(o, x, "int8", "int16", "float32")
     _quantised(o, y, *({"int8": ("int8", "int16")}.get(x.dtype, (x.dtype,))))
-    need(x.shape == y.shape and y.shape, o, f"output shape {y.shape} differs from input shape {x.shape}")
+    same_shape(o, x, y)
+    need(len(y.shape) > 0, o, "input without dimensions")
     need(1e-6 <= beta <= 1e6, o, f"beta {beta} is out of range")
     if x.dtype == "float32":
         return
@@ -139,7 +141,8 @@ def check_log_softmax(o: Operator, ins: list[Tensor | None], outs: list[Tensor])
     (x,), y = _present(ins), outs[0]
     _quantised(o, x, "int8", "float32")
     _quantised(o, y, x.dtype)
-    need(x.shape == y.shape and y.shape, o, f"output shape {y.shape} differs from input shape {x.shape}")
+    same_shape(o, x, y)
+    need(len(y.shape) > 0, o, "input without dimensions")
     if x.dtype == "float32":
         return
     need(y.scale == 1 / 16 and y.zero_point == 127, o, "output must have scale 1/16 and zero point 127")

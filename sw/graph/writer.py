@@ -15,7 +15,7 @@ TYPES = {name.lower(): number for name, number in vars(tflite.TensorType).items(
 class TensorSpec:
     """A tensor to write. `data`: constant contents, of `dtype` (int4: bytes of two values, the first in the low half);
     `scales`, `zero_points`: one, or one for each index of axis `quant_axis`, none if not quantised; `variable`: state
-    that stays from one inference to the next."""
+    that stays from one inference to the next; `signature`: the shape with -1 where it is open, if it is."""
 
     name: str
     shape: Sequence[int]
@@ -25,6 +25,7 @@ class TensorSpec:
     quant_axis: int = 0
     data: np.ndarray | None = None
     variable: bool = False
+    signature: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,11 @@ def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, first: int) 
             quant = tflite.QuantizationParametersEnd(b)
         name = b.CreateString(t.name)
         dims = ints(t.shape)
+        signature = ints(t.signature) if len(t.signature) else None
         tflite.TensorStart(b)
         tflite.TensorAddShape(b, dims)
+        if signature is not None:
+            tflite.TensorAddShapeSignature(b, signature)
         tflite.TensorAddType(b, TYPES[t.dtype])
         tflite.TensorAddBuffer(b, first + i)
         tflite.TensorAddName(b, name)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lepton.sw.graph.model import STORED, Model, ModelError, Operator
 
-MAX_ITERATIONS = 1 << 20
+MAX_ITERATIONS = 1 << 16
 """A WHILE that goes on longer is taken for one that never ends."""
 
 
@@ -27,6 +27,14 @@ class State:
         self.variables = [np.full(v.bytes, v.fill & 0xFF, np.uint8) for v in self.model.variables]
         self._tensors: dict[tuple[int, int], np.ndarray] = {}
         self._called: set[tuple[int, int]] = set()
+
+    def copy(self) -> "State":
+        """As it is now, apart from what happens to this one."""
+        other = State(self.model)
+        other.variables = [v.copy() for v in self.variables]
+        other._tensors = {key: t.copy() for key, t in self._tensors.items()}
+        other._called = set(self._called)
+        return other
 
     def tensor(self, graph: Model, index: int) -> np.ndarray:
         """The array of a variable tensor; an operator changes it in place."""

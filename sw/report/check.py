@@ -357,7 +357,7 @@ def _refused_row(root, o, index, tensors, broken) -> dict:
         where, reason = "unsupported", bad
     else:
         try:
-            operators.check_operator(operators.read_operator(root, o, index, tensors), tensors)
+            reader.check_settled(operators.read_operator(root, o, index, tensors), tensors)
         except ModelError as why:
             where, reason = "unsupported", str(why).removeprefix(f"operator {index} ({op}): ")
     constants = [tensors[i] for i in ins if tensors[i].constant]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lepton.sw.reference import arith, quantities
-from lepton.sw.reference.kernels.registry import kernel
+from lepton.sw.reference.kernels.registry import dense, kernel
 
 
 @kernel("PAD", "PADV2")
@@ -29,7 +29,7 @@ def reshape(model, op, args):
 
 @kernel("SLICE", "STRIDED_SLICE")
 def strided_slice(model, op, args):
-    return np.ascontiguousarray(args[0][op.options["slices"]]).reshape(model.tensors[op.outputs[0]].shape)
+    return dense(args[0][op.options["slices"]]).reshape(model.tensors[op.outputs[0]].shape)
 
 
 @kernel("SPLIT", "SPLIT_V")
@@ -51,7 +51,7 @@ def unpack(model, op, args):
 
 @kernel("TRANSPOSE")
 def transpose(model, op, args):
-    return np.ascontiguousarray(args[0].transpose(op.options["perm"]))
+    return dense(args[0].transpose(op.options["perm"]))
 
 
 @kernel("GATHER")
@@ -128,7 +128,7 @@ def shape(model, op, args):
 
 @kernel("REVERSE_V2")
 def reverse(model, op, args):
-    return np.ascontiguousarray(np.flip(args[0], op.options["axis"]))
+    return dense(np.flip(args[0], op.options["axis"]))
 
 
 @kernel("DEPTH_TO_SPACE")
@@ -155,7 +155,7 @@ def space_to_batch(model, op, args):
     split = [x.shape[0], *(v for d, b in zip(x.shape[1:-1], block) for v in (d // b, b)), x.shape[-1]]
     inner = range(2, 2 + 2 * len(block), 2)
     x = x.reshape(split).transpose(*inner, 0, *(i - 1 for i in inner), len(split) - 1)
-    return np.ascontiguousarray(x.reshape(y.shape))
+    return dense(x.reshape(y.shape))
 
 
 @kernel("BATCH_TO_SPACE_ND")
@@ -167,7 +167,7 @@ def batch_to_space(model, op, args):
     x = x.transpose(order)
     x = x.reshape(x.shape[0], *(x.shape[1 + 2 * i] * block[i] for i in range(n)), x.shape[-1])
     cut = (slice(p, d - q) for d, (p, q) in zip(x.shape[1:-1], op.options["borders"]))
-    return np.ascontiguousarray(x[:, *cut])
+    return dense(x[:, *cut])
 
 
 @kernel("RESIZE_NEAREST_NEIGHBOR")

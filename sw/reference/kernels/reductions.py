@@ -3,7 +3,7 @@
 import numpy as np
 
 from lepton.sw.reference import arith, arith16, quantities
-from lepton.sw.reference.kernels.registry import kernel
+from lepton.sw.reference.kernels.registry import dense, kernel
 
 
 def _in_order(op, x):
@@ -89,7 +89,7 @@ def cumsum(model, op, args):
     total = np.flip(total, axis) if op.options["reverse"] else total
     if p:
         return arith.to_type(arith.requantize(arith.wrap32(total), p["mo"], p["so"]) + p["zo"], "int8")
-    return np.ascontiguousarray(total)
+    return dense(total)
 
 
 @kernel("L2_NORMALIZATION")

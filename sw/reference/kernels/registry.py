@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 KERNELS: dict[str, Callable] = {}
 """Name of an operator to its kernel, `f(model, op, args)`: args are the input arrays (None where absent), the result
 is the output array, or a tuple of them for an operator with several outputs."""
@@ -17,3 +19,8 @@ def kernel(*names: str):
         return function
 
     return register
+
+
+def dense(x) -> np.ndarray:
+    """x laid out row by row; a scalar stays one, which np.ascontiguousarray makes a list."""
+    return np.asarray(x, order="C")
