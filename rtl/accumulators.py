@@ -1,10 +1,11 @@
 """Accumulators: two banks of vectors of 32-bit sums, one for the array, one for the tail."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
+from lepton.rtl import layouts, ports
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
 
@@ -13,15 +14,12 @@ class Accumulators(wiring.Component):
     """Two banks of acc_depth vectors of cols int32.
 
     Members:
-    ``a_en``, ``a_bank``, ``a_entry`` unsigned(10), ``a_init``, ``a_psum`` ArrayLayout(signed(psum_width), cols):
-    acc[bank][entry] = (init ? 0 : acc[bank][entry]) + psum, modulo 2**32; any entry any cycle, the same one back to
-    back too · ``t_bank``: bank of the tail's accesses in this cycle · ``t_r_en``, ``t_r_entry`` unsigned(10) ·
-    ``t_r_data`` ArrayLayout(signed(32), cols): ``T_LATENCY`` cycles after ``t_r_en``, only then · ``t_w_en``,
-    ``t_w_entry`` unsigned(10), ``t_w_sub`` range(cols/lanes), ``t_w_data`` ArrayLayout(signed(32), lanes): writes
-    columns sub*lanes and on.
+    ``sums`` `ports.accumulate`, ``psum`` psums: acc[bank][entry] = (init ? 0 : acc[bank][entry]) + psum, modulo 2**32;
+    any entry any cycle, the same one back to back too · ``tail`` `ports.accumulator_access`: ``r_data`` comes
+    ``T_LATENCY`` cycles after ``r_en``, only then; ``w_count`` is not looked at, whole sub-groups are written.
 
-    A tail read from ``A_LATENCY`` cycles after an ``a_en`` on sees its sum. A tail write is seen by reads of either
-    side from ``W_LATENCY`` cycles later on. In no cycle do array (``a_en`` to A_LATENCY - 1 later) and tail use one
+    A tail read from ``A_LATENCY`` cycles after a ``sums.en`` on sees its sum. A tail write is seen by reads of either
+    side from ``W_LATENCY`` cycles later on. In no cycle do array (``sums.en`` to A_LATENCY - 1 later) and tail use one
     bank.
     Throughput: one vector a cycle on each side, read and write. Reset: memories stay, sums under way are dropped.
     """
@@ -32,22 +30,11 @@ class Accumulators(wiring.Component):
 
     def __init__(self, config: NpuConfig):
         self._config = config
-        cols, lanes = config.cols, config.lanes
         super().__init__(
             {
-                "a_en": In(1),
-                "a_bank": In(1),
-                "a_entry": In(10),
-                "a_init": In(1),
-                "a_psum": In(data.ArrayLayout(signed(config.psum_width), cols)),
-                "t_bank": In(1),
-                "t_r_en": In(1),
-                "t_r_entry": In(10),
-                "t_r_data": Out(data.ArrayLayout(signed(32), cols)),
-                "t_w_en": In(1),
-                "t_w_entry": In(10),
-                "t_w_sub": In(range(cols // lanes)),
-                "t_w_data": In(data.ArrayLayout(signed(32), lanes)),
+                "sums": In(ports.accumulate()),
+                "psum": In(layouts.psums(config)),
+                "tail": In(ports.accumulator_access(config)),
             }
         )
 
@@ -67,35 +54,35 @@ class Accumulators(wiring.Component):
         # Cycle 0: read. Cycle 1: the memory's word. Cycle 2: operand and sum. Cycle 3: the sum, in `last`, is written;
         # a block RAM's read in that cycle misses it, so it is kept a cycle more, in `older`.
         stages = range(1, 3 if spread else 4)
-        en = [self.a_en] + [Signal(name=f"en_{k}") for k in stages]
-        bank = [self.a_bank] + [Signal(name=f"bank_{k}", reset_less=True) for k in stages]
-        entry = [self.a_entry[:bits]] + [Signal(bits, name=f"entry_{k}", reset_less=True) for k in stages]
+        en = [self.sums.en] + [Signal(name=f"en_{k}") for k in stages]
+        bank = [self.sums.bank] + [Signal(name=f"bank_{k}", reset_less=True) for k in stages]
+        entry = [self.sums.entry[:bits]] + [Signal(bits, name=f"entry_{k}", reset_less=True) for k in stages]
         for k in stages:
             m.d.sync += [en[k].eq(en[k - 1]), bank[k].eq(bank[k - 1]), entry[k].eq(entry[k - 1])]
 
         def same(k):
             """The vector k cycles before goes to this cycle's entry."""
-            return en[k] & (bank[k] == self.a_bank) & (entry[k] == entry[0])
+            return en[k] & (bank[k] == self.sums.bank) & (entry[k] == entry[0])
 
         from_one = Signal()
         from_one_1 = Signal(reset_less=True)
         from_two = Signal()
-        m.d.comb += [from_one.eq(same(1) & ~self.a_init), from_two.eq(same(2))]
+        m.d.comb += [from_one.eq(same(1) & ~self.sums.init), from_two.eq(same(2))]
         m.d.sync += from_one_1.eq(from_one)
 
         t_en = Signal(2)
-        m.d.comb += t_en.eq(Mux(self.t_r_en, 1 << self.t_bank, 0))
+        m.d.comb += t_en.eq(Mux(self.tail.r_en, 1 << self.tail.bank, 0))
         t_data = Signal(32 * cfg.lanes, reset_less=True)
-        m.d.sync += t_data.eq(self.t_w_data.as_value())
+        m.d.sync += t_data.eq(self.tail.w_data.as_value())
         sums_to = Signal(2)
         r_entry, w_entry = ([Signal(bits, name=f"{name}_{b}") for b in range(2)] for name in ("r_entry", "w_entry"))
         w_subs = [Signal(subs, name=f"w_subs_{b}") for b in range(2)]
         for b in range(2):
-            t_writes = Mux(self.t_w_en & (self.t_bank == b), 1 << self.t_w_sub, 0)
+            t_writes = Mux(self.tail.w_en & (self.tail.bank == b), 1 << self.tail.w_sub, 0)
             m.d.comb += [
                 sums_to[b].eq(en[2] & (bank[2] == b)),
-                r_entry[b].eq(Mux(t_en[b], self.t_r_entry, entry[0])),
-                w_entry[b].eq(Mux(sums_to[b], entry[2], self.t_w_entry)),
+                r_entry[b].eq(Mux(t_en[b], self.tail.r_entry, entry[0])),
+                w_entry[b].eq(Mux(sums_to[b], entry[2], self.tail.w_entry)),
                 w_subs[b].eq(Mux(sums_to[b], (1 << subs) - 1, t_writes)),
             ]
 
@@ -120,7 +107,7 @@ class Accumulators(wiring.Component):
                 if spread:
                     m.d.comb += read.addr.eq(late(r_entry[b], f"r_at_{b}"))
                 else:
-                    m.d.comb += [read.en.eq(t_en[b] | (self.a_en & (self.a_bank == b))), read.addr.eq(r_entry[b])]
+                    m.d.comb += [read.en.eq(t_en[b] | (self.sums.en & (self.sums.bank == b))), read.addr.eq(r_entry[b])]
                 words.append(read.data)
                 from_tail = t_data.word_select(part % cfg.lanes, 32) if spread else t_data.replicate(subs)
                 m.d.comb += [
@@ -131,8 +118,8 @@ class Accumulators(wiring.Component):
                     write.data.eq(Mux(late(sums_to[b], f"w_sum_{b}"), last, from_tail)),
                 ]
 
-            init_1, from_two_1 = late(self.a_init, "init_1"), late(from_two, "from_two_1")
-            a_bank_1, t_bank_1 = late(self.a_bank, "a_bank_1"), late(self.t_bank, "t_bank_1")
+            init_1, from_two_1 = late(self.sums.init, "init_1"), late(from_two, "from_two_1")
+            a_bank_1, t_bank_1 = late(self.sums.bank, "a_bank_1"), late(self.tail.bank, "t_bank_1")
             from_three_1, older = Const(0), Const(0)
             if not spread:
                 from_three_1, older = late(same(3), "from_three_1"), late(last, "older")
@@ -150,7 +137,7 @@ class Accumulators(wiring.Component):
             m.d.comb += chosen.eq(Mux(late(from_one_1, "from_one_2"), last, operand))
             sums = []
             for k, c in enumerate(columns):
-                psum = self.a_psum[c]
+                psum = self.psum[c]
                 for stage in (1, 2):
                     register = Signal(signed(cfg.psum_width), name=f"psum_{c}_{stage}", reset_less=True)
                     m.d.sync += register.eq(psum)
@@ -162,5 +149,5 @@ class Accumulators(wiring.Component):
 
             result = Signal(width, name="result" + tag, reset_less=True)
             m.d.sync += result.eq(Mux(t_bank_1, words[1], words[0]))
-            m.d.comb += Cat(self.t_r_data[c] for c in columns).eq(result)
+            m.d.comb += Cat(self.tail.r_data[c] for c in columns).eq(result)
         return m

@@ -1,10 +1,11 @@
 """Activation memory: byte-wide banks, read and written at any byte address."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
+from lepton.rtl import layouts, ports
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
@@ -22,10 +23,8 @@ def _rotate_right(m, value, by, name, begin=0):
 class ActMemory(wiring.Component):
     """`act_bytes` bytes; addresses wrap at act_bytes. Byte a is in bank a mod banks, word a div banks.
 
-    Members (W = max(rows, cols)):
-    ``r_en``, ``r_addr`` unsigned(20) · ``r_data`` ArrayLayout(signed(8), W): bytes r_addr .. r_addr + W - 1, only
-    in the cycle ``LATENCY`` after ``r_en`` · ``w_en``, ``w_addr`` unsigned(20), ``w_count`` range(lanes + 1),
-    ``w_data`` ArrayLayout(signed(8), lanes): the first w_count bytes are written from w_addr on.
+    Members: ``read`` `ports.activation_read` of W = max(rows, cols) bytes, ``data`` only in the cycle ``LATENCY`` after
+    ``en`` · ``write`` `ports.activation_write`.
 
     Throughput: one read and one write a cycle. A read sees the writes of ``W_LATENCY`` and more cycles before; of a
     byte written later, or in the same cycle, it sees either value. Reset: memory stays, the writes of the last
@@ -39,13 +38,8 @@ class ActMemory(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "r_en": In(1),
-                "r_addr": In(20),
-                "r_data": Out(data.ArrayLayout(signed(8), max(config.rows, config.cols))),
-                "w_en": In(1),
-                "w_addr": In(20),
-                "w_count": In(range(config.lanes + 1)),
-                "w_data": In(data.ArrayLayout(signed(8), config.lanes)),
+                "read": In(ports.activation_read(layouts.activations(config))),
+                "write": In(ports.activation_write(config)),
             }
         )
 
@@ -68,18 +62,23 @@ class ActMemory(wiring.Component):
         w_en = Signal(name="late_en")
         w_addr, w_count, w_data = (
             Signal(len(Value.cast(value)), name=f"late_{name}", reset_less=True)
-            for name, value in (("addr", self.w_addr), ("count", self.w_count), ("data", self.w_data))
+            for name, value in (("addr", self.write.addr), ("count", self.write.count), ("data", self.write.data))
         )
-        m.d.sync += [w_en.eq(self.w_en), w_addr.eq(self.w_addr), w_count.eq(self.w_count), w_data.eq(self.w_data)]
+        m.d.sync += [
+            w_en.eq(self.write.en),
+            w_addr.eq(self.write.addr),
+            w_count.eq(self.write.count),
+            w_data.eq(self.write.data),
+        ]
         # Bank b takes byte (b - w_low) mod banks: rotate up, that is down by -w_low.
         up = Signal(low_bits, reset_less=True)
-        m.d.sync += up.eq(-self.w_addr[:low_bits])
+        m.d.sync += up.eq(-self.write.addr[:low_bits])
 
-        r_low, r_word, r_next = split(self.r_addr, "r")
+        r_low, r_word, r_next = split(self.read.addr, "r")
         w_low, w_word, w_next = split(w_addr, "w")
         en_1 = Signal()
         low_1, low_2, low_3 = (Signal(low_bits, name=f"r_low_{k}", reset_less=True) for k in (1, 2, 3))
-        m.d.sync += [en_1.eq(self.r_en), low_1.eq(r_low), low_2.eq(low_1), low_3.eq(low_2)]
+        m.d.sync += [en_1.eq(self.read.en), low_1.eq(r_low), low_2.eq(low_1), low_3.eq(low_2)]
 
         w_bytes = Signal(8 * banks)
         m.d.comb += w_bytes.eq(w_data)
@@ -114,7 +113,7 @@ class ActMemory(wiring.Component):
         raw, half = Signal(8 * banks), Signal(8 * banks, reset_less=True)
         m.d.comb += raw.eq(Cat(outs))
         m.d.sync += half.eq(_rotate_right(m, raw, low_2[:near], "r_rotate"))
-        result = Signal(8 * len(self.r_data), reset_less=True)
+        result = Signal(8 * len(self.read.data), reset_less=True)
         m.d.sync += result.eq(_rotate_right(m, half, low_3[near:], "r_rotate", near))
-        m.d.comb += self.r_data.as_value().eq(result)
+        m.d.comb += self.read.data.as_value().eq(result)
         return m

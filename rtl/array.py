@@ -1,10 +1,11 @@
 """The systolic array: rows x cols weights, convolution and depthwise mode."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl import layouts, ports
 from lepton.rtl.multiplier import RowMultiplier
 from lepton.rtl.pe import Pe
 from lepton.rtl.spec import timing
@@ -15,19 +16,17 @@ from lepton.rtl.spec.isa import MIN_LINE_DELAY
 class Array(wiring.Component):
     """Multiply vectors by the tile held in the array.
 
-    Members (W = max(rows, cols)):
-    ``i_act`` ArrayLayout(signed(8), W), ``i_depthwise``, ``i_swap``, ``i_line_delay`` unsigned(10): one vector, all
-    in one cycle t · ``i_load`` rows bits, ``i_weights`` ArrayLayout(ArrayLayout(signed(8), cols), rows): row r of a
-    tile in cycle u + skew(r), skew(r) = r, paired: r // 2 · ``o_psum`` ArrayLayout(signed(psum_width), cols): the
-    vector's sums in cycle t + ``LATENCY``.
+    Members:
+    ``vectors`` `ports.vectors`: one vector, all in one cycle t · ``tile`` `ports.tile_rows`: row r of a tile in cycle
+    u + skew(r), skew(r) = r, paired: r // 2 · ``psum`` psums: the vector's sums in cycle t + ``LATENCY``.
 
     A swap at t makes the vector of t and all later ones use the last tile with u < t; u may equal the cycle of the
     previous swap (that swap still takes the tile before), not be less.
 
     Convolution: lane j meets row j. Depthwise: lane c meets column c; tap row j of segment s (row taps*s + j,
-    paired: the even byte of physical row taps*s + j, its odd byte being zero) sees the vector s*(i_line_delay -
+    paired: the even byte of physical row taps*s + j, its odd byte being zero) sees the vector s*(line_delay -
     taps) + j cycles older, so line delay = stream width + taps is exactly one stream row a segment. Rows below the
-    last segment must hold zero weights. ``i_line_delay`` is ``MIN_LINE_DELAY`` to ``line_depth`` and takes effect
+    last segment must hold zero weights. ``line_delay`` is ``MIN_LINE_DELAY`` to ``line_depth`` and takes effect
     with its vector; it and the line buffers count cycles, so the vectors of a depthwise stream come without gaps.
     Undefined and harmless in convolution mode. Throughput: one vector a cycle, of any mode. Reset: none on the data
     path.
@@ -40,16 +39,11 @@ class Array(wiring.Component):
         paired = config.pe == "paired"
         self._columns = config.cols + 1 if paired else config.cols  # the last one sums a[2p]*a[2p+1]
         self.LATENCY = timing.array(config)
-        width = max(config.rows, config.cols)
         super().__init__(
             {
-                "i_act": In(data.ArrayLayout(signed(8), width)),
-                "i_depthwise": In(1),
-                "i_swap": In(1),
-                "i_line_delay": In(10),
-                "i_load": In(config.rows),
-                "i_weights": In(data.ArrayLayout(data.ArrayLayout(signed(8), config.cols), config.rows)),
-                "o_psum": Out(data.ArrayLayout(signed(config.psum_width), config.cols)),
+                "vectors": In(ports.vectors(config)),
+                "tile": In(ports.tile_rows(config)),
+                "psum": Out(layouts.psums(config)),
             }
         )
 
@@ -61,7 +55,7 @@ class Array(wiring.Component):
         first_rows = {s * cfg.taps: s for s in range(cfg.segments)}
 
         # Row skew: row r works r cycles after row 0.
-        swap, depthwise = [self.i_swap], [self.i_depthwise]
+        swap, depthwise = [self.vectors.swap], [self.vectors.depthwise]
         for r in range(1, cfg.phys_rows):
             s, d = Signal(name=f"swap_{r}"), Signal(name=f"depthwise_{r}")
             m.d.sync += [s.eq(swap[-1]), d.eq(depthwise[-1])]
@@ -69,7 +63,7 @@ class Array(wiring.Component):
             depthwise.append(d)
 
         def skewed(lane, by):
-            value = self.i_act[lane]
+            value = self.vectors.act[lane]
             for k in range(by):
                 stage = Signal(signed(8), name=f"skew_{lane}_{k}", reset_less=True)
                 m.d.sync += stage.eq(value)
@@ -102,8 +96,8 @@ class Array(wiring.Component):
                     m.d.comb += pe.i_swap.eq(swap[r])
                     for k in range(n):
                         m.d.comb += [
-                            pe.i_load[k].eq(self.i_load[r * n + k]),
-                            pe.i_weight[k].eq(self.i_weights[r * n + k][c]),
+                            pe.i_load[k].eq(self.tile.load[r * n + k]),
+                            pe.i_weight[k].eq(self.tile.weights[r * n + k][c]),
                         ]
                     if r < cfg.taps * cfg.segments:
                         m.d.comb += pe.i_depthwise.eq(depthwise[r])
@@ -111,7 +105,7 @@ class Array(wiring.Component):
                             m.d.comb += pe.i_chain.eq(above[c].o_chain)
                 row.append(pe)
             if r == 0:
-                m.d.comb += [pe.i_chain.eq(self.i_act[c]) for c, pe in enumerate(row[: cfg.cols])]
+                m.d.comb += [pe.i_chain.eq(self.vectors.act[c]) for c, pe in enumerate(row[: cfg.cols])]
             elif r in first_rows:
                 line = self._line(m, first_rows[r], heads)
                 m.d.comb += [pe.i_chain.eq(line[8 * c : 8 * c + 8].as_signed()) for c, pe in enumerate(row[: cfg.cols])]
@@ -123,9 +117,9 @@ class Array(wiring.Component):
             for c in range(cfg.cols):
                 out = Signal(signed(cfg.psum_width), name=f"corrected_{c}", reset_less=True)
                 m.d.sync += out.eq(above[c].o_psum - above[cfg.cols].o_psum)
-                m.d.comb += self.o_psum[c].eq(out)
+                m.d.comb += self.psum[c].eq(out)
         else:
-            m.d.comb += [self.o_psum[c].eq(above[c].o_psum) for c in range(cfg.cols)]
+            m.d.comb += [self.psum[c].eq(above[c].o_psum) for c in range(cfg.cols)]
         return m
 
     def _line(self, m, segment, heads):
@@ -140,7 +134,7 @@ class Array(wiring.Component):
         at = Signal(bits, name=f"line_at_{segment}")
         out = Signal(8 * cfg.cols, name=f"line_out_{segment}", reset_less=True)
         # The address register is set 3 cycles before the segment's first row takes the value.
-        delay = Value.cast(self.i_line_delay)[:bits]
+        delay = Value.cast(self.vectors.line_delay)[:bits]
         for k in range(cfg.taps * segment - 3):
             stage = Signal(bits, name=f"line_delay_{segment}_{k}", reset_less=True)
             m.d.sync += stage.eq(delay)

@@ -5,8 +5,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl.layouts import BURST, INDEX
 from lepton.rtl.npu import Npu
-from lepton.rtl.prefetch import BURST
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
@@ -16,7 +16,7 @@ class BurstMemory(wiring.Component):
 
     Members:
         ``x_req`` Stream(BURST), length at least 1 · ``x_data`` Stream(8): the bytes of the bursts, in order
-        ``x_w_en``, ``x_w_addr`` (20), ``x_w_data`` (8): write a byte
+        ``x_w_en``, ``x_w_addr``, ``x_w_data`` (8): write a byte
 
     Throughput: a byte read a cycle without a gap between bursts, and a byte written a cycle. Latency: a burst taken in
     cycle c while none is under way has its first byte at ``x_data`` in c + ``LATENCY``. A read sees the writes of all
@@ -34,7 +34,7 @@ class BurstMemory(wiring.Component):
                 "x_req": In(stream.Signature(BURST)),
                 "x_data": Out(stream.Signature(8)),
                 "x_w_en": In(1),
-                "x_w_addr": In(20),
+                "x_w_addr": In(INDEX),
                 "x_w_data": In(8),
             }
         )

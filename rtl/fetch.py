@@ -1,34 +1,50 @@
 """Instruction fetch: program memory to the three engines' queues."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl import layouts, ports
+from lepton.rtl.layouts import PC
 from lepton.rtl.skid import SkidQueue
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.isa import LOAD, MUL, OPS, TABLE, TAIL, WORD_BITS, Op, Opcode, last_word, rules
+from lepton.rtl.spec.isa import OPS, WORD_BITS, Op, Opcode, last_word, rules
 
-__all__ = ["Fetch"]
+__all__ = ["AtHand", "Fetch", "TARGETS"]
 
-_TARGETS = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail"}
-_BITS = {"load": 128, "mul": 256, "tail": 256}
+TARGETS = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail"}
+"""The engine of each instruction."""
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """The word that is looked at, where it stands in its instruction, and what becomes of it."""
+
+    word: Value
+    index: Signal
+    opcode: Signal
+    last: Signal
+    """Of its instruction."""
+    there: Value
+    """It is at hand, and the memory's."""
+    take: Signal
 
 
 class Fetch(wiring.Component):
     """Read a program, assemble whole instructions, hand each to the queue of its engine.
 
     Members:
-        ``start`` In(1): pulse; starts (or restarts) at word ``pc`` · ``pc`` In(16)
-        ``p_en`` Out(1), ``p_addr`` Out(16): read of the program memory · ``p_data`` In(64): its word one cycle later
+        ``start`` In(1): pulse; starts (or restarts) at word ``pc`` In(16)
+        ``program`` `ports.memory_read`
         ``o_load`` Stream(128), ``o_mul`` Stream(256), ``o_tail`` Stream(256): instructions, unused high bits undefined
         ``moved`` Out(1): a word is taken · ``done_fetching`` Out(1): END was read · ``error`` Out(1): an unknown
         opcode, or the program ran off the memory · ``bad`` Out(1): an instruction breaks one of `isa.rules`. Each of
         the three stops the fetch and holds until the next ``start``. Queued instructions stay; one whose last word
         shows that it breaks a rule is queued too.
     Words are read up to ``AHEAD`` before they are taken.
-    Compact: TABLE is unknown, and rules are not checked; no queues: the outputs are Stream(64), each word of an
-    instruction is valid at its engine's output while it is at hand, with its number ``o_index`` Out(2).
     Throughput: one word a cycle. An instruction's last word waits while its queue (``DEPTH`` instructions) is full.
     Latency: with ``start`` in cycle s and no stall, word k (counted from the first) is taken in cycle
     s + `Timing.fetch` + k; the instruction of which it is the last word is valid at its output the cycle after, and
@@ -38,18 +54,19 @@ class Fetch(wiring.Component):
 
     DEPTH = timing.FETCH_QUEUE
     AHEAD = timing.FETCH_AHEAD
+    OPS = tuple(OPS.values())
+    """The instructions it knows."""
+    PAYLOADS: dict[str, object] = {"load": layouts.LOAD_BITS, "mul": layouts.MUL_BITS, "tail": layouts.TAIL_BITS}
+    """What its outputs carry."""
 
     def __init__(self, config: NpuConfig):
         self._config = config
         super().__init__(
             {
                 "start": In(1),
-                "pc": In(16),
-                "p_en": Out(1),
-                "p_addr": Out(16),
-                "p_data": In(64),
-                **{f"o_{n}": Out(stream.Signature(WORD_BITS if config.compact else b)) for n, b in _BITS.items()},
-                **({"o_index": Out(2)} if config.compact else {}),
+                "pc": In(PC),
+                "program": Out(ports.memory_read(PC, WORD_BITS)),
+                **{f"o_{name}": Out(stream.Signature(payload)) for name, payload in self.PAYLOADS.items()},
                 "done_fetching": Out(1),
                 "error": Out(1),
                 "bad": Out(1),
@@ -59,82 +76,29 @@ class Fetch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        compact = self._config.compact
-        queues = {}
-        for name, bits in _BITS.items():
-            if compact:
-                queues[name] = getattr(self, f"o_{name}")
-                continue
-            m.submodules[f"queue_{name}"] = queue = SkidQueue(bits, self.DEPTH)
-            wiring.connect(m, queue.o, wiring.flipped(getattr(self, f"o_{name}")))
-            queues[name] = queue.i
-
         running = Signal()
-        have = Signal()  # a word is at hand
-        word = self.p_data if compact else Signal(WORD_BITS)
-        bits = self._config.program_words.bit_length() if compact else 17
         take = Signal()
-        outside = Signal()
-        if compact:
-            at = Signal(bits)
-            addr = Signal(bits)
-            m.d.comb += addr.eq(at + take)
-            m.d.sync += at.eq(addr)
-            m.d.comb += [self.p_en.eq(running), self.p_addr.eq(addr)]
-            m.d.sync += have.eq(running)
-        else:
-            # A block RAM's word comes late, so it is decoded from a register, and reads do not wait for what it says.
-            # With it comes whether it lies beyond the memory.
-            m.submodules.words = words = ResetInserter(self.start)(SkidQueue(WORD_BITS + 1, self.AHEAD))
-            ahead = Signal(range(self.AHEAD + 1))  # words read and not yet taken
-            reading = Signal(bits)
-            asked = Signal()  # p_data is the word after those in the queue
-            beyond = Signal()
-            m.d.comb += [
-                self.p_en.eq(running & (ahead != self.AHEAD)),
-                self.p_addr.eq(reading),
-                words.i.valid.eq(asked),
-                words.i.payload.eq(Cat(self.p_data, beyond)),
-                words.o.ready.eq(take),
-                have.eq(words.o.valid),
-                word.eq(words.o.payload),
-                outside.eq(words.o.payload[-1]),
-            ]
-            m.d.sync += [
-                asked.eq(self.p_en),
-                beyond.eq(reading >= self._config.program_words),
-                reading.eq(reading + self.p_en),
-                ahead.eq(ahead + self.p_en - take),
-            ]
         m.d.comb += self.moved.eq(take)
-
+        have, word, outside = self._words(m, running, take)
         index = Signal(2)  # word within the instruction
-        opcode, held = Signal(4), Signal(4)
-        parts = [Signal(WORD_BITS, name=f"part{k}", reset_less=True) for k in range(3)]
+        opcode = Signal(4)
+        held = Signal(4)
         m.d.comb += opcode.eq(Mux(index == 0, word[:4], held))
-        full = {name: ~queue.ready for name, queue in queues.items()}
-        last, known, end, blocked = Signal(), Signal(), Signal(), Signal()
+        last = Signal()
+        known = Signal()
+        end = Signal()
+        blocked = Signal()
+        at_hand = AtHand(word, index, opcode, last, have & running & ~outside, take)
+        room, broken = self._hand_over(m, at_hand)
+
         with m.Switch(opcode):
-            for op in OPS.values():
+            for op in self.OPS:
                 with m.Case(op.opcode):
-                    m.d.comb += [known.eq(not (compact and op is TABLE)), last.eq(index == op.words - 1)]
+                    m.d.comb += [known.eq(1), last.eq(index == op.words - 1)]
                     if op.opcode == Opcode.END:
                         m.d.comb += end.eq(1)
                     else:
-                        m.d.comb += blocked.eq((1 if compact else last) & full[_TARGETS[op.opcode]])
-        if compact:
-            m.d.comb += outside.eq(at >= self._config.program_words)
-
-        # A rule is looked at with the last word it needs; `parts` and the word at hand are the instruction so far.
-        broken = Signal()
-        for op in () if compact else OPS.values():
-            for k in range(op.words):
-                so_far = Cat(*parts[:k], word)
-                found = [self._broken(op, rule, so_far) for rule in rules(op, self._config) if last_word(op, rule) == k]
-                if found:
-                    with m.If((opcode == op.opcode) & (index == k)):
-                        m.d.comb += broken.eq(Cat(found).any())
-
+                        m.d.comb += blocked.eq(~room[TARGETS[op.opcode]])
         with m.If(have & running):
             with m.If(outside | ~known):
                 m.d.sync += [self.error.eq(1), running.eq(0)]
@@ -145,38 +109,84 @@ class Fetch(wiring.Component):
                 with m.If(broken):
                     m.d.sync += [self.bad.eq(1), running.eq(0)]
                 m.d.sync += [held.eq(opcode), index.eq(Mux(last, 0, index + 1))]
+        with m.If(self.start):
+            m.d.sync += [running.eq(1), index.eq(0)]
+            m.d.sync += [self.done_fetching.eq(0), self.error.eq(0), self.bad.eq(0)]
+        return m
 
+    def _words(self, m, running, take):
+        """Words of the program: (one is at hand, it, it lies beyond the memory).
+
+        A block RAM's word comes late, so it is decoded from a register, and reads do not wait for what it says. With it
+        comes whether it lies beyond the memory.
+        """
+        m.submodules.words = words = ResetInserter(self.start)(SkidQueue(WORD_BITS + 1, self.AHEAD))
+        ahead = Signal(range(self.AHEAD + 1))  # words read and not yet taken
+        reading = Signal(PC + 1)
+        asked = Signal()  # the memory's word is the one after those in the queue
+        beyond = Signal()
+        have = Signal()
+        word = Signal(WORD_BITS)
+        outside = Signal()
+        m.d.comb += [
+            self.program.en.eq(running & (ahead != self.AHEAD)),
+            self.program.addr.eq(reading),
+            words.i.valid.eq(asked),
+            words.i.payload.eq(Cat(self.program.data, beyond)),
+            words.o.ready.eq(take),
+            have.eq(words.o.valid),
+            word.eq(words.o.payload),
+            outside.eq(words.o.payload[-1]),
+        ]
+        m.d.sync += [
+            asked.eq(self.program.en),
+            beyond.eq(reading >= self._config.program_words),
+            reading.eq(reading + self.program.en),
+            ahead.eq(ahead + self.program.en - take),
+        ]
+        with m.If(self.start):
+            m.d.sync += [reading.eq(self.pc), ahead.eq(0), asked.eq(0)]
+        return have, word, outside
+
+    def _hand_over(self, m, at_hand: "AtHand"):
+        """Whole instructions to their queues: (for each engine, whether the word may be taken; a rule is broken)."""
+        word, index = at_hand.word, at_hand.index
+        queues = {}
+        for name, bits in self.PAYLOADS.items():
+            m.submodules[f"queue_{name}"] = queue = SkidQueue(bits, self.DEPTH)
+            wiring.connect(m, queue.o, wiring.flipped(getattr(self, f"o_{name}")))
+            queues[name] = queue.i
+        parts = [Signal(WORD_BITS, name=f"part{k}", reset_less=True) for k in range(3)]
         with m.Switch(index):  # till the word is taken, what is in its part does not matter
-            for k, part in () if compact else enumerate(parts):
+            for k, part in enumerate(parts):
                 with m.Case(k):
                     m.d.sync += part.eq(word)
 
         # The word at hand is the instruction's last: it goes to the queue directly, the ones before from `parts`.
-        whole = {op.words: Cat(*parts[: op.words - 1], word) for op in OPS.values()}
-        for op in (LOAD, MUL, TAIL) if compact else ():  # each the only one of its engine
-            queue = queues[_TARGETS[op.opcode]]
-            at_hand = have & running & ~outside & (opcode == op.opcode)
-            m.d.comb += [queue.valid.eq(at_hand), queue.payload.eq(word), self.o_index.eq(index)]
-        for name, queue in () if compact else queues.items():
-            ops = [OPS[code] for code, target in _TARGETS.items() if target == name]
-            with m.Switch(opcode):
+        whole = {op.words: Cat(*parts[: op.words - 1], word) for op in self.OPS}
+        for name, queue in queues.items():
+            ops = [OPS[code] for code, target in TARGETS.items() if target == name]
+            with m.Switch(at_hand.opcode):
                 with m.Case(*(op.opcode for op in ops)):
-                    m.d.comb += queue.valid.eq(take & last)
+                    m.d.comb += queue.valid.eq(at_hand.take & at_hand.last)
             with m.Switch(index):  # known earlier than the opcode
                 for words in sorted({op.words for op in ops}):
                     with m.Case(words - 1):
                         m.d.comb += queue.payload.eq(whole[words])
+        room = {name: ~at_hand.last | queue.ready for name, queue in queues.items()}
+        return room, self._rules(m, at_hand, parts)
 
-        with m.If(self.start):
-            m.d.sync += [
-                running.eq(1),
-                *([have.eq(0), at.eq(self.pc)] if compact else [reading.eq(self.pc), ahead.eq(0), asked.eq(0)]),
-                index.eq(0),
-                self.done_fetching.eq(0),
-                self.error.eq(0),
-                self.bad.eq(0),
-            ]
-        return m
+    def _rules(self, m, at_hand: "AtHand", parts):
+        """Whether the instruction breaks a rule that is looked at with this word, the last one it needs."""
+        broken = Signal()
+        for op in self.OPS:
+            for k in range(op.words):
+                so_far = Cat(*parts[:k], at_hand.word)
+                found = [self._broken(op, rule, so_far) for rule in rules(op, self._config) if last_word(op, rule) == k]
+                if found:
+                    with m.If((at_hand.opcode == op.opcode) & (at_hand.index == k)):
+                        m.d.comb += broken.eq(Cat(found).any())
+        return broken
 
     @staticmethod
     def _broken(op: Op, rule, so_far):

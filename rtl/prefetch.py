@@ -4,17 +4,12 @@ from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lepton.rtl.loader import layout_of
+from lepton.rtl import layouts, ports
+from lepton.rtl.layouts import BURST, LOAD_LAYOUT, RUN, TILE
 from lepton.rtl.skid import SkidQueue
 from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Region
-
-BURST = data.StructLayout({"address": 32, "length": 16})
-"""A burst read: `length` bytes from byte `address` on."""
-
-RUN = data.StructLayout({"address": 32, "count": 20})
-"""A run of tiles in external memory."""
 
 
 class Prefetch(wiring.Component):
@@ -24,12 +19,11 @@ class Prefetch(wiring.Component):
         ``i`` Stream(128), ``o`` Stream(128): LOAD instructions, passed on in the same cycle; an external one is noted
         as soon as it is at ``i``, before it is taken at ``o`` · ``clear`` In(1): forget runs and ring
         ``x_req`` Stream(BURST) · ``x_data`` Stream(8), always taken: the bytes of the bursts, in order
-        ``w_en``, ``w_tile`` (20), ``w_byte`` (11), ``w_data`` (8): weight store writes
-        ``ring_free`` In(1): a tile was handed to the array · ``ring_count`` Out(20): tiles complete and not freed
+        ``write`` `ports.tile_write` · ``ring`` `ports.ring`
         ``idle`` Out(1): no run is held, no burst is on its way
 
     Several bursts may be requested ahead. After ``clear`` the bytes of bursts already requested are discarded.
-    Throughput: one byte a cycle. Latency: ``ring_count`` covers a tile 2 cycles after its last byte.
+    Throughput: one byte a cycle. Latency: ``ring.count`` covers a tile 2 cycles after its last byte.
     """
 
     DEPTH = timing.RUN_QUEUE
@@ -38,17 +32,13 @@ class Prefetch(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "i": In(stream.Signature(128)),
-                "o": Out(stream.Signature(128)),
+                "i": In(stream.Signature(layouts.LOAD_BITS)),
+                "o": Out(stream.Signature(layouts.LOAD_BITS)),
                 "clear": In(1),
                 "x_req": Out(stream.Signature(BURST)),
                 "x_data": In(stream.Signature(8)),
-                "w_en": Out(1),
-                "w_tile": Out(20),
-                "w_byte": Out(11),
-                "w_data": Out(8),
-                "ring_free": In(1),
-                "ring_count": Out(20),
+                "write": Out(ports.tile_write()),
+                "ring": In(ports.ring()),
                 "idle": Out(1),
             }
         )
@@ -59,8 +49,7 @@ class Prefetch(wiring.Component):
         size = isa.word_bytes(Region.WEIGHT, config)
         tiles = range(config.ring_tiles + 1)
 
-        layout = layout_of(isa.LOAD.fields)
-        load = data.View(layout, self.i.payload[: layout.size])
+        load = data.View(LOAD_LAYOUT, self.i.payload[: LOAD_LAYOUT.size])
         queue = SkidQueue(RUN, self.DEPTH)
         m.submodules.queue = ResetInserter(self.clear)(queue)
         runs = queue.o
@@ -80,7 +69,7 @@ class Prefetch(wiring.Component):
             m.d.sync += noted.eq(1)
 
         # Runs to requests, one a tile; `used` tiles of the ring are requested or filled.
-        address, left = Signal(32, reset_less=True), Signal(20)
+        address, left = Signal(RUN["address"].shape, reset_less=True), Signal(RUN["count"].shape)
         used, pending = (Signal(tiles, name=n) for n in ("used", "pending"))
         request, done = Signal(), Signal()
         m.d.comb += [
@@ -107,23 +96,23 @@ class Prefetch(wiring.Component):
         # Bytes to the store. `stale` bursts were requested before a clear.
         stale = Signal(tiles)
         byte = Signal(range(size))
-        slot = Signal(20, init=config.resident_tiles)
+        slot = Signal(TILE, init=config.resident_tiles)
         complete = Signal()
         m.d.comb += [
             self.x_data.ready.eq(1),
             done.eq(self.x_data.valid & (byte == size - 1)),
-            self.w_en.eq(self.x_data.valid & (stale == 0)),
-            self.w_tile.eq(slot),
-            self.w_byte.eq(byte),
-            self.w_data.eq(self.x_data.payload),
+            self.write.en.eq(self.x_data.valid & (stale == 0)),
+            self.write.tile.eq(slot),
+            self.write.byte.eq(byte),
+            self.write.data.eq(self.x_data.payload),
         ]
         with m.If(self.x_data.valid):
             m.d.sync += byte.eq(Mux(done, 0, byte + 1))
         m.d.sync += [
             pending.eq(pending + issue - done),
-            used.eq(used + issue - self.ring_free),
+            used.eq(used + issue - self.ring.free),
             complete.eq(done & (stale == 0)),
-            self.ring_count.eq(self.ring_count + complete - self.ring_free),
+            self.ring.count.eq(self.ring.count + complete - self.ring.free),
         ]
         with m.If(done):
             with m.If(stale != 0):
@@ -138,7 +127,7 @@ class Prefetch(wiring.Component):
                 used.eq(0),
                 stale.eq(pending - done),
                 complete.eq(0),
-                self.ring_count.eq(0),
+                self.ring.count.eq(0),
                 slot.eq(config.resident_tiles),
             ]
         return m

@@ -1,28 +1,26 @@
 """Weight store: tiles and their descriptors; a tile leaves a cycle, skewed like the array."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl import ports
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
-from lepton.rtl.spec.isa import DESCRIPTOR, DESCRIPTOR_BYTES
+from lepton.rtl.spec.isa import DESCRIPTOR_BYTES
 
 
 class WeightStore(wiring.Component):
     """`weight_tiles` tiles of rows x cols bytes, one memory a row, and a descriptor each.
 
     Members:
-    ``load``, ``tile`` unsigned(20): hand tile to the array · ``o_load`` rows bits, ``o_weights``
-    ArrayLayout(ArrayLayout(signed(8), cols), rows): row r with o_load[r] = 1 in cycle ``LATENCY`` + skew(r) after
-    ``load``; skew(r) = r, paired: r // 2 · ``d_en``, ``d_tile`` unsigned(20) · ``descriptor`` unsigned(48), packed
-    as isa.DESCRIPTOR, ``D_LATENCY`` cycles after ``d_en`` and held until the next · ``w_en``, ``w_tile``
-    unsigned(20), ``w_byte`` unsigned(11), ``w_data`` unsigned(8): write one byte of a word: 6 bytes of descriptor,
-    then row 0's cols bytes, row 1's, ...
+    ``load`` `ports.tile_load` · ``o`` `ports.tile_rows`: row r with load[r] in cycle ``LATENCY`` + skew(r) after
+    ``load``; skew(r) = r, paired: r // 2 · ``descriptor`` `ports.descriptor_read`, packed as isa.DESCRIPTOR,
+    ``D_LATENCY`` cycles after ``en`` and held until the next · ``write`` `ports.tile_write`
 
-    Throughput: a tile, a descriptor and a byte written a cycle. A written byte is visible to ``load`` or ``d_en``
-    from ``W_LATENCY`` cycles later. ``w_byte`` beyond the word writes nothing. Reset: memories stay, loads under
+    Throughput: a tile, a descriptor and a byte written a cycle. A written byte is visible to ``load`` or ``descriptor``
+    from ``W_LATENCY`` cycles later. A byte beyond the word writes nothing. Reset: memories stay, loads under
     way are dropped.
     """
 
@@ -34,17 +32,10 @@ class WeightStore(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "load": In(1),
-                "tile": In(20),
-                "o_load": Out(config.rows),
-                "o_weights": Out(data.ArrayLayout(data.ArrayLayout(signed(8), config.cols), config.rows)),
-                "d_en": In(1),
-                "d_tile": In(20),
-                "descriptor": Out(sum(f.bits for f in DESCRIPTOR)),
-                "w_en": In(1),
-                "w_tile": In(20),
-                "w_byte": In(11),
-                "w_data": In(8),
+                "load": In(ports.tile_load()),
+                "o": Out(ports.tile_rows(config)),
+                "descriptor": In(ports.descriptor_read()),
+                "write": In(ports.tile_write()),
             }
         )
 
@@ -81,16 +72,16 @@ class WeightStore(wiring.Component):
             return unit.read_port()
 
         # Writes go down the array as loads do, so no wire crosses the chip in one cycle.
-        before = [self.w_en, self.w_tile[:bits], self.w_byte, self.w_data]
+        before = [self.write.en, self.write.tile[:bits], self.write.byte, self.write.data]
         now = stage(before, "w_0")
         read = memory("descriptors", 0, DESCRIPTOR_BYTES, before, now)
         m.d.comb += [
-            read.en.eq(self.d_en),
-            read.addr.eq(self.d_tile),
-            self.descriptor.eq(read.data),
+            read.en.eq(self.descriptor.en),
+            read.addr.eq(self.descriptor.addr),
+            self.descriptor.data.eq(read.data),
         ]
 
-        load, tile = self.load, self.tile
+        load, tile = self.load.en, self.load.tile
         for r in range(cfg.rows):
             if r % n == 0:
                 if r:
@@ -105,7 +96,7 @@ class WeightStore(wiring.Component):
             m.d.comb += [
                 read.en.eq(load),
                 read.addr.eq(tile),
-                self.o_load[r].eq(present),
-                self.o_weights[r].as_value().eq(read.data),
+                self.o.load[r].eq(present),
+                self.o.weights[r].as_value().eq(read.data),
             ]
         return m

@@ -34,7 +34,7 @@ def test_both_sides(cols, lanes, depth, lutram):
             busy = int(rng.integers(20, 60))
             for k in range(busy + quiet - 1):
                 if t in expected:
-                    assert list(ctx.get(dut.t_r_data)) == expected.pop(t)
+                    assert list(ctx.get(dut.tail.r_data)) == expected.pop(t)
                     checked.append(t)
                 entry = int(rng.integers(0, 3) + (depth - 3) * (phase % 3 == 2))
                 a_en = int(k < busy and rng.integers(8) > 0)
@@ -42,11 +42,11 @@ def test_both_sides(cols, lanes, depth, lutram):
                 psum = rng.integers(-limit, limit, cols)
                 if rng.integers(4) == 0:
                     psum[:] = rng.choice([-limit, limit - 1])
-                ctx.set(dut.a_en, a_en)
-                ctx.set(dut.a_bank, bank)
-                ctx.set(dut.a_entry, entry)
-                ctx.set(dut.a_init, init)
-                ctx.set(dut.a_psum, psum.tolist())
+                ctx.set(dut.sums.en, a_en)
+                ctx.set(dut.sums.bank, bank)
+                ctx.set(dut.sums.entry, entry)
+                ctx.set(dut.sums.init, init)
+                ctx.set(dut.psum, psum.tolist())
                 if a_en:
                     acc[bank, entry] = wrap((0 if init else acc[bank, entry]) + psum)
                     known[bank, entry] = True
@@ -59,13 +59,13 @@ def test_both_sides(cols, lanes, depth, lutram):
                 t_w = int(known[other, w_entry] and rng.integers(3) == 0 and k < late)
                 t_r = int(r_entry not in (written, w_entry if t_w else None) and rng.integers(4) > 0)
                 written = w_entry if t_w else None
-                ctx.set(dut.t_bank, other if t_r or t_w else int(rng.integers(2)))
-                ctx.set(dut.t_r_en, t_r)
-                ctx.set(dut.t_r_entry, r_entry)
-                ctx.set(dut.t_w_en, t_w)
-                ctx.set(dut.t_w_entry, w_entry)
-                ctx.set(dut.t_w_sub, sub)
-                ctx.set(dut.t_w_data, values.tolist())
+                ctx.set(dut.tail.bank, other if t_r or t_w else int(rng.integers(2)))
+                ctx.set(dut.tail.r_en, t_r)
+                ctx.set(dut.tail.r_entry, r_entry)
+                ctx.set(dut.tail.w_en, t_w)
+                ctx.set(dut.tail.w_entry, w_entry)
+                ctx.set(dut.tail.w_sub, sub)
+                ctx.set(dut.tail.w_data, values.tolist())
                 if t_r:
                     expected[t + dut.T_LATENCY] = acc[other, r_entry].tolist()
                 if t_w:
@@ -91,25 +91,25 @@ def test_array_changes_bank_without_a_gap(lutram):
     seen = []
 
     async def bench(ctx):
-        ctx.set(dut.a_en, 1)
+        ctx.set(dut.sums.en, 1)
         for t in range(300):
             bank, entry = places[t] if t < 4 else places[int(rng.integers(4))]
             psum = rng.integers(-1000, 1000, 4)
             init = int(t < 4 or t in (60, 61, 63, 66))  # few: one hides all that went wrong before
-            ctx.set(dut.a_bank, bank)
-            ctx.set(dut.a_entry, entry)
-            ctx.set(dut.a_init, init)
-            ctx.set(dut.a_psum, psum.tolist())
+            ctx.set(dut.sums.bank, bank)
+            ctx.set(dut.sums.entry, entry)
+            ctx.set(dut.sums.init, init)
+            ctx.set(dut.psum, psum.tolist())
             acc[bank, entry] = (0 if init else acc[bank, entry]) + psum
             await ctx.tick()
-        ctx.set(dut.a_en, 0)
+        ctx.set(dut.sums.en, 0)
         await ctx.tick().repeat(dut.A_LATENCY - 1)
-        ctx.set(dut.t_r_en, 1)
+        ctx.set(dut.tail.r_en, 1)
         for bank, entry in places:
-            ctx.set(dut.t_bank, bank)
-            ctx.set(dut.t_r_entry, entry)
+            ctx.set(dut.tail.bank, bank)
+            ctx.set(dut.tail.r_entry, entry)
             await ctx.tick().repeat(dut.T_LATENCY)
-            seen.append(list(ctx.get(dut.t_r_data)))
+            seen.append(list(ctx.get(dut.tail.r_data)))
 
     sim.add_testbench(bench)
     sim.run_until(1e-5)
@@ -125,25 +125,25 @@ def test_sums_wrap():
     seen = []
 
     async def bench(ctx):
-        ctx.set(dut.t_w_en, 1)
-        ctx.set(dut.t_w_entry, 7)
-        ctx.set(dut.t_w_data, [2**31 - 1, -(2**31)])
+        ctx.set(dut.tail.w_en, 1)
+        ctx.set(dut.tail.w_entry, 7)
+        ctx.set(dut.tail.w_data, [2**31 - 1, -(2**31)])
         await ctx.tick()
-        ctx.set(dut.t_w_en, 0)
+        ctx.set(dut.tail.w_en, 0)
         await ctx.tick().repeat(dut.W_LATENCY - 1)
-        ctx.set(dut.a_en, 1)
-        ctx.set(dut.a_entry, 7)
+        ctx.set(dut.sums.en, 1)
+        ctx.set(dut.sums.entry, 7)
         for psum in ([1, -1], [5, 7]):
-            ctx.set(dut.a_psum, psum)
+            ctx.set(dut.psum, psum)
             await ctx.tick()
-        ctx.set(dut.a_en, 0)
+        ctx.set(dut.sums.en, 0)
         await ctx.tick().repeat(dut.A_LATENCY - 1)
-        ctx.set(dut.t_r_en, 1)
-        ctx.set(dut.t_r_entry, 7)
+        ctx.set(dut.tail.r_en, 1)
+        ctx.set(dut.tail.r_entry, 7)
         await ctx.tick()
-        ctx.set(dut.t_r_en, 0)
+        ctx.set(dut.tail.r_en, 0)
         await ctx.tick().repeat(dut.T_LATENCY - 1)
-        seen.append(list(ctx.get(dut.t_r_data)))
+        seen.append(list(ctx.get(dut.tail.r_data)))
 
     sim.add_testbench(bench)
     sim.run_until(1e-6)

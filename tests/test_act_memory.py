@@ -27,9 +27,9 @@ def test_reads_and_writes_any_address(rows, cols, lanes):
     async def bench(ctx):
         nonlocal written
         for t in range(cycles):
-            ctx.set(dut.r_en, 0)
+            ctx.set(dut.read.en, 0)
             if t in expected:
-                assert list(ctx.get(dut.r_data)) == expected.pop(t)
+                assert list(ctx.get(dut.read.data)) == expected.pop(t)
             near = int(rng.integers(0, 40)) - 20 + (t // 50) * 64
             address = near % 2**20
             index = (address + np.arange(width)) % cfg.act_bytes
@@ -40,13 +40,13 @@ def test_reads_and_writes_any_address(rows, cols, lanes):
             w_index = (w_address + np.arange(count)) % cfg.act_bytes
             writing = set(w_index.tolist()) if write else set()
             if not set(index.tolist()) & (writing | written):
-                ctx.set(dut.r_en, 1)
-                ctx.set(dut.r_addr, address)
+                ctx.set(dut.read.en, 1)
+                ctx.set(dut.read.addr, address)
                 expected[t + dut.LATENCY] = memory[index].tolist()
-            ctx.set(dut.w_en, write)
-            ctx.set(dut.w_addr, w_address)
-            ctx.set(dut.w_count, count)
-            ctx.set(dut.w_data, values.tolist())
+            ctx.set(dut.write.en, write)
+            ctx.set(dut.write.addr, w_address)
+            ctx.set(dut.write.count, count)
+            ctx.set(dut.write.data, values.tolist())
             written = writing
             if write:
                 memory[w_index] = values[:count]

@@ -82,23 +82,23 @@ def run(cfg, passes, rng, late, latency=None):
             n = t - start
             if 0 <= n < len(vectors):
                 v = vectors[n]
-                ctx.set(dut.i_act, [int(x) for x in v["act"]])
-                ctx.set(dut.i_depthwise, v["depthwise"])
-                ctx.set(dut.i_line_delay, v["line_delay"])
+                ctx.set(dut.vectors.act, [int(x) for x in v["act"]])
+                ctx.set(dut.vectors.depthwise, v["depthwise"])
+                ctx.set(dut.vectors.line_delay, v["line_delay"])
             else:
-                ctx.set(dut.i_act, [int(x) for x in rng.integers(-128, 128, max(cfg.rows, cfg.cols))])
-            ctx.set(dut.i_swap, int(t in swaps))
+                ctx.set(dut.vectors.act, [int(x) for x in rng.integers(-128, 128, max(cfg.rows, cfg.cols))])
+            ctx.set(dut.vectors.swap, int(t in swaps))
             load = 0
             for r in range(cfg.rows):
                 if (weights := loads.get(t - skew[r])) is not None:
                     load |= 1 << r
-                    ctx.set(dut.i_weights[r], [int(x) for x in weights[r]])
+                    ctx.set(dut.tile.weights[r], [int(x) for x in weights[r]])
                 else:
-                    ctx.set(dut.i_weights[r], [int(x) for x in rng.integers(-128, 128, cfg.cols)])
-            ctx.set(dut.i_load, load)
+                    ctx.set(dut.tile.weights[r], [int(x) for x in rng.integers(-128, 128, cfg.cols)])
+            ctx.set(dut.tile.load, load)
             n = t - start - dut.LATENCY
             if n >= 0 and expected[n] is not None:
-                assert list(ctx.get(dut.o_psum)) == expected[n].tolist(), f"vector {n}"
+                assert list(ctx.get(dut.psum)) == expected[n].tolist(), f"vector {n}"
                 checked.append(n)
             await ctx.tick()
 

@@ -40,7 +40,7 @@ def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1, config=CONFIG, starts=
             ctx.set(dut.start, cycle in starts)
             ctx.set(dut.pc, pc if cycle in starts else 0x5A5A)
             # A word is there for one cycle only after its read.
-            ctx.set(dut.p_data, rng.getrandbits(64) if read is None else words[read] if read < len(words) else 0)
+            ctx.set(dut.program.data, rng.getrandbits(64) if read is None else words[read] if read < len(words) else 0)
             for name in got:
                 ctx.set(getattr(dut, f"o_{name}").ready, rng.random() >= stall)
             for name, seen in got.items():
@@ -50,7 +50,7 @@ def run_fetch(words, pc=0, cycles=200, stall=0.0, seed=1, config=CONFIG, starts=
             end = ctx.get(dut.done_fetching), ctx.get(dut.error), ctx.get(dut.bad)
             if cycle and any(end) and not ended:
                 ended.append((cycle, *end))
-            read = ctx.get(dut.p_addr) if ctx.get(dut.p_en) else None
+            read = ctx.get(dut.program.addr) if ctx.get(dut.program.en) else None
             await ctx.tick()
 
     simulate(dut, (bench, False))
@@ -170,7 +170,7 @@ def test_ports():
     text = rtlil.convert(Fetch(CONFIG), name="fetch").split("module \\fetch\n")[1].split("\nmodule ")[0]
     names = set(re.findall(r"wire width \d+ (?:signed )?(?:input|output) \d+ +(?:signed )?\\(\w+)", text))
     streams = {f"o_{n}__{p}" for n in ("load", "mul", "tail") for p in ("valid", "ready", "payload")}
-    own = {"start", "pc", "p_en", "p_addr", "p_data", "done_fetching", "error", "bad", "moved"}
+    own = {"start", "pc", "program__en", "program__addr", "program__data", "done_fetching", "error", "bad", "moved"}
     assert names == {"clk", "rst"} | own | streams
 
 

@@ -1,13 +1,14 @@
 """The proofs: quick ones are run, and each must find the bug planted for it. All of them: `make formal`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from amaranth.hdl import Signal
 
 from lepton.rtl.skid import SkidQueue
 from lepton.verif.formal import core
-from lepton.verif.formal.__main__ import checks, main
+from lepton.verif.formal.__main__ import checks, main, run
 
 ALL = {check.name: check for check in checks()}
 QUICK = [name for name, check in ALL.items() if check.quick]
@@ -75,3 +76,27 @@ def test_a_failing_proof_names_its_trace_and_exits_1(tmp_path, monkeypatch, caps
         assert main(["skid.load", "--no-bugs"]) == 1
     out = capsys.readouterr().out
     assert "FAILED" in out and "trace: build/formal/skid.load/run/engine_0/trace" in out
+
+
+def test_a_broken_design_is_told_and_nothing_crashes(tmp_path, monkeypatch, capsys):
+    """Not what is wrong with the tools: a proof that fails, a bug whose text is gone, a bench that finds no signal."""
+    monkeypatch.chdir(tmp_path)
+    check = ALL["skid.load"]
+    gone = replace(check, bug=core.Bug(SkidQueue, "no such text", ""))
+    lost = replace(check, name="lost", build=lambda: {}["no such signal"])
+    with core.planted(check.bug):
+        failed, no_bench = run([gone, lost], bugs=True)
+    out = capsys.readouterr().out
+    assert "[1/2] skid.load (prove 2) ... FAILED, planted bug NOT PLANTED" in out
+    assert "fails; trace: " in out and "'no such text' occurs 0 times, expected once" in out
+    assert "[2/2] lost (prove 2) ... NO ANSWER" in out and "KeyError: 'no such signal'" in out
+    assert not failed.passed and failed.bug_found is False and failed.failed
+    assert not no_bench.passed and no_bench.bug_found is None
+
+
+def test_a_bug_whose_text_is_gone_is_no_success(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    check = replace(ALL["skid.load"], bug=core.Bug(SkidQueue, "no such text", ""))
+    monkeypatch.setattr("lepton.verif.formal.__main__.checks", lambda: [check])
+    assert main(["skid.load"]) == 1
+    assert "proven, planted bug NOT PLANTED" in capsys.readouterr().out

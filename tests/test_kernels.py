@@ -652,6 +652,35 @@ def test_resizes(op, dtype):
             move(op, (1, h, w, 3), (1, oh, ow, 3), (ints([oh, ow]),), options, kind, dtype)
 
 
+@pytest.mark.parametrize("op", ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"])
+def test_float_sums(op):
+    """To the last bit: float32 additions in the same order."""
+    rng = rng_of("float", op)
+    for _ in range(6):
+        h, w, c, n = (int(v) for v in rng.integers(2, 7, 4))
+        kh, kw = (int(v) for v in rng.integers(1, 4, 2))
+        stride = int(rng.integers(1, 3))
+        activation = int(rng.choice([0, 1, 3]))
+        options = dict(FusedActivationFunction=activation)
+        kind = {"FULLY_CONNECTED": "FullyConnectedOptions", "CONV_2D": "Conv2DOptions"}.get(op, "TransposeConvOptions")
+        if op == "FULLY_CONNECTED":
+            x, weights, y = (h, c), (n, c), (h, n)
+        else:
+            options |= dict(Padding=0, StrideH=stride, StrideW=stride)
+            x, y = (1, h, w, c), (1, -(-h // stride), -(-w // stride), n)
+            weights = (n, kh, kw, c)
+        if op == "DEPTHWISE_CONV_2D":
+            kind, weights, y = "DepthwiseConv2DOptions", (1, kh, kw, 2 * c), (*y[:3], 2 * c)
+            options["DepthMultiplier"] = 2
+        if op == "TRANSPOSE_CONV":
+            y = (1, h * stride, w * stride, n)
+        data, bias = (random_values(rng, s, "float32") for s in (weights, y[-1:]))
+        tensors = [tensor(rng, x, "float32"), (weights, None, 0, data, 0), (y[-1:], None, 0, bias, 0)]
+        tensors += [tensor(rng, y, "float32"), ints(y)]
+        ins = [4, 1, 0, 2] if op == "TRANSPOSE_CONV" else [0, 1, 2]
+        agree(one_operator(op, tensors, ins, [3], options, kind), [random_values(rng, x, "float32")])
+
+
 # Operators that TFLM has no kernel for: their definition
 
 

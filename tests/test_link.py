@@ -80,7 +80,7 @@ class Bench:
                 ctx.set(dut.i.valid, 1)
                 ctx.set(dut.i.payload, self.to_device.popleft())
             ctx.set(dut.o.ready, not (self.stalls and rng.random() < 0.3))
-            ctx.set(dut.busy, self.busy)
+            ctx.set(dut.run.busy, self.busy)
             if self.registers != shown:
                 shown = dict(self.registers)
                 for reg, value in shown.items():
@@ -105,14 +105,14 @@ class Bench:
                 dut.o.valid,
                 dut.o.ready,
                 dut.o.payload,
-                dut.w_en,
-                dut.w_region | dut.w_byte << 3 | dut.w_index << 14 | dut.w_data << 34,
-                dut.r_en,
-                dut.r_addr,
-                dut.start,
-                dut.start_pc,
-                dut.run_id,
-                dut.reset_run,
+                dut.write.en,
+                dut.write.region | dut.write.byte << 3 | dut.write.index << 14 | dut.write.data << 34,
+                dut.read.en,
+                dut.read.addr,
+                dut.run.start,
+                dut.run.pc,
+                dut.run.id,
+                dut.run.reset,
             )
             self.cycle += 1
             if i_taken:
@@ -133,7 +133,7 @@ class Bench:
                     self.act[index] = value
             pipe.append(r_addr if r_en else None)
             address = pipe.popleft()
-            ctx.set(dut.r_data, rng.randrange(256) if address is None else self.act[address])
+            ctx.set(dut.read.data, rng.randrange(256) if address is None else self.act[address])
             if start:
                 self.started.append((run_id, pc))
                 self.registers[Reg.RUN_ID] = run_id

@@ -133,28 +133,28 @@ class Bench:
         shadow = active = None
         for cycle in range(self.cycles):
             for name, queue in self.queues.items():
-                port = getattr(dut, name)
+                port = dut.i if name == "i_mul" else dut.tiles.i
                 ctx.set(port.valid, bool(queue))
                 ctx.set(port.payload, queue[0] if queue else 0)
             token, free = self.give(cycle, self)
-            ctx.set(dut.token_in, token)
-            ctx.set(dut.bank_free, free)
-            ctx.set(dut.descriptor, descriptor)
-            ctx.set(dut.ring_count, self.arrived - self.freed)
+            ctx.set(dut.banks.token, token)
+            ctx.set(dut.banks.free, free)
+            ctx.set(dut.tiles.descriptor.data, descriptor)
+            ctx.set(dut.tiles.ring.count, self.arrived - self.freed)
             lanes = reads.pop(cycle, [85] * width)
             for j in range(width):
-                ctx.set(dut.i_data[j], lanes[j])
+                ctx.set(dut.read.data[j], lanes[j])
 
-            if ctx.get(dut.r_en):
-                a = ctx.get(dut.r_addr)
+            if ctx.get(dut.read.en):
+                a = ctx.get(dut.read.addr)
                 reads[cycle + act_l] = [int(self.act[(a + j) % len(self.act)]) for j in range(width)]
                 self.issued.append(cycle - dut.timing.first_read + 1)
                 vector_of[cycle - dut.timing.first_read + 1 + dut.timing.operands] = len(self.issued) - 1
-            if ctx.get(dut.load):
-                loads[cycle + weight_l] = ctx.get(dut.tile)
-                self.freed += ctx.get(dut.ring_free)
+            if ctx.get(dut.tiles.load.en):
+                loads[cycle + weight_l] = ctx.get(dut.tiles.load.tile)
+                self.freed += ctx.get(dut.tiles.ring.free)
             # Row 0: a swap takes the shadow as it was, a load in the same cycle then replaces it.
-            if ctx.get(dut.o_swap):
+            if ctx.get(dut.vectors.swap):
                 assert cycle in vector_of
                 assert shadow is not None, "swapped in nothing"
                 active, shadow = shadow, None
@@ -162,13 +162,13 @@ class Bench:
                 assert shadow is None, "a shadow was overwritten"
                 shadow = loads[cycle]
             if cycle in vector_of:
-                act = [ctx.get(dut.o_act[j]) for j in range(width)]
-                self.vectors.append((active, act, ctx.get(dut.o_swap), ctx.get(dut.o_depthwise)))
-                self.line_delay = ctx.get(dut.o_line_delay)
-            if ctx.get(dut.a_en):
+                act = [ctx.get(dut.vectors.act[j]) for j in range(width)]
+                self.vectors.append((active, act, ctx.get(dut.vectors.swap), ctx.get(dut.vectors.depthwise)))
+                self.line_delay = ctx.get(dut.vectors.line_delay)
+            if ctx.get(dut.sums.en):
                 vector = vector_of[cycle - array_l]
-                self.sums.append((vector, ctx.get(dut.a_bank), ctx.get(dut.a_entry), ctx.get(dut.a_init)))
-            if ctx.get(dut.bank_ready):
+                self.sums.append((vector, ctx.get(dut.sums.bank), ctx.get(dut.sums.entry), ctx.get(dut.sums.init)))
+            if ctx.get(dut.banks.ready):
                 self.ready.append(vector_of[cycle - array_l - acc_l])
             if ctx.get(dut.bad_address):
                 self.bad.append(cycle)
@@ -183,12 +183,12 @@ class Bench:
                 self.bad_addresses.append(cycle)
             if ctx.get(dut.bad_outputs):
                 self.bad_outputs.append(cycle)
-            if ctx.get(dut.d_en):
-                if ctx.get(dut.d_tile) >= self.config.weight_tiles:
+            if ctx.get(dut.tiles.descriptor.en):
+                if ctx.get(dut.tiles.descriptor.addr) >= self.config.weight_tiles:
                     self.bad_tiles.append(cycle + 1)
-                descriptor = pack(self.store[ctx.get(dut.d_tile)])
+                descriptor = pack(self.store[ctx.get(dut.tiles.descriptor.addr)])
             for name, queue in self.queues.items():
-                if queue and ctx.get(getattr(dut, name).ready):
+                if queue and ctx.get((dut.i if name == "i_mul" else dut.tiles.i).ready):
                     queue.pop(0)
             if self.ring_at is not None and cycle in self.ring_at:
                 self.arrived += 1
@@ -450,27 +450,13 @@ class Path(wiring.Component):
         m = Module()
         e, act, store, array, acc = self.engine, self.act, self.store, self.array, self.acc
         m.submodules += [e, act, store, array, acc]
-        m.d.comb += [
-            store.load.eq(e.load),
-            store.tile.eq(e.tile),
-            store.d_en.eq(e.d_en),
-            store.d_tile.eq(e.d_tile),
-            e.descriptor.eq(store.descriptor),
-            act.r_en.eq(e.r_en),
-            act.r_addr.eq(e.r_addr),
-            e.i_data.eq(act.r_data),
-            array.i_act.eq(e.o_act),
-            array.i_depthwise.eq(e.o_depthwise),
-            array.i_swap.eq(e.o_swap),
-            array.i_line_delay.eq(e.o_line_delay),
-            array.i_load.eq(store.o_load),
-            array.i_weights.eq(store.o_weights),
-            acc.a_en.eq(e.a_en),
-            acc.a_bank.eq(e.a_bank),
-            acc.a_entry.eq(e.a_entry),
-            acc.a_init.eq(e.a_init),
-            acc.a_psum.eq(array.o_psum),
-        ]
+        wiring.connect(m, e.tiles.load, store.load)
+        wiring.connect(m, e.tiles.descriptor, store.descriptor)
+        wiring.connect(m, store.o, array.tile)
+        wiring.connect(m, e.read, act.read)
+        wiring.connect(m, e.vectors, array.vectors)
+        wiring.connect(m, e.sums, acc.sums)
+        m.d.comb += acc.psum.eq(array.psum)
         return m
 
 
@@ -529,7 +515,7 @@ def test_a_row_without_room_for_its_outputs_is_reported(width):
 def test_ports_fit():
     config = get_config("small")
     engine, store = MultiplyEngine(config), WeightStore(config)
-    assert len(engine.descriptor) == len(store.descriptor) == sum(f.bits for f in isa.DESCRIPTOR)
+    assert len(engine.tiles.descriptor.data) == len(store.descriptor.data) == sum(f.bits for f in isa.DESCRIPTOR)
     # Load and activations meet: the load arrives one cycle before the swap.
     arrives = engine.timing.load_delay + WeightStore.LATENCY
     assert arrives == 1 + engine.timing.operands - 1
@@ -583,26 +569,26 @@ def test_sums_with_the_real_units(pe, depthwise):
 
     async def bench(ctx):
         for a, value in enumerate(act):
-            ctx.set(dut.act.w_en, 1)
-            ctx.set(dut.act.w_addr, a)
-            ctx.set(dut.act.w_count, 1)
-            ctx.set(dut.act.w_data[0], int(value))
+            ctx.set(dut.act.write.en, 1)
+            ctx.set(dut.act.write.addr, a)
+            ctx.set(dut.act.write.count, 1)
+            ctx.set(dut.act.write.data[0], int(value))
             await ctx.tick()
-        ctx.set(dut.act.w_en, 0)
+        ctx.set(dut.act.write.en, 0)
         for t, w in weights.items():
             word = pack(store[t]).to_bytes(isa.DESCRIPTOR_BYTES, "little") + w.astype(np.int8).tobytes()
             for k, value in enumerate(word):
-                ctx.set(dut.store.w_en, 1)
-                ctx.set(dut.store.w_tile, t)
-                ctx.set(dut.store.w_byte, k)
-                ctx.set(dut.store.w_data, value)
+                ctx.set(dut.store.write.en, 1)
+                ctx.set(dut.store.write.tile, t)
+                ctx.set(dut.store.write.byte, k)
+                ctx.set(dut.store.write.data, value)
                 await ctx.tick()
-        ctx.set(dut.store.w_en, 0)
+        ctx.set(dut.store.write.en, 0)
         await ctx.tick().repeat(3)
         queue = [raw(isa.MUL, **i) for i in muls]
         load = [raw(isa.LOAD, count=tile)]
         for cycle in range(len(vectors) + 80):
-            for port, items in ((dut.engine.i_mul, queue), (dut.engine.i_load, load)):
+            for port, items in ((dut.engine.i, queue), (dut.engine.tiles.i, load)):
                 ctx.set(port.valid, bool(items))
                 ctx.set(port.payload, items[0] if items else 0)
                 if items and ctx.get(port.ready):
@@ -610,13 +596,13 @@ def test_sums_with_the_real_units(pe, depthwise):
             await ctx.tick()
         assert ctx.get(dut.engine.idle)
         for bank, entry in sorted(used):
-            ctx.set(dut.acc.t_bank, bank)
-            ctx.set(dut.acc.t_r_en, 1)
-            ctx.set(dut.acc.t_r_entry, entry)
+            ctx.set(dut.acc.tail.bank, bank)
+            ctx.set(dut.acc.tail.r_en, 1)
+            ctx.set(dut.acc.tail.r_entry, entry)
             await ctx.tick()
-            ctx.set(dut.acc.t_r_en, 0)
+            ctx.set(dut.acc.tail.r_en, 0)
             await ctx.tick().repeat(Accumulators.T_LATENCY - 1)
-            got[bank, entry] = [ctx.get(dut.acc.t_r_data[c]) for c in range(config.cols)]
+            got[bank, entry] = [ctx.get(dut.acc.tail.r_data[c]) for c in range(config.cols)]
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)

@@ -109,12 +109,12 @@ class Sums(wiring.Component):
             receiver.rx.eq(self.rx),
             self.tx.eq(transmitter.tx),
             receiver.o.ready.eq(1),
-            memory.r_addr.eq(at - 4),
-            memory.w_en.eq(receiver.o.valid),
-            memory.w_addr.eq(at),
-            memory.w_count.eq(1),
-            memory.w_data[0].eq(receiver.o.payload),
-            transmitter.i.payload.eq(sum(memory.r_data)),
+            memory.read.addr.eq(at - 4),
+            memory.write.en.eq(receiver.o.valid),
+            memory.write.addr.eq(at),
+            memory.write.count.eq(1),
+            memory.write.data[0].eq(receiver.o.payload),
+            transmitter.i.payload.eq(sum(memory.read.data)),
             transmitter.i.valid.eq(read),
         ]
         m.d.sync += [at.eq(at + receiver.o.valid), read.eq(receiver.o.valid)]

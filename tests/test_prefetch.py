@@ -75,9 +75,9 @@ class Bench:
             ctx.set(dut.x_req.ready, self._may("request"))
             ctx.set(dut.x_data.valid, byte is not None)
             ctx.set(dut.x_data.payload, byte[1] if byte else rng.getrandbits(8))
-            ctx.set(dut.ring_free, free)
+            ctx.set(dut.ring.free, free)
 
-            assert ctx.get(dut.ring_count) == ring, f"cycle {cycle}"
+            assert ctx.get(dut.ring.count) == ring, f"cycle {cycle}"
             assert ctx.get(dut.x_data.ready) == 1
             held = bool(wanted or due or (ctx.get(dut.x_req.valid)))
             assert not (ctx.get(dut.idle) and held), f"cycle {cycle}"
@@ -98,12 +98,16 @@ class Bench:
                     wanted += [(load["address"] + k * size) % 2**32 for k in range(load["count"])]
 
             # A byte is written in the cycle in which it comes.
-            assert ctx.get(dut.w_en) == (byte is not None and byte[2] is not None)
+            assert ctx.get(dut.write.en) == (byte is not None and byte[2] is not None)
             if byte:
                 _, value, tile, k = due.pop(0)
                 if tile is not None:
                     slot = cfg.resident_tiles + tile % cfg.ring_tiles
-                    assert (ctx.get(dut.w_tile), ctx.get(dut.w_byte), ctx.get(dut.w_data)) == (slot, k, value)
+                    assert (ctx.get(dut.write.tile), ctx.get(dut.write.byte), ctx.get(dut.write.data)) == (
+                        slot,
+                        k,
+                        value,
+                    )
                     if k == size - 1:
                         completed.append(cycle)
                         self.tiles += 1

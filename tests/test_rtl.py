@@ -111,3 +111,29 @@ def test_zero_tiles_cost_nothing():
         assert np.array_equal(session.run(x), golden.run(model, x))
         cycles.append(session.report["causes"]["multiply"])
     assert cycles[1] <= 0.35 * cycles[0]
+
+
+def test_several_ends():
+    """Two inputs and two outputs; what one test file expects of golden and ISS."""
+    pytest.importorskip("tflite_micro", reason="tflite_micro is not installed")
+    import test_ends
+
+    data = test_ends.two_in_two_out()
+    a, b = test_ends.random(2, 5, 4, 3), test_ends.random(2, 5, 4, 6)
+    gate, total = test_ends.expected(data, a, b)
+    found = Session(load_model(data), "small", "rtl").run([a, b])
+    assert np.array_equal(found["gate"], gate[:, 0]) and np.array_equal(found["sum"], total[:, 0])
+
+
+def test_state():
+    """Variables go from row to row and from run to run, and start again."""
+    pytest.importorskip("tflite_micro", reason="tflite_micro is not installed")
+    import interpreter
+    import test_state
+
+    data, x = test_state.counter(), test_state.rows()
+    (want,) = interpreter.outputs(data, x[:, None])
+    session = Session(load_model(data), "small", "rtl")
+    assert np.array_equal(session.run(x[:2]), want[:2, 0]) and np.array_equal(session.run(x[2:]), want[2:, 0])
+    session.reset()
+    assert np.array_equal(session.run(x), want[:, 0])

@@ -34,7 +34,7 @@ def test_both_sides(platform, depth):
         expected, bank, last = None, 0, None
         for t in range(1200):
             if expected is not None:
-                assert ctx.get(dut.t_r_data) == expected, t
+                assert ctx.get(dut.tail.r_data) == expected, t
                 checked.append(t)
             change = rng.integers(8) == 0
             bank ^= int(change)
@@ -44,11 +44,11 @@ def test_both_sides(platform, depth):
             psum = rng.integers(-limit, limit, cols)
             if rng.integers(3) == 0:
                 psum[:] = rng.choice([-limit, limit - 1])
-            ctx.set(dut.a_en, a_en)
-            ctx.set(dut.a_bank, bank)
-            ctx.set(dut.a_entry, entry)
-            ctx.set(dut.a_init, init)
-            ctx.set(dut.a_psum, psum.tolist())
+            ctx.set(dut.sums.en, a_en)
+            ctx.set(dut.sums.bank, bank)
+            ctx.set(dut.sums.entry, entry)
+            ctx.set(dut.sums.init, init)
+            ctx.set(dut.psum, psum.tolist())
 
             other = 1 - bank
             r_entry, column = int(rng.integers(0, 3) + (depth - 3) * rng.integers(2)), int(rng.integers(cols))
@@ -56,10 +56,10 @@ def test_both_sides(platform, depth):
                 r_entry = last[1]
                 fresh.append(t)
             read = int(rng.integers(5) > 0)
-            ctx.set(dut.t_bank, other)
-            ctx.set(dut.t_r_en, read)
-            ctx.set(dut.t_r_entry, r_entry)
-            ctx.set(dut.t_r_column, column)
+            ctx.set(dut.tail.bank, other)
+            ctx.set(dut.tail.r_en, read)
+            ctx.set(dut.tail.r_entry, r_entry)
+            ctx.set(dut.tail.r_column, column)
             expected = int(acc[other, r_entry, column]) if read and known[other, r_entry] else None
             last = (bank, entry) if a_en else None
             if a_en:
@@ -88,20 +88,20 @@ def test_sums_wrap(platform):
     seen = []
 
     async def bench(ctx):
-        ctx.set(dut.a_en, 1)
-        ctx.set(dut.a_entry, 9)
-        ctx.set(dut.a_init, 1)
-        ctx.set(dut.a_psum, psum)
+        ctx.set(dut.sums.en, 1)
+        ctx.set(dut.sums.entry, 9)
+        ctx.set(dut.sums.init, 1)
+        ctx.set(dut.psum, psum)
         await ctx.tick()
-        ctx.set(dut.a_init, 0)
+        ctx.set(dut.sums.init, 0)
         await ctx.tick().repeat(steps - 1)
-        ctx.set(dut.a_en, 0)
-        ctx.set(dut.t_r_en, 1)
-        ctx.set(dut.t_r_entry, 9)
+        ctx.set(dut.sums.en, 0)
+        ctx.set(dut.tail.r_en, 1)
+        ctx.set(dut.tail.r_entry, 9)
         for column in range(config.cols):
-            ctx.set(dut.t_r_column, column)
+            ctx.set(dut.tail.r_column, column)
             await ctx.tick()
-            seen.append(ctx.get(dut.t_r_data))
+            seen.append(ctx.get(dut.tail.r_data))
 
     sim = Simulator(m)
     sim.add_clock(1e-8)

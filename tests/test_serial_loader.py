@@ -29,26 +29,26 @@ def run(loads, rng, gap, wait):
         data, seen = rng.getrandbits(16), False
         while len(taken) < len(tiles):
             assert clock < 8_000, "the engine hangs"
-            ctx.set(dut.s_data, data)
+            ctx.set(dut.read.data, data)
             ctx.set(dut.i.valid, at < len(words) and until <= 0)
-            ctx.set(dut.i.payload, words[at] if at < len(words) else 0)
-            ctx.set(dut.i_index, at % 2)
+            ctx.set(dut.i.payload.word, words[at] if at < len(words) else 0)
+            ctx.set(dut.i.payload.index, at % 2)
             valid = ctx.get(dut.o.valid)
             if valid and not seen:
-                offered.append((clock, ctx.get(dut.o.payload)))
+                offered.append((clock, ctx.get(dut.o.payload.as_value())))
                 ready_at = clock + wait()
             take = clock >= ready_at if valid else rng.randrange(2)
             ctx.set(dut.o.ready, take)
             seen = valid and not take
             if valid and take:
-                assert ctx.get(dut.o.payload) == offered[-1][1], "it stays"
+                assert ctx.get(dut.o.payload.as_value()) == offered[-1][1], "it stays"
                 taken.append(clock)
-            reads.append(ctx.get(dut.s_addr))
+            reads.append(ctx.get(dut.read.addr))
             for r in range(ROWS):
-                if ctx.get(dut.o_load) >> r & 1:
-                    rows.append((clock, r, list(ctx.get(dut.o_weights[r]))))
+                if ctx.get(dut.rows.load) >> r & 1:
+                    rows.append((clock, r, list(ctx.get(dut.rows.weights[r]))))
             busy.append(ctx.get(dut.busy))
-            data = word(ctx.get(dut.s_addr))
+            data = word(ctx.get(dut.read.addr))
             until -= 1
             if ctx.get(dut.i.valid) and ctx.get(dut.i.ready):
                 if at % 2 == 0:

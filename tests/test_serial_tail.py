@@ -7,9 +7,8 @@ import pytest
 from amaranth.sim import Simulator
 from test_tail import PARAMS, Reference, plain, random_tail
 
-from lepton.rtl.compact import serial_tail
 from lepton.rtl.compact.serial_tail import SerialTail
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import UP5K
 from lepton.rtl.spec.timing import PARAM_CYCLES, PARAM_WORDS, value_cycles
 
@@ -58,30 +57,30 @@ def check(instructions, rng, reference=None, gap=lambda: 0, bank_gap=lambda: 0):
         while at < len(words) or clock == accepted[-1] + 1 or not idle[-1]:
             assert clock < 60_000, "the engine hangs"
             ctx.set(dut.i.valid, at < len(words) and wait <= 0)
-            ctx.set(dut.i.payload, words[at] if at < len(words) else 0)
-            ctx.set(dut.i_index, at % 4)
+            ctx.set(dut.i.payload.word, words[at] if at < len(words) else 0)
+            ctx.set(dut.i.payload.index, at % 4)
             ready = handed < need and handed - freed < 2 and clock >= bank_at
-            ctx.set(dut.bank_ready, ready)
+            ctx.set(dut.banks.ready, ready)
             if ready:
                 handed += 1
                 banks.append(clock)
                 bank_at = clock + 1 + bank_gap()
             read = int(rng.integers(-(2**31), 2**31))
-            if ctx.get(dut.t_r_en):
+            if ctx.get(dut.acc.r_en):
                 reads.append(clock)
-                read = acc[ctx.get(dut.t_bank)][ctx.get(dut.t_r_entry)][ctx.get(dut.t_r_column)]
-            entry, word = divmod(ctx.get(dut.p_addr), 8)
+                read = acc[ctx.get(dut.acc.bank)][ctx.get(dut.acc.r_entry)][ctx.get(dut.acc.r_column)]
+            entry, word = divmod(ctx.get(dut.params.addr), 8)
             param = int(rng.integers(2**16))
             if word < PARAM_WORDS and entry < PARAMS:
                 mask = 255 if word == PARAM_WORDS - 1 else 2**16 - 1  # the bits above the shift are anything
                 param = param & ~mask | reference.param_word(entry) >> 16 * word & mask
-            if ctx.get(dut.w_en):
-                assert ctx.get(dut.w_count) == 1
-                act[ctx.get(dut.w_addr)] = ctx.get(dut.w_data[0])
-            if ctx.get(dut.bank_free):
+            if ctx.get(dut.write.en):
+                assert ctx.get(dut.write.count) == 1
+                act[ctx.get(dut.write.addr)] = ctx.get(dut.write.data[0])
+            if ctx.get(dut.banks.free):
                 freed += 1
                 frees.append(clock)
-            if ctx.get(dut.post):
+            if ctx.get(dut.banks.token):
                 posts.append(clock)
             idle.append(ctx.get(dut.idle))
             wait -= 1
@@ -92,8 +91,8 @@ def check(instructions, rng, reference=None, gap=lambda: 0, bank_gap=lambda: 0):
                     accepted.append(clock)
             await ctx.tick()
             clock += 1
-            ctx.set(dut.t_r_data, read)
-            ctx.set(dut.p_data, param)
+            ctx.set(dut.acc.r_data, read)
+            ctx.set(dut.params.data, param)
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)
@@ -110,7 +109,7 @@ def check(instructions, rng, reference=None, gap=lambda: 0, bank_gap=lambda: 0):
 @pytest.mark.parametrize("digit", DIGITS)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_instructions(monkeypatch, digit, seed):
-    monkeypatch.setattr(serial_tail, "DIGIT", digit)
+    monkeypatch.setattr(timing, "DIGIT", digit)
     rng = np.random.default_rng([seed, digit])
     instructions, held = [], False
     while len(instructions) < 12:
@@ -136,7 +135,7 @@ CORNERS = (0, 1, -1, 2**31 - 1, -(2**31), -(2**31) + 1, 2**30, -(2**30), 2**16 -
 @pytest.mark.parametrize("clamp", [0, 1])
 def test_corners(monkeypatch, digit, clamp):
     """Largest and smallest sums, multipliers and shifts; ties of both roundings; without clamp the low byte is seen."""
-    monkeypatch.setattr(serial_tail, "DIGIT", digit)
+    monkeypatch.setattr(timing, "DIGIT", digit)
     rng = np.random.default_rng([digit, clamp])
     reference = Reference(CONFIG, rng)
     n = 60

@@ -89,7 +89,7 @@ def test_reads_even_addresses_and_writes_any(simulate, act_bytes):
         expected = None
         for t in range(cycles):
             if expected is not None:
-                assert list(ctx.get(dut.r_data)) == expected, t
+                assert list(ctx.get(dut.read.data)) == expected, t
                 checked.append(t)
             near = int(rng.integers(0, 24)) - 12 + (t // 100) * (act_bytes // 4)
             address = near % act_bytes
@@ -99,12 +99,12 @@ def test_reads_even_addresses_and_writes_any(simulate, act_bytes):
             value = int(rng.integers(-128, 128))
             written = bool(write and count)
             expected = None if written and w_address in index else memory[index].tolist()
-            ctx.set(dut.r_en, 1)
-            ctx.set(dut.r_addr, address)
-            ctx.set(dut.w_en, write)
-            ctx.set(dut.w_count, count)
-            ctx.set(dut.w_addr, w_address)
-            ctx.set(dut.w_data, [value])
+            ctx.set(dut.read.en, 1)
+            ctx.set(dut.read.addr, address)
+            ctx.set(dut.write.en, write)
+            ctx.set(dut.write.count, count)
+            ctx.set(dut.write.addr, w_address)
+            ctx.set(dut.write.data, [value])
             if written:
                 memory[w_address] = value
             await ctx.tick()

@@ -262,8 +262,8 @@ def simulate(config, latency, reference, instructions, gaps, bank_gap, rng):
             assert clock < 8_000, "the engine hangs"
             # inputs of this cycle
             for c in range(cols):
-                ctx.set(dut.t_r_data[c], pipe[-1][c] if pipe[-1] else int(rng.integers(-(2**31), 2**31)))
-            ctx.set(dut.p_data, p_next)
+                ctx.set(dut.acc.r_data[c], pipe[-1][c] if pipe[-1] else int(rng.integers(-(2**31), 2**31)))
+            ctx.set(dut.params.data, p_next)
             if queue and wait <= 0 and not offered:
                 ctx.set(dut.i.payload, queue[0])
                 ctx.set(dut.i.valid, 1)
@@ -271,34 +271,34 @@ def simulate(config, latency, reference, instructions, gaps, bank_gap, rng):
                 offered = True
             wait -= 1
             ready = handed < need and handed - freed < 2 and clock >= bank_at
-            ctx.set(dut.bank_ready, ready)
+            ctx.set(dut.banks.ready, ready)
             if ready:
                 handed += 1
                 events["banks"].append(clock)
                 bank_at = clock + 1 + bank_gap()
             # outputs of this cycle
             entry = None
-            bank = ctx.get(dut.t_bank)
-            if ctx.get(dut.t_r_en):
-                entry = list(acc[bank][ctx.get(dut.t_r_entry)])
+            bank = ctx.get(dut.acc.bank)
+            if ctx.get(dut.acc.r_en):
+                entry = list(acc[bank][ctx.get(dut.acc.r_entry)])
                 events["reads"].append(clock)
             pipe = [entry] + pipe[:-1]
-            p_next = params[ctx.get(dut.p_addr)] if ctx.get(dut.p_en) else int(rng.integers(0, 2**62))
-            if ctx.get(dut.t_w_en):
-                first = ctx.get(dut.t_w_sub) * lanes
-                for lane in range(ctx.get(dut.t_w_count)):
-                    acc[bank][ctx.get(dut.t_w_entry)][first + lane] = ctx.get(dut.t_w_data[lane])
-            if ctx.get(dut.w_en):
-                for lane in range(ctx.get(dut.w_count)):
-                    act[(ctx.get(dut.w_addr) + lane) % 2**20] = ctx.get(dut.w_data[lane])
-            if ctx.get(dut.bank_free):
+            p_next = params[ctx.get(dut.params.addr)] if ctx.get(dut.params.en) else int(rng.integers(0, 2**62))
+            if ctx.get(dut.acc.w_en):
+                first = ctx.get(dut.acc.w_sub) * lanes
+                for lane in range(ctx.get(dut.acc.w_count)):
+                    acc[bank][ctx.get(dut.acc.w_entry)][first + lane] = ctx.get(dut.acc.w_data[lane])
+            if ctx.get(dut.write.en):
+                for lane in range(ctx.get(dut.write.count)):
+                    act[(ctx.get(dut.write.addr) + lane) % 2**20] = ctx.get(dut.write.data[lane])
+            if ctx.get(dut.banks.free):
                 freed += 1
                 events["frees"].append(clock)
             if ctx.get(dut.bad_address):
                 events["bad"].append(clock)
             if ctx.get(dut.bad_bank):
                 events["bad_bank"].append(clock)
-            if ctx.get(dut.post):
+            if ctx.get(dut.banks.token):
                 events["posts"].append(clock)
             idle = ctx.get(dut.idle)
             events["idle"].append(idle)
@@ -409,8 +409,8 @@ def test_most_channels():
         ctx.set(dut.i.payload, sum(w << 64 * i for i, w in enumerate(isa.encode(op, **fields))))
         ctx.set(dut.i.valid, 1)
         for clock in range(5000):
-            if ctx.get(dut.post):
-                ended.append((clock, ctx.get(dut.w_count)))
+            if ctx.get(dut.banks.token):
+                ended.append((clock, ctx.get(dut.write.count)))
                 break
             await ctx.tick()
             ctx.set(dut.i.valid, 0)
@@ -452,15 +452,16 @@ def test_ports():
     top = text[text.index("module \\tail\n") :].split("\nend\n")[0]
     ports = re.findall(r"wire (?:width (\d+) )?(?:signed )?(input|output) \d+ (?:signed)? *\\(\S+)", top)
     assert sorted((name, way, int(width or 1)) for width, way, name in ports) == [
+        *(("acc__bank", "output", 1), ("acc__r_data", "input", 192)),
+        *(("acc__r_en", "output", 1), ("acc__r_entry", "output", 10)),
+        *(("acc__w_count", "output", 2), ("acc__w_data", "output", 64), ("acc__w_en", "output", 1)),
+        *(("acc__w_entry", "output", 10), ("acc__w_sub", "output", 2)),
         *(("bad_address", "output", 1), ("bad_bank", "output", 1)),
-        *(("bank_free", "output", 1), ("bank_ready", "input", 1), ("clk", "input", 1)),
-        *(("i__payload", "input", 256), ("i__ready", "output", 1), ("i__valid", "input", 1), ("idle", "output", 1)),
-        *(("p_addr", "output", 16), ("p_data", "input", 72), ("p_en", "output", 1), ("post", "output", 1)),
-        *(("rst", "input", 1), ("t_bank", "output", 1)),
-        *(("t_r_data", "input", 192), ("t_r_en", "output", 1), ("t_r_entry", "output", 10)),
-        *(("t_w_count", "output", 2), ("t_w_data", "output", 64), ("t_w_en", "output", 1)),
-        *(("t_w_entry", "output", 10), ("t_w_sub", "output", 2)),
-        *(("w_addr", "output", 20), ("w_count", "output", 2), ("w_data", "output", 16), ("w_en", "output", 1)),
+        *(("banks__free", "output", 1), ("banks__ready", "input", 1), ("banks__token", "output", 1)),
+        *(("clk", "input", 1), ("i__payload", "input", 256), ("i__ready", "output", 1), ("i__valid", "input", 1)),
+        *(("idle", "output", 1), ("params__addr", "output", 16), ("params__data", "input", 72)),
+        *(("params__en", "output", 1), ("rst", "input", 1), ("write__addr", "output", 20)),
+        *(("write__count", "output", 2), ("write__data", "output", 16), ("write__en", "output", 1)),
     ]
 
 
@@ -475,9 +476,9 @@ def alarms(config, instructions, banks=8, cycles=160):
         for cycle in range(cycles):
             ctx.set(dut.i.valid, bool(queue))
             ctx.set(dut.i.payload, queue[0] if queue else 0)
-            ctx.set(dut.bank_ready, given < banks and cycle % 40 == 0)
+            ctx.set(dut.banks.ready, given < banks and cycle % 40 == 0)
             given += cycle % 40 == 0
-            for port, seen in zip((dut.bad_address, dut.bad_bank, dut.t_r_en), out):
+            for port, seen in zip((dut.bad_address, dut.bad_bank, dut.acc.r_en), out):
                 if ctx.get(port):
                     seen.append(cycle)
             taken = ctx.get(dut.i.ready)

@@ -20,7 +20,7 @@ PLANTED = {  # file: import that breaks a contract
 def contracts(folder: Path) -> tuple[int, str]:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     env = {**os.environ, "PYTHONPATH": str(folder / "src"), "COLUMNS": "200"}
-    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return result.returncode, result.stdout
 
 

@@ -22,21 +22,21 @@ def test_tiles_and_descriptors(rows, cols, pe, tiles):
     sim = Simulator(dut)
     sim.add_clock(1e-8)
     done = []
-    assert len(dut.descriptor) == sum(f.bits for f in DESCRIPTOR)
+    assert len(dut.descriptor.data) == sum(f.bits for f in DESCRIPTOR)
 
     async def bench(ctx):
         bytes_ = [(t, b) for t in range(tiles) for b in range(6 + rows * cols)]
         bytes_ += [(t, 6 + rows * cols) for t in range(tiles)]
-        ctx.set(dut.w_en, 1)
+        ctx.set(dut.write.en, 1)
         for i in rng.permutation(len(bytes_)):
             tile, byte = bytes_[i]
-            ctx.set(dut.w_tile, tile)
-            ctx.set(dut.w_byte, byte)
-            ctx.set(dut.w_data, int(words[tile, byte]) if byte < words.shape[1] else 0xA5)
+            ctx.set(dut.write.tile, tile)
+            ctx.set(dut.write.byte, byte)
+            ctx.set(dut.write.data, int(words[tile, byte]) if byte < words.shape[1] else 0xA5)
             await ctx.tick()
-        ctx.set(dut.w_en, 0)
-        ctx.set(dut.w_tile, 0)
-        ctx.set(dut.w_data, 0x5A)
+        ctx.set(dut.write.en, 0)
+        ctx.set(dut.write.tile, 0)
+        ctx.set(dut.write.data, 0x5A)
         for _ in range(dut.W_LATENCY - 1):
             await ctx.tick()
 
@@ -45,20 +45,20 @@ def test_tiles_and_descriptors(rows, cols, pe, tiles):
         for t in range(200):
             load, tile = int(t < 40 or rng.integers(2)), int(rng.integers(tiles))
             d_en, d_tile = int(rng.integers(2)), int(rng.integers(tiles))
-            ctx.set(dut.load, load)
-            ctx.set(dut.tile, tile)
-            ctx.set(dut.d_en, d_en)
-            ctx.set(dut.d_tile, d_tile)
+            ctx.set(dut.load.en, load)
+            ctx.set(dut.load.tile, tile)
+            ctx.set(dut.descriptor.en, d_en)
+            ctx.set(dut.descriptor.addr, d_tile)
             loads.append((load, tile))
             for r in range(rows):
                 u = t - dut.LATENCY - skew[r]
                 want = loads[u] if u >= 0 else (0, 0)
-                assert ctx.get(dut.o_load[r]) == want[0]
+                assert ctx.get(dut.o.load[r]) == want[0]
                 if want[0]:
-                    assert list(ctx.get(dut.o_weights[r])) == weights[want[1], r].tolist()
+                    assert list(ctx.get(dut.o.weights[r])) == weights[want[1], r].tolist()
             if descriptor is not None:
                 raw = int.from_bytes(bytes(words[descriptor, :6].tolist()), "little")
-                assert ctx.get(dut.descriptor) == raw & (2 ** len(dut.descriptor) - 1)
+                assert ctx.get(dut.descriptor.data) == raw & (2 ** len(dut.descriptor.data) - 1)
             if d_en:
                 descriptor = d_tile
             await ctx.tick()

@@ -60,18 +60,18 @@ def _floorplan(config: NpuConfig) -> dict[str, str]:
     for first, multiplier_y, places in ((0, 10, memories(22)), (3, 34, memories(46)), (6, 58, below)):
         rows = range(first, first + 3)
         pairs = [(2 * r + odd, k) for k in range(half) for r in rows for odd in (0, 1)]
-        spread([cell for r, k in pairs for cell in ram(f"weight_store.row_{r}", 1, k)], places)
+        spread([cell for r, k in pairs for cell in ram(f"tile_supply.weight_store.row_{r}", 1, k)], places)
         cells = []
         for c in columns:
             cells += [f"top.npu.npu.array.multiplier_{r}.multiplier_{c}" for r in rows if r < config.cell_rows]
             if config.cell_rows in rows and c % 2 == 0 and c // 2 < config.lanes:  # room for the requantizers'
-                cells += [rf"$flatten\top.\npu.\npu.\tail.\requantizer_{c // 2}.${n}" for n in PRODUCTS]
+                cells += [rf"$flatten\top.\npu.\npu.\tail.\tail_lane_{c // 2}.\requantizer.${n}" for n in PRODUCTS]
         spread(cells, [f"X{x + k}/Y{multiplier_y}/MULT18_{k}" for x in blocks for k in (0, 1, 4, 5)])
-    spread(ram("params", 14), middle[19:33])
-    spread([cell for k in range(config.banks) for cell in ram(f"act_memory.bank_{k}")], last[5:37])
-    spread(ram("program", 10), last[37:47])
+    spread(ram("params.memory", 14), middle[19:33])
+    spread([cell for k in range(config.banks) for cell in ram(f"activations.act_memory.bank_{k}")], last[5:37])
+    spread(ram("program.memory", 10), last[37:47])
     free = [site for site in memories(46) if site not in sites.values()]
-    spread([*ram("link.buffer"), *ram("weight_store.descriptors", 3)], free)
+    spread([*ram("link.buffer"), *ram("tile_supply.weight_store.descriptors", 3)], free)
     return sites
 
 

@@ -1,10 +1,12 @@
 """Accumulators of compact configurations: read, add and write in one cycle."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, Mux, Signal
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
+from lepton.rtl import layouts, ports
+from lepton.rtl.compact.ports import column_read
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
@@ -12,10 +14,9 @@ from lepton.rtl.spec.config import NpuConfig
 class SerialAccumulators(wiring.Component):
     """Two banks of acc_depth vectors of cols int32.
 
-    Members: those of `Accumulators`, but no ``t_w_*``; ``t_r_column`` In(range(cols)), in the cycle of ``t_r_en``, and
-    ``t_r_data`` Out(signed(32)): that column, ``T_LATENCY`` cycle later, only then.
+    Members: those of `Accumulators`, with ``tail`` `column_read`: one column, nothing is written.
 
-    A tail read from ``A_LATENCY`` cycles after an ``a_en`` on sees its sum. In no cycle do array and tail use the same
+    A tail read from ``A_LATENCY`` cycles after a ``sums.en`` on sees its sum. In no cycle do array and tail use one
     bank. With a platform the memories are read at the falling edge in the middle of a cycle: addresses must be there
     half a cycle early. Reset: memories stay.
     """
@@ -25,19 +26,11 @@ class SerialAccumulators(wiring.Component):
 
     def __init__(self, config: NpuConfig):
         self._config = config
-        cols = config.cols
         super().__init__(
             {
-                "a_en": In(1),
-                "a_bank": In(1),
-                "a_entry": In(10),
-                "a_init": In(1),
-                "a_psum": In(data.ArrayLayout(signed(config.psum_width), cols)),
-                "t_bank": In(1),
-                "t_r_en": In(1),
-                "t_r_entry": In(10),
-                "t_r_column": In(range(cols)),
-                "t_r_data": Out(signed(32)),
+                "sums": In(ports.accumulate()),
+                "psum": In(layouts.psums(config)),
+                "tail": In(column_read(config)),
             }
         )
 
@@ -59,19 +52,21 @@ class SerialAccumulators(wiring.Component):
             )
             read, write = memory.read_port(domain=read_domain), memory.write_port()
             m.d.comb += [
-                read.addr.eq(Mux(self.t_r_en & (self.t_bank == b), self.t_r_entry[:bits], self.a_entry[:bits])),
-                write.en.eq(self.a_en & (self.a_bank == b)),
-                write.addr.eq(self.a_entry),
+                read.addr.eq(
+                    Mux(self.tail.r_en & (self.tail.bank == b), self.tail.r_entry[:bits], self.sums.entry[:bits])
+                ),
+                write.en.eq(self.sums.en & (self.sums.bank == b)),
+                write.addr.eq(self.sums.entry),
                 write.data.eq(total),
             ]
             words.append(read.data)
-        old = Mux(self.a_bank, words[1], words[0])
+        old = Mux(self.sums.bank, words[1], words[0])
         for c in range(cfg.cols):
             operand = Signal(32, name=f"operand_{c}")
             m.d.comb += [
-                operand.eq(Mux(self.a_init, 0, old[32 * c : 32 * c + 32])),
-                total[32 * c : 32 * c + 32].eq(operand + self.a_psum[c]),
+                operand.eq(Mux(self.sums.init, 0, old[32 * c : 32 * c + 32])),
+                total[32 * c : 32 * c + 32].eq(operand + self.psum[c]),
             ]
-        columns = [Mux(self.t_bank, words[1], words[0])[32 * c : 32 * c + 32] for c in range(cfg.cols)]
-        m.d.sync += self.t_r_data.eq(Cat(columns).word_select(self.t_r_column, 32))
+        columns = [Mux(self.tail.bank, words[1], words[0])[32 * c : 32 * c + 32] for c in range(cfg.cols)]
+        m.d.sync += self.tail.r_data.eq(Cat(columns).word_select(self.tail.r_column, 32))
         return m

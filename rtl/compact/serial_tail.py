@@ -4,17 +4,78 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl import ports
+from lepton.rtl.compact.ports import column_read, word_read
+from lepton.rtl.layouts import TAIL_LAYOUT, WORD_LAYOUT
+from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.timing import DIGIT, PARAM_CYCLES
-from lepton.rtl.tail import TAIL_LAYOUT
+
+
+class _State:
+    """The instruction, the value it works on, and where it is."""
+
+    def __init__(self, config: NpuConfig):
+        entry_bits = (config.acc_depth - 1).bit_length()
+        act_bits = (config.act_bytes - 1).bit_length()
+
+        def reg(shape, name):
+            return Signal(shape, name=name, reset_less=True)
+
+        def several(shape, name, ends):
+            return (reg(shape, f"{name}{end}") for end in ends)
+
+        self.raw = reg(256, "ins")
+        self.ins = data.View(TAIL_LAYOUT, self.raw[: TAIL_LAYOUT.size])
+        self.begun = Signal(name="begun")
+
+        # The walk: accumulator entries and bytes, here and where a row, a window, a channel, a group began.
+        self.entry, self.entry_window, self.entry_x, self.entry_y = several(
+            entry_bits, "entry", ("", "_window", "_x", "_y")
+        )
+        self.group_entry = reg(entry_bits, "group_entry")  # first of this group
+        self.outputs = reg(entry_bits, "outputs")  # behind those of this group so far (stack)
+        self.address, self.address_y, self.address_s, self.address_g = several(
+            act_bits, "address", ("", "_y", "_s", "_g")
+        )
+        self.ox, self.oy = several(entry_bits + 1, "o", "xy")  # left, 1 is the last; an output has its own accumulator
+        self.wx, self.wy = several(4, "w", "xy")  # left, 1 is the last
+        self.left = reg(16, "left")  # channels
+        self.sub = Signal(range(config.cols), name="sub")
+        self.next_entry = Signal(entry_bits, name="next_entry")
+        self.next_address = Signal(act_bits, name="next_address")
+        self.wx_last, self.wy_last, self.ox_last, self.oy_last = (n == 1 for n in (self.wx, self.wy, self.ox, self.oy))
+        self.window_done = self.wx_last & self.wy_last
+        self.plane_done = self.window_done & self.ox_last & self.oy_last
+        self.last = self.left == 1
+        self.group_last = self.last | (self.sub == config.cols - 1)
+
+        # Banks.
+        self.need_bank = Signal(name="need_bank")
+        self.available = Signal(2, name="available")
+        self.take = Signal(name="take")
+        self.free = Signal(name="free")
+
+        # The channel's parameters; the multiplier turns by timing.DIGIT bits a cycle, once round for each value.
+        self.bias, self.multiplier, self.shift = reg(signed(32), "bias"), reg(32, "multiplier"), reg(signed(8), "shift")
+        self.p_step, self.p_entry = Signal(range(timing.PARAM_CYCLES), name="p_step"), reg(11, "p_entry")
+
+        # One value; before the rounding the product is its bits from 30 on, in 34 bits.
+        self.value = reg(signed(32), "value")
+        self.count = Signal(7, name="count")  # shifts, digits, divisions
+        self.product = reg(signed(34), "product")
+        self.nearest = Signal(name="nearest")  # the product is still to be rounded
+        self.sticky = reg(1, "sticky")
+        self.rounding = Signal(name="rounding")
+        self.best = reg(signed(8), "best")
+        self.first = Signal(name="first")  # of its window
+        self.chosen = Signal(signed(8), name="chosen")
 
 
 class SerialTail(wiring.Component):
     """Executes TAIL as `docs/architecture.md` says, one value at a time, without second operand, table and to_acc.
 
-    Members: ``i`` In(Stream(64)), ``i_index`` In(2): the words of an instruction, 0 to 3, in order; else those of
-    `TailEngine`, but no ``t_w_*``; ``t_r_column`` Out, with ``t_r_en``, and ``t_r_data`` In(signed(32)), that column,
-    one cycle later; ``p_addr`` Out(14): word 8 * entry + k, k < 5; ``p_data`` In(16): that word one cycle later.
+    Members: those of `TailEngine`, with ``i`` In(Stream(WORD_LAYOUT)), the words of an instruction in order; ``acc``
+    `column_read`; ``params`` `word_read`: word 8 * entry + k of the parameter memory, k < 5. Nothing is reported.
 
     Multipliers are not negative. A value is read, biased, shifted left a bit a cycle, multiplied by `DIGIT` bits a
     cycle, divided a bit a cycle and clamped; `Requantizer` says what comes out.
@@ -26,8 +87,8 @@ class SerialTail(wiring.Component):
         R(k+1) = max(R(k) + reads * V(k) + (PARAM_CYCLES, or if shared 1 with a bank to take, else 0), bank + 1)
 
     where reads = width*height*window_x*window_y, V = `value_cycles` of the channel's entry and bank is the cycle of the
-    ``bank_ready`` pulse that this channel takes, if it takes one. ``bank_free`` is in the cycle after the last read
-    of the bank. D = R + reads * V - 1 of the last channel: the last byte is on the write port, ``post``; the next
+    ``ready`` pulse that this channel takes, if it takes one. ``free`` is in the cycle after the last read
+    of the bank. D = R + reads * V - 1 of the last channel: the last byte is on the write port, ``token``; the next
     instruction is accepted from D + 1 on, the engine is idle from there on. Reset: drops everything.
     """
 
@@ -35,296 +96,248 @@ class SerialTail(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "i": In(stream.Signature(64)),
-                "i_index": In(2),
-                "bank_ready": In(1),
-                "bank_free": Out(1),
-                "post": Out(1),
+                "i": In(stream.Signature(WORD_LAYOUT)),
+                "banks": In(ports.handover()),
+                "acc": Out(column_read(config)),
+                "write": Out(ports.activation_write(config)),
+                "params": Out(word_read()),
                 "idle": Out(1),
-                "t_bank": Out(1),
-                "t_r_en": Out(1),
-                "t_r_entry": Out(10),
-                "t_r_column": Out(range(config.cols)),
-                "t_r_data": In(signed(32)),
-                "w_en": Out(1),
-                "w_addr": Out(20),
-                "w_count": Out(range(2)),
-                "w_data": Out(data.ArrayLayout(signed(8), 1)),
-                "p_addr": Out(14),
-                "p_data": In(16),
+                "bad_address": Out(1),
+                "bad_bank": Out(1),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        config = self._config
-        cols = config.cols
-        entry_bits = (config.acc_depth - 1).bit_length()
-        act_bits = (config.act_bytes - 1).bit_length()
-
-        def reg(shape, name):
-            return Signal(shape, name=name, reset_less=True)
-
-        raw = reg(256, "ins")
-        ins = data.View(TAIL_LAYOUT, raw[: TAIL_LAYOUT.size])
-        entry, entry_window, entry_x, entry_y = (reg(entry_bits, f"entry{n}") for n in ("", "_window", "_x", "_y"))
-        address, address_y, address_s, address_g = (reg(act_bits, f"address{n}") for n in ("", "_y", "_s", "_g"))
-        ox, oy = reg(entry_bits + 1, "ox"), reg(entry_bits + 1, "oy")  # an output has its own accumulator
-        wx, wy = reg(4, "wx"), reg(4, "wy")  # left, 1 is the last
-        left = reg(16, "left")  # channels
-        sub = Signal(range(cols))
-        need_bank = Signal()
-        begun = Signal()
+        s = _State(self._config)
         credit = Signal(2)
-        available = Signal(2)
-        m.d.comb += available.eq(credit + self.bank_ready)
-        take = Signal()
-        m.d.sync += credit.eq(available - take)
-
-        wx_last, wy_last, ox_last, oy_last = wx == 1, wy == 1, ox == 1, oy == 1
-        window_done = Signal()
-        plane_done = Signal()
-        group_last = Signal()
-        last = Signal()
-        m.d.comb += [
-            window_done.eq(wx_last & wy_last),
-            plane_done.eq(window_done & ox_last & oy_last),
-            last.eq(left == 1),
-            group_last.eq(last | (sub == cols - 1)),
+        m.d.comb += s.available.eq(credit + self.banks.ready)
+        m.d.sync += [
+            credit.eq(s.available - s.take),
+            self.banks.free.eq(s.free),
+            self.acc.bank.eq(self.acc.bank ^ s.free),
         ]
+        self._clamp(m, s)
+        self._next(m, s)
+        m.d.comb += [
+            self.params.addr.eq(Cat(s.p_step, s.p_entry)),
+            self.acc.r_entry.eq(s.entry),
+            self.acc.r_column.eq(s.sub),
+            self.write.count.eq(1),
+            self.write.addr.eq(s.address),
+            self.write.data[0].eq(s.chosen),
+        ]
+        with m.FSM():
+            self._instruction(m, s)
+            self._read(m, s)
+            self._multiply(m, s)
+            self._divide(m, s)
+            self._write(m, s)
+        return m
 
-        # --- Parameters --------------------------------------------------------------------------------------------
-        bias = reg(signed(32), "bias")
-        multiplier = reg(32, "multiplier")  # turns by DIGIT bits a cycle, once round for each value
-        shift = reg(signed(8), "shift")
-        p_step = Signal(range(PARAM_CYCLES))
-        p_entry = reg(11, "p_entry")
-        m.d.comb += self.p_addr.eq(Cat(p_step, p_entry))
-
-        # --- One value -----------------------------------------------------------------------------------------------
-        value = reg(signed(32), "value")
-        count = Signal(7)  # shifts, digits, divisions
-        # Before the rounding: product >> 30 in 34 bits.
-        product = reg(signed(34), "product")
-        nearest = Signal()  # the product is still to be rounded
-        sticky = reg(1, "sticky")
-        rounding = Signal()
-
-        # A gated adder for each bit: carry chain and multiplexer are one cell.
-        top = Signal()  # the last digit
-        partial = product[2:].as_signed()
-        kept = []
-        for k in range(DIGIT):
-            total = Signal(signed(33), name=f"partial_{k}")
-            m.d.comb += total.eq(Mux(multiplier[k], partial + value, partial))
-            kept.append(total[0])
-            partial = total[1:].as_signed()
-
-        left_shift = Signal(7)
-        negative = shift[-1]
-        m.d.comb += left_shift.eq(ins.pre_shift + Mux(negative, 0, shift[:6]))
-
-        halved = Signal(signed(34))
-        m.d.comb += halved.eq((product + rounding) >> 1)
-
+    def _clamp(self, m, s):
+        """The byte of the product, or the largest of its window so far."""
         # Zero point and clamp: beyond ten bits only the sign counts.
         small = Signal()
         moved = Signal(signed(11))
         word = Signal(8)
         m.d.comb += [
-            small.eq((product[9:] == 0) | product[9:].all()),
-            moved.eq(product[:10].as_signed() + Mux(ins.clamp, ins.zero_point, 0)),
+            small.eq((s.product[9:] == 0) | s.product[9:].all()),
+            moved.eq(s.product[:10].as_signed() + Mux(s.ins.clamp, s.ins.zero_point, 0)),
         ]
-        over = Mux(small, moved > ins.high, ~product[-1])
-        under = Mux(small, moved < ins.low, product[-1])
-        with m.If(~ins.clamp):
+        over = Mux(small, moved > s.ins.high, ~s.product[-1])
+        under = Mux(small, moved < s.ins.low, s.product[-1])
+        with m.If(~s.ins.clamp):
             m.d.comb += word.eq(moved)
         with m.Elif(over):
-            m.d.comb += word.eq(ins.high)
+            m.d.comb += word.eq(s.ins.high)
         with m.Elif(under):
-            m.d.comb += word.eq(ins.low)
+            m.d.comb += word.eq(s.ins.low)
         with m.Else():
             m.d.comb += word.eq(moved)
-        best = reg(signed(8), "best")
-        first = Signal()  # of its window
-        chosen = Signal(signed(8))
-        m.d.comb += chosen.eq(Mux(first | (word.as_signed() > best), word.as_signed(), best))
+        m.d.comb += s.chosen.eq(Mux(s.first | (word.as_signed() > s.best), word.as_signed(), s.best))
 
-        # --- Walk ----------------------------------------------------------------------------------------------------
-        group_entry = reg(entry_bits, "group_entry")  # first of this group
-        outputs = reg(entry_bits, "outputs")  # behind those of this group so far (stack)
-
-        next_entry = Signal(entry_bits)
-        source, step = Signal(entry_bits), Signal(entry_bits)
-        m.d.comb += [source.eq(entry), step.eq(1)]
-        with m.If(~wx_last):
+    def _next(self, m, s):
+        """Where the next value is, and where the next result goes."""
+        source, step = Signal.like(s.next_entry), Signal.like(s.next_entry)
+        m.d.comb += [source.eq(s.entry), step.eq(1)]
+        with m.If(~s.wx_last):
             pass
-        with m.Elif(~wy_last):
-            m.d.comb += [source.eq(entry_window), step.eq(ins.window_row)]
-        with m.Elif(~ox_last):
-            m.d.comb += [source.eq(entry_x), step.eq(ins.acc_x)]
-        with m.Elif(~oy_last):
-            m.d.comb += [source.eq(entry_y), step.eq(ins.acc_y)]
-        with m.Elif(group_last & ins.stack):
-            m.d.comb += source.eq(outputs)
+        with m.Elif(~s.wy_last):
+            m.d.comb += [source.eq(s.entry_window), step.eq(s.ins.window_row)]
+        with m.Elif(~s.ox_last):
+            m.d.comb += [source.eq(s.entry_x), step.eq(s.ins.acc_x)]
+        with m.Elif(~s.oy_last):
+            m.d.comb += [source.eq(s.entry_y), step.eq(s.ins.acc_y)]
+        with m.Elif(s.group_last & s.ins.stack):
+            m.d.comb += source.eq(s.outputs)
         with m.Else():
-            m.d.comb += [source.eq(group_entry), step.eq(0)]
-        m.d.comb += next_entry.eq(source + step)
+            m.d.comb += [source.eq(s.group_entry), step.eq(0)]
+        m.d.comb += s.next_entry.eq(source + step)
 
-        next_address = Signal(act_bits)
-        a_source, a_step = Signal(act_bits), Signal(act_bits)
-        with m.If(~ox_last):
-            m.d.comb += [a_source.eq(address), a_step.eq(ins.out_x)]
-        with m.Elif(~oy_last):
-            m.d.comb += [a_source.eq(address_y), a_step.eq(ins.out_y)]
-        with m.Elif(~group_last):
-            m.d.comb += [a_source.eq(address_s), a_step.eq(1)]
+        a_source, a_step = Signal.like(s.next_address), Signal.like(s.next_address)
+        with m.If(~s.ox_last):
+            m.d.comb += [a_source.eq(s.address), a_step.eq(s.ins.out_x)]
+        with m.Elif(~s.oy_last):
+            m.d.comb += [a_source.eq(s.address_y), a_step.eq(s.ins.out_y)]
+        with m.Elif(~s.group_last):
+            m.d.comb += [a_source.eq(s.address_s), a_step.eq(1)]
         with m.Else():
-            m.d.comb += [a_source.eq(address_g), a_step.eq(ins.group_step)]
-        m.d.comb += next_address.eq(a_source + a_step)
+            m.d.comb += [a_source.eq(s.address_g), a_step.eq(s.ins.group_step)]
+        m.d.comb += s.next_address.eq(a_source + a_step)
 
-        m.d.comb += [
-            self.t_r_entry.eq(entry),
-            self.t_r_column.eq(sub),
-            self.w_count.eq(1),
-            self.w_addr.eq(address),
-            self.w_data[0].eq(chosen),
-        ]
-        free = Signal()
-        m.d.sync += [
-            self.bank_free.eq(free),
-            self.t_bank.eq(self.t_bank ^ free),
-        ]
+    def _begin(self, m, s):
+        """The next cycle reads a value, if its bank is there."""
+        with m.If(~s.need_bank | s.available.any()):
+            m.d.comb += s.take.eq(s.need_bank)
+            m.d.sync += s.need_bank.eq(0)
+            m.next = "READ"
+        with m.Else():
+            m.next = "BANK"
 
-        ready = Signal()
-        m.d.comb += ready.eq(~need_bank | available.any())
+    # --- States: an instruction and a channel's parameters; then value after value ---
+    def _instruction(self, m, s):
+        with m.State("IDLE"):
+            m.d.comb += [self.i.ready.eq(1), self.idle.eq(1)]
+            m.d.sync += s.begun.eq(0)
+            with m.If(self.i.valid):
+                m.d.sync += s.raw.word_select(self.i.payload.index, 64).eq(self.i.payload.word)
+                with m.If(self.i.payload.index == 3):
+                    m.next = "PARAM"
 
-        def begin():
-            """The next cycle reads a value, if its bank is there."""
-            with m.If(ready):
-                m.d.comb += take.eq(need_bank)
-                m.d.sync += need_bank.eq(0)
-                m.next = "READ"
+        with m.State("PARAM"):
+            with m.If(s.begun):
+                m.d.sync += s.p_step.eq(s.p_step + 1)
             with m.Else():
-                m.next = "BANK"
-
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += [self.i.ready.eq(1), self.idle.eq(1)]
-                m.d.sync += begun.eq(0)
-                with m.If(self.i.valid):
-                    m.d.sync += raw.word_select(self.i_index, 64).eq(self.i.payload)
-                    with m.If(self.i_index == 3):
-                        m.next = "PARAM"
-
-            with m.State("PARAM"):
-                with m.If(begun):
-                    m.d.sync += p_step.eq(p_step + 1)
-                with m.Else():
-                    m.d.sync += [
-                        begun.eq(1),
-                        p_entry.eq(ins.param),
-                        left.eq(ins.channels),
-                        need_bank.eq(ins.take),
-                        sub.eq(0),
-                        first.eq(1),
-                        wx.eq(ins.window_x),
-                        wy.eq(ins.window_y),
-                        ox.eq(ins.width),
-                        oy.eq(ins.height),
-                        *(e.eq(ins.acc_base) for e in (entry, entry_window, entry_x, entry_y, group_entry, outputs)),
-                        *(a.eq(ins.address) for a in (address, address_y, address_s, address_g)),
-                    ]
-                with m.Switch(p_step):
-                    with m.Case(1):
-                        m.d.sync += bias[:16].eq(self.p_data)
-                    with m.Case(2):
-                        m.d.sync += bias[16:].eq(self.p_data)
-                    with m.Case(3):
-                        m.d.sync += multiplier[:16].eq(self.p_data)
-                    with m.Case(4):
-                        m.d.sync += multiplier[16:].eq(self.p_data)
-                    with m.Case(5):
-                        m.d.sync += [shift.eq(self.p_data[:8]), p_step.eq(0), p_entry.eq(p_entry + 1)]
-                        begin()
-
-            with m.State("BANK"):
-                begin()
-
-            with m.State("READ"):
-                m.d.comb += self.t_r_en.eq(1)
-                with m.If(plane_done & group_last & ins.release & (last | ~ins.stack)):
-                    m.d.comb += free.eq(1)
-                m.next = "BIAS"
-
-            with m.State("BIAS"):
-                m.d.sync += [value.eq(self.t_r_data + bias), count.eq(left_shift), product.eq(0)]
-                m.next = "MULTIPLY"
-                with m.If(left_shift != 0):
-                    m.next = "LEFT"
-
-            with m.State("LEFT"):
-                m.d.sync += [value.eq(value << 1), count.eq(count - 1)]
-                with m.If(count == 1):
-                    m.next = "MULTIPLY"
-
-            with m.State("MULTIPLY"):
-                m.d.comb += top.eq(count == 32 // DIGIT - 1)
                 m.d.sync += [
-                    count.eq(count + 1),
-                    multiplier.eq(multiplier.rotate_right(DIGIT)),
-                    product.eq(Cat(kept[-2:], partial).as_signed()),
-                    nearest.eq(1),
+                    s.begun.eq(1),
+                    s.p_entry.eq(s.ins.param),
+                    s.left.eq(s.ins.channels),
+                    s.need_bank.eq(s.ins.take),
+                    s.sub.eq(0),
+                    s.first.eq(1),
+                    s.wx.eq(s.ins.window_x),
+                    s.wy.eq(s.ins.window_y),
+                    s.ox.eq(s.ins.width),
+                    s.oy.eq(s.ins.height),
+                    *(
+                        e.eq(s.ins.acc_base)
+                        for e in (s.entry, s.entry_window, s.entry_x, s.entry_y, s.group_entry, s.outputs)
+                    ),
+                    *(a.eq(s.ins.address) for a in (s.address, s.address_y, s.address_s, s.address_g)),
                 ]
-                with m.If(top):
-                    m.d.sync += count.eq(Mux(negative, -shift, 0))
-                    m.next = "RIGHT"
+            with m.Switch(s.p_step):
+                with m.Case(1):
+                    m.d.sync += s.bias[:16].eq(self.params.data)
+                with m.Case(2):
+                    m.d.sync += s.bias[16:].eq(self.params.data)
+                with m.Case(3):
+                    m.d.sync += s.multiplier[:16].eq(self.params.data)
+                with m.Case(4):
+                    m.d.sync += s.multiplier[16:].eq(self.params.data)
+                with m.Case(5):
+                    m.d.sync += [s.shift.eq(self.params.data[:8]), s.p_step.eq(0), s.p_entry.eq(s.p_entry + 1)]
+                    self._begin(m, s)
 
-            with m.State("RIGHT"):
-                # The product is rounded half up; a quotient half away from zero: what was shifted out decides.
-                m.d.comb += rounding.eq(nearest | ((count == 1) & (~product[-1] | sticky)))
-                m.d.sync += [product.eq(halved), sticky.eq(~nearest & (sticky | product[0])), nearest.eq(0)]
-                with m.If(~nearest):
-                    m.d.sync += count.eq(count - 1)
-                with m.If(count == ~nearest):
-                    m.next = "OUT"
+        with m.State("BANK"):
+            self._begin(m, s)
 
-            with m.State("OUT"):
-                m.d.sync += [first.eq(window_done), best.eq(chosen)]
-                m.d.comb += self.w_en.eq(window_done)
-                m.d.sync += [wx.eq(Mux(wx_last, ins.window_x, wx - 1)), entry.eq(next_entry)]
-                m.next = "READ"
-                with m.If(wx_last):
-                    m.d.sync += [entry_window.eq(next_entry), wy.eq(Mux(wy_last, ins.window_y, wy - 1))]
-                with m.If(window_done):
+    def _read(self, m, s):
+        """Read, bias, left shift."""
+        left_shift = Signal(7)
+        m.d.comb += left_shift.eq(s.ins.pre_shift + Mux(s.shift[-1], 0, s.shift[:6]))
+
+        with m.State("READ"):
+            m.d.comb += self.acc.r_en.eq(1)
+            with m.If(s.plane_done & s.group_last & s.ins.release & (s.last | ~s.ins.stack)):
+                m.d.comb += s.free.eq(1)
+            m.next = "BIAS"
+
+        with m.State("BIAS"):
+            m.d.sync += [s.value.eq(self.acc.r_data + s.bias), s.count.eq(left_shift), s.product.eq(0)]
+            m.next = "MULTIPLY"
+            with m.If(left_shift != 0):
+                m.next = "LEFT"
+
+        with m.State("LEFT"):
+            m.d.sync += [s.value.eq(s.value << 1), s.count.eq(s.count - 1)]
+            with m.If(s.count == 1):
+                m.next = "MULTIPLY"
+
+    def _multiply(self, m, s):
+        """By a digit of the multiplier in each cycle."""
+        # A gated adder for each bit: carry chain and multiplexer are one cell.
+        partial = s.product[2:].as_signed()
+        kept = []
+        for k in range(timing.DIGIT):
+            total = Signal(signed(33), name=f"partial_{k}")
+            m.d.comb += total.eq(Mux(s.multiplier[k], partial + s.value, partial))
+            kept.append(total[0])
+            partial = total[1:].as_signed()
+
+        with m.State("MULTIPLY"):
+            m.d.sync += [
+                s.count.eq(s.count + 1),
+                s.multiplier.eq(s.multiplier.rotate_right(timing.DIGIT)),
+                s.product.eq(Cat(kept[-2:], partial).as_signed()),
+                s.nearest.eq(1),
+            ]
+            with m.If(s.count == 32 // timing.DIGIT - 1):
+                m.d.sync += s.count.eq(Mux(s.shift[-1], -s.shift, 0))
+                m.next = "RIGHT"
+
+    def _divide(self, m, s):
+        """Rounding, and the right shift."""
+        halved = Signal(signed(34))
+        m.d.comb += halved.eq((s.product + s.rounding) >> 1)
+
+        with m.State("RIGHT"):
+            # The product is rounded half up; a quotient half away from zero: what was shifted out decides.
+            m.d.comb += s.rounding.eq(s.nearest | ((s.count == 1) & (~s.product[-1] | s.sticky)))
+            m.d.sync += [s.product.eq(halved), s.sticky.eq(~s.nearest & (s.sticky | s.product[0])), s.nearest.eq(0)]
+            with m.If(~s.nearest):
+                m.d.sync += s.count.eq(s.count - 1)
+            with m.If(s.count == ~s.nearest):
+                m.next = "OUT"
+
+    def _write(self, m, s):
+        """The result, if it is its window's last; and on to the next value."""
+
+        with m.State("OUT"):
+            m.d.sync += [s.first.eq(s.window_done), s.best.eq(s.chosen)]
+            m.d.comb += self.write.en.eq(s.window_done)
+            m.d.sync += [s.wx.eq(Mux(s.wx_last, s.ins.window_x, s.wx - 1)), s.entry.eq(s.next_entry)]
+            m.next = "READ"
+            with m.If(s.wx_last):
+                m.d.sync += [s.entry_window.eq(s.next_entry), s.wy.eq(Mux(s.wy_last, s.ins.window_y, s.wy - 1))]
+            with m.If(s.window_done):
+                m.d.sync += [
+                    s.entry_x.eq(s.next_entry),
+                    s.outputs.eq(s.outputs + 1),
+                    s.ox.eq(Mux(s.ox_last, s.ins.width, s.ox - 1)),
+                    s.address.eq(s.next_address),
+                ]
+                with m.If(s.ox_last):
                     m.d.sync += [
-                        entry_x.eq(next_entry),
-                        outputs.eq(outputs + 1),
-                        ox.eq(Mux(ox_last, ins.width, ox - 1)),
-                        address.eq(next_address),
+                        s.entry_y.eq(s.next_entry),
+                        s.oy.eq(Mux(s.oy_last, s.ins.height, s.oy - 1)),
+                        s.address_y.eq(s.next_address),
                     ]
-                    with m.If(ox_last):
-                        m.d.sync += [
-                            entry_y.eq(next_entry),
-                            oy.eq(Mux(oy_last, ins.height, oy - 1)),
-                            address_y.eq(next_address),
-                        ]
-                with m.If(plane_done):
-                    m.d.sync += [
-                        group_entry.eq(next_entry),
-                        outputs.eq(next_entry),
-                        address_s.eq(next_address),
-                        left.eq(left - 1),
-                        sub.eq(Mux(group_last, 0, sub + 1)),
-                        need_bank.eq(group_last & ins.take & ~ins.stack),
-                    ]
-                    with m.If(group_last):
-                        m.d.sync += address_g.eq(next_address)
-                    with m.If(last):
-                        m.d.comb += self.post.eq(ins.post)
-                        m.next = "IDLE"
-                    with m.Elif(~ins.shared):
-                        m.next = "PARAM"
-                    with m.Elif(group_last & ins.take & ~ins.stack):
-                        m.next = "BANK"
-        return m
+            with m.If(s.plane_done):
+                m.d.sync += [
+                    s.group_entry.eq(s.next_entry),
+                    s.outputs.eq(s.next_entry),
+                    s.address_s.eq(s.next_address),
+                    s.left.eq(s.left - 1),
+                    s.sub.eq(Mux(s.group_last, 0, s.sub + 1)),
+                    s.need_bank.eq(s.group_last & s.ins.take & ~s.ins.stack),
+                ]
+                with m.If(s.group_last):
+                    m.d.sync += s.address_g.eq(s.next_address)
+                with m.If(s.last):
+                    m.d.comb += self.banks.token.eq(s.ins.post)
+                    m.next = "IDLE"
+                with m.Elif(~s.ins.shared):
+                    m.next = "PARAM"
+                with m.Elif(s.group_last & s.ins.take & ~s.ins.stack):
+                    m.next = "BANK"

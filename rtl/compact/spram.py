@@ -1,10 +1,11 @@
 """Memories of 16-bit words in iCE40 single-port RAM (SPRAM), and their twins for simulation."""
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from lepton.rtl import layouts, ports
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
@@ -62,7 +63,7 @@ class Spram(wiring.Component):
 
 class SpramActMemory(wiring.Component):
     """Activation memory of up to 64 KB for reads from even addresses: members and semantics of `ActMemory`, one lane,
-    four bytes; a read sees the writes of all earlier cycles. The lowest bit of ``r_addr`` is ignored.
+    four bytes; a read sees the writes of all earlier cycles. The lowest bit of ``read.addr`` is ignored.
 
     With a platform, two SPRAMs hold the even and the odd 16-bit words. They work in domain ``fast``, of twice the
     frequency of ``sync`` and with its edges: the first half of a cycle reads, the second writes.
@@ -74,13 +75,8 @@ class SpramActMemory(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "r_en": In(1),
-                "r_addr": In(20),
-                "r_data": Out(data.ArrayLayout(signed(8), 4)),
-                "w_en": In(1),
-                "w_addr": In(20),
-                "w_count": In(range(2)),
-                "w_data": In(data.ArrayLayout(signed(8), 1)),
+                "read": In(ports.activation_read(layouts.activations(config))),
+                "write": In(ports.activation_write(config)),
             }
         )
 
@@ -100,11 +96,11 @@ class SpramActMemory(wiring.Component):
         for k in range(2):
             here = Signal(bits, name=f"r_word_{k}")
             # The word of four bytes at an odd word starts in the odd memory and goes on in the next even word.
-            m.d.comb += here.eq(self.r_addr[2:] + (self.r_addr[1] if k == 0 else 0))
+            m.d.comb += here.eq(self.read.addr[2:] + (self.read.addr[1] if k == 0 else 0))
             w_on = Signal(2, name=f"w_on_{k}")
-            with m.If(self.w_en & (self.w_count != 0) & (self.w_addr[1] == k)):
-                m.d.comb += w_on.eq(1 << self.w_addr[0])
-            w_at, w_data = self.w_addr[2 : 2 + bits], self.w_data[0].as_unsigned().replicate(2)
+            with m.If(self.write.en & (self.write.count != 0) & (self.write.addr[1] == k)):
+                m.d.comb += w_on.eq(1 << self.write.addr[0])
+            w_at, w_data = self.write.addr[2 : 2 + bits], self.write.data[0].as_unsigned().replicate(2)
             if platform is not None:
                 address = Mux(write_half, w_at, here)
                 words.append(_cell(m, f"cell_{k}", "fast", address, w_on & write_half.replicate(2), w_data))
@@ -119,6 +115,6 @@ class SpramActMemory(wiring.Component):
                 ]
                 words.append(read.data)
         result = Signal(32, reset_less=True)
-        m.d.sync += result.eq(Mux(self.r_addr[1], Cat(words[1], words[0]), Cat(words[0], words[1])))
-        m.d.comb += self.r_data.as_value().eq(result)
+        m.d.sync += result.eq(Mux(self.read.addr[1], Cat(words[1], words[0]), Cat(words[0], words[1])))
+        m.d.comb += self.read.data.as_value().eq(result)
         return m

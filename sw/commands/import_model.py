@@ -1,15 +1,60 @@
 """`lepton import`."""
 
 import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from lepton.sw.commands import Subparsers, add_config
+from lepton.sw.errors import UserError
+from lepton.sw.files import atomic, check_output, load_config
 
 
 def command(args: argparse.Namespace) -> int:
     """Import a network as an int8 .tflite."""
-    from lepton.sw.frontends.importer import command as run
+    from lepton.sw.frontends.importer import agreement, import_model, layers, load_calibration, show_layers
+    from lepton.sw.report import check
 
-    return run(args)
+    check_output(args.output)
+    config = load_config(args.config)
+    source = Path(args.source)
+    if not source.exists():
+        raise UserError(f"{source}: no such file")
+    arrays = load_calibration(args.calibrate) if args.calibrate else None
+    steps = len(arrays[0]) if arrays is not None and arrays[0].ndim else 0
+    imported = import_model(
+        source, arrays, args.nhwc, where=args.calibrate or "", progress=_progress(steps), tflm=args.tflm
+    )
+    with atomic(args.output) as temporary:
+        temporary.write_bytes(imported.data)
+    model = imported.model()
+    report = check.check_model(model, config)
+    check.show(report)
+    print(f"{args.output}: {len(imported.data):,} bytes, {len(model.operators)} operators, from {source.name}")
+    if imported.samples:
+        a = agreement(imported, model)
+        same = "" if a["same_argmax"] is None else f", the same largest output {a['same_argmax']:.1%}"
+        print(
+            f"agreement with the float model on {a['samples']} calibration samples: cosine {a['cosine']:.6f}, "
+            f"{a['decibels']:.1f} dB, largest error {a['largest_error']:.3g} of a span of {a['span']:.3g}{same}"
+        )
+        if args.report:
+            print("layer by layer (dB alone: the operator by itself, on the int8 inputs it has):")
+            show_layers(layers(imported, model))
+    elif args.report:
+        raise UserError("--report compares on calibration data: give --calibrate DATA.npz")
+    return 0
+
+
+def _progress(count: int) -> Callable[[int], None] | None:
+    """Shows the samples on a terminal."""
+    if not sys.stderr.isatty() or count < 2:
+        return None
+
+    def show(n: int) -> None:
+        print(f"\rcalibrating {n}/{count}", end="\n" if n == count else "", file=sys.stderr, flush=True)
+
+    return show
 
 
 def add_parser(commands: Subparsers) -> None:

@@ -376,7 +376,7 @@ def narrow_transposes(p: _Pass) -> None:
         shape = node.x().shape if node.op == "TRANSPOSE" else ()
         if len(shape) <= 4:
             continue
-        perm = [int(a) for a in node.x(1).data if shape[int(a)] > 1]
+        perm = [int(a) for a in node.x(1).values if shape[int(a)] > 1]
         groups: list[list[int]] = []
         kept = sorted(perm)
         for a in perm:

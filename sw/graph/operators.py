@@ -13,7 +13,7 @@ import tflite
 from tflite.utils import BUILTIN_OPCODE2NAME
 
 from lepton.sw.graph import checks
-from lepton.sw.graph.checks import check_activation, integers, settle, shape
+from lepton.sw.graph.checks import integers, settle, shape
 from lepton.sw.graph.model import (
     MAX_PRODUCTS,
     MAX_TENSOR_ELEMENTS,
@@ -164,7 +164,12 @@ def _read_options(o, kind: str | None, where) -> dict:
 
 
 def _weights(o, x: Tensor, w: Tensor, bias, channels, axis):
-    """Weights and bias of an operator with input x: int8 or int4 by int8, or int8 by int16."""
+    """Weights and bias of an operator with input x: int8 or int4 by int8, int8 by int16, or all float32."""
+    if x.dtype == "float32":
+        need(w.dtype == "float32", o, f"weights {tensor_name(w)} are {w.dtype}, not float32 as the input")
+        fits = bias is None or bias.dtype == "float32" and bias.size == channels
+        need(fits, o, "bias does not fit the weights")
+        return
     given = "" if w.constant else "given at run time "
     types = ("int8",) if x.dtype == "int16" or o.op == "TRANSPOSE_CONV" or given else ("int8", "int4")
     need(w.constant or o.op == "FULLY_CONNECTED", o, f"weights {tensor_name(w)} must be constant")
@@ -187,8 +192,8 @@ def _weights(o, x: Tensor, w: Tensor, bias, channels, axis):
 def _check_conv(o, ins, outs):
     y = outs[0]
     x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
-    check_activation(x, o, "int8", "int16")
-    check_activation(y, o, x.dtype)
+    checks.types(o, (x, y), ("float32", "int8", "int16"))
+    need(x.dtype != "int16" or x.zero_point == y.zero_point == 0, o, "int16 with a zero point other than 0")
     need(len(x.shape) == 4 and len(w.shape) == 4, o, "input and weights must have 4 dimensions")
     p = o.options
     depthwise = o.op == "DEPTHWISE_CONV_2D"
@@ -237,8 +242,8 @@ def _windows(o, x, y, channels):
 def _check_fc(o, ins, outs):
     y = outs[0]
     x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
-    check_activation(x, o, "int8", "int16")
-    check_activation(y, o, x.dtype)
+    checks.types(o, (x, y), ("float32", "int8", "int16"))
+    need(x.dtype != "int16" or x.zero_point == y.zero_point == 0, o, "int16 with a zero point other than 0")
     need(len(w.shape) == 2, o, f"weights have shape {w.shape}, 2 dimensions expected")
     need(o.options["weights_format"] == 0, o, "shuffled weights are not supported")
     need(w.dtype != "int4" or len(w.scales) == 1, o, "int4 weights with a scale a channel: TFLM has one scale for all")
@@ -266,8 +271,8 @@ def _check_transpose_conv(o, ins, outs):
     y = outs[0]
     shape, w, x = ins[0], ins[1], ins[2]
     bias = ins[3] if len(ins) > 3 else None
-    check_activation(x, o, "int8", "int16")
-    check_activation(y, o, x.dtype)
+    checks.types(o, (x, y), ("float32", "int8", "int16"))
+    need(x.dtype != "int16" or x.zero_point == y.zero_point == 0, o, "int16 with a zero point other than 0")
     need(len(x.shape) == 4 and len(w.shape) == 4, o, "input and weights must have 4 dimensions")
     p = o.options
     _weights(o, x, w, bias, w.shape[0], 0)

@@ -97,7 +97,7 @@ def causes(rows: Sequence[Row], mhz: float, title: str) -> str:
     scale = (right - left) / most
     bottom = y + step * len(rows)
     for tick in ticks(most):
-        x = left + tick * scale
+        x: float = left + tick * scale
         parts.append(line(x, y, x, bottom + 3, palette.GRID))
         parts.append(text(x, bottom + 17, count(tick), "middle", palette.MUTED))
         parts.append(text(x, bottom + 32, f"{tick / mhz / 1e3:.3g}", "middle", palette.MUTED))
@@ -109,7 +109,7 @@ def causes(rows: Sequence[Row], mhz: float, title: str) -> str:
         if row.count is None:
             mine.append(text(left + 4, top + 16, "on the host", color=palette.HOST))
         else:
-            x: float = left
+            x = left
             for name in shown:
                 width = row.count.causes.get(name, 0) * scale
                 if width:

@@ -246,7 +246,11 @@ def draw(result: SimResult, path, title: str) -> None:
         axis.set_title(text, fontsize=FONT, color=palette.WRONG if wrong else palette.INK, pad=3)
     for n, (name, value) in enumerate(facts):
         y = 1 - (0.45 + images + 0.17 * n + 0.12) / height
-        good = {True: palette.CAUSES["multiply"], False: palette.WRONG}.get(result.equal) if name == "TFLM" else None
+        good = (
+            {True: palette.CAUSES["multiply"], False: palette.WRONG, None: None}[result.equal]
+            if name == "TFLM"
+            else None
+        )
         figure.text(0.15 / WIDTH, y, name, fontsize=FONT, color=palette.MUTED)
         figure.text(1.0 / WIDTH, y, value, fontsize=FONT, color=good or palette.INK)
     if causes:

@@ -47,11 +47,11 @@ class Machine(Part):
         mine, other = phase % 2, 1 - phase % 2
         adding = at < CYCLES - CLOSE and not self._stalls[0]()
         self._add(cycle, mine, adding)
-        self._pins.set("t_bank", other)
+        self._pins.set("tail__bank", other)
         entry = self._entry()
         reading = not self._stalls[1]() and entry != self._written
-        self._pins.set("t_r_en", reading)
-        self._pins.set("t_r_entry", entry)
+        self._pins.set("tail__r_en", reading)
+        self._pins.set("tail__r_entry", entry)
         if reading:  # writes of the same cycle and the one before are not seen
             self._reads[cycle + Accumulators.T_LATENCY] = self._acc[other, entry].copy()
             edges = {0: "reads first entry", self._config.acc_depth - 1: "reads last entry"}
@@ -63,11 +63,11 @@ class Machine(Part):
         self._written = written if writing else None
         lanes = self._config.lanes
         value = self._rng.choice(self._values, lanes) if self._rng.random() < 0.7 else self._rng.integers(*INT32, lanes)
-        self._pins.set("t_w_en", writing)
-        self._pins.set("t_w_entry", written)
+        self._pins.set("tail__w_en", writing)
+        self._pins.set("tail__w_entry", written)
         if self._config.cols > lanes:
-            self._pins.set("t_w_sub", sub)
-        self._pins.set("t_w_data", pack(value, 32))
+            self._pins.set("tail__w_sub", sub)
+        self._pins.set("tail__w_data", pack(value, 32))
         if writing:
             first = sub * lanes if self._config.cols > lanes else 0
             self._acc[other, written, first : first + lanes] = value
@@ -75,11 +75,11 @@ class Machine(Part):
 
     def _add(self, cycle, bank, adding):
         entry, init, psum = self._entry(), int(self._rng.random() < 0.2), self._psum()
-        self._pins.set("a_en", adding)
-        self._pins.set("a_bank", bank)
-        self._pins.set("a_entry", entry)
-        self._pins.set("a_init", init)
-        self._pins.set("a_psum", pack(psum, self._config.psum_width))
+        self._pins.set("sums__en", adding)
+        self._pins.set("sums__bank", bank)
+        self._pins.set("sums__entry", entry)
+        self._pins.set("sums__init", init)
+        self._pins.set("psum", pack(psum, self._config.psum_width))
         if not adding:
             return
         exact = psum if init else self._acc[bank, entry] + psum
@@ -99,7 +99,7 @@ class Machine(Part):
     def sample(self, cycle):
         want = self._reads.pop(cycle, None)
         if want is not None:
-            got = unpack(self._pins.get("t_r_data"), 32, self._config.cols)
+            got = unpack(self._pins.get("tail__r_data"), 32, self._config.cols)
             same(got, want.tolist(), f"cycle {cycle}, entry read")
             self.reads += 1
 

@@ -119,18 +119,18 @@ class Driver(Part):
         config, rng = self._config, self._rng
         lanes = max(config.rows, config.cols)
         vector, depthwise, line_delay = self.vectors.get(cycle, (None, int(rng.integers(2)), int(rng.integers(1024))))
-        self._pins.set("i_act", pack(rng.integers(-128, 128, lanes) if vector is None else vector, 8))
-        self._pins.set("i_depthwise", depthwise)
-        self._pins.set("i_line_delay", line_delay)
-        self._pins.set("i_swap", cycle in self._swaps)
+        self._pins.set("vectors__act", pack(rng.integers(-128, 128, lanes) if vector is None else vector, 8))
+        self._pins.set("vectors__depthwise", depthwise)
+        self._pins.set("vectors__line_delay", line_delay)
+        self._pins.set("vectors__swap", cycle in self._swaps)
         load = weights = 0
         for r in range(config.rows):
             tile = self._loads.get(cycle - (r // 2 if config.pe == "paired" else r))
             row = rng.integers(-128, 128, config.cols) if tile is None else tile[r]
             weights |= pack(row, 8) << 8 * config.cols * r
             load |= (tile is not None) << r
-        self._pins.set("i_load", load)
-        self._pins.set("i_weights", weights)
+        self._pins.set("tile__load", load)
+        self._pins.set("tile__weights", weights)
 
 
 class Monitor(Part):
@@ -143,7 +143,7 @@ class Monitor(Part):
 
     def sample(self, cycle):
         if cycle - self._latency in self._driver.vectors and next(self._defined):
-            self._checker.put(unpack(self._pins.get("o_psum"), self._config.psum_width, self._config.cols))
+            self._checker.put(unpack(self._pins.get("psum"), self._config.psum_width, self._config.cols))
 
 
 async def check(dut, unit, name, config, passes_of):

@@ -20,7 +20,10 @@ WARNINGS = "CASEINCOMPLETE CASEOVERLAP WIDTHEXPAND WIDTHTRUNC UNSIGNED CMPCONST 
 PROBES = {
     "*.queue*": ("i__ready", "o__valid"),
     "*.fetch": ("have",),
-    "*.tail": ("have", "full", "needs", "busy", "begun", "closing"),
+    "*.tail": ("busy",),
+    "*.tail_walk": ("have", "begun"),
+    "*.tail_params": ("full",),
+    "*.tail_banks": ("needs", "closing"),
 }
 """Signals inside the units that monitors look at: modules, and their signals."""
 VISIBLE = "\n".join(

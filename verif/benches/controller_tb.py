@@ -289,10 +289,10 @@ class Ring(Part):
             place = config.resident_tiles + self._filled % config.ring_tiles
             self._content[place] = self._external[self._filled]
             self._filled += 1
-        self._pins.set("ring_count", self._filled - self._freed)
+        self._pins.set("ring__count", self._filled - self._freed)
 
     def sample(self, cycle):
-        if self._pins.get("ring_free"):
+        if self._pins.get("ring__free"):
             self._freed += 1
             assert self._freed <= self._filled, "a tile was taken that was not there"
 
@@ -334,10 +334,10 @@ class Surroundings(Part):
         word = int.from_bytes(self._rng.bytes(8), "little") if self._word is None else self._word
         self._pins.set("start", cycle == 0)
         self._pins.set("pc", self._program.pc if cycle == 0 else int(self._rng.integers(1 << 16)))
-        self._pins.set("p_data", word)
-        self._pins.set("descriptor", self._descriptor)
+        self._pins.set("program__data", word)
+        self._pins.set("descriptor__data", self._descriptor)
         lanes = self._reads.pop(cycle, None)
-        self._pins.set("i_data", pack(self._rng.integers(-128, 128, self._width) if lanes is None else lanes, 8))
+        self._pins.set("read__data", pack(self._rng.integers(-128, 128, self._width) if lanes is None else lanes, 8))
 
     def _tile(self, place):
         tile = self._ring.tile(place)
@@ -345,20 +345,20 @@ class Surroundings(Part):
 
     def sample(self, cycle):
         get = self._pins.get
-        if get("p_en"):
-            at = get("p_addr")
+        if get("program__en"):
+            at = get("program__addr")
             self._word = self._program.words[at] if at < len(self._program.words) else 0
         else:
             self._word = None
-        if get("r_en"):
-            at = get("r_addr") + np.arange(self._width)
+        if get("read__en"):
+            at = get("read__addr") + np.arange(self._width)
             self._reads[cycle + ActMemory.LATENCY] = self._act[at % self._config.act_bytes]
             self._vector_of[cycle + ActMemory.LATENCY + 1] = self._issued
             self._issued += 1
-        if get("load"):
-            self._loads[cycle + WeightStore.LATENCY] = self._tile(get("tile"))
+        if get("load__en"):
+            self._loads[cycle + WeightStore.LATENCY] = self._tile(get("load__tile"))
         # A swap takes the shadow as it was; a load in the same cycle then replaces it.
-        swap = get("o_swap")
+        swap = get("vectors__swap")
         if swap:
             assert self._shadow is not None, f"cycle {cycle}: no tile to swap in"
             self._active, self._shadow = self._shadow, None
@@ -366,14 +366,16 @@ class Surroundings(Part):
             assert self._shadow is None, f"cycle {cycle}: a tile that was never used is overwritten"
             self._shadow = self._loads.pop(cycle)
         if cycle in self._vector_of:
-            self._vectors.put((self._active, unpack(get("o_act"), 8, self._width), swap, get("o_depthwise")))
+            self._vectors.put(
+                (self._active, unpack(get("vectors__act"), 8, self._width), swap, get("vectors__depthwise"))
+            )
         else:
             assert not swap, f"cycle {cycle}: swap without a vector"
-        if get("a_en"):
+        if get("sums__en"):
             vector = self._vector_of[cycle - self.array_latency]
-            self._sums.put((vector, get("a_bank"), get("a_entry"), get("a_init")))
-        if get("d_en"):
-            self._descriptor = pack_descriptor(self._program.store[self._tile(get("d_tile"))])
+            self._sums.put((vector, get("sums__bank"), get("sums__entry"), get("sums__init")))
+        if get("descriptor__en"):
+            self._descriptor = pack_descriptor(self._program.store[self._tile(get("descriptor__addr"))])
         self.causes[get("cause")] += 1
 
     def vector_at(self, cycle):
@@ -394,18 +396,18 @@ class Handover(Part):
     def drive(self, cycle):
         give = self._tokens > 0 and not self._token_stall()
         self._tokens -= give
-        self._pins.set("token_in", give)
+        self._pins.set("banks__token", give)
         free = self._freed < self._ready and not self._stall()
         self._freed += free
-        self._pins.set("bank_free", free)
+        self._pins.set("banks__free", free)
 
     def sample(self, cycle):
-        if self._pins.get("bank_ready"):
+        if self._pins.get("banks__ready"):
             assert self._ready < len(self._released), "a bank too many was handed over"
             assert self._surroundings.vector_at(cycle - self._delay) == self._released[self._ready]
             self._ready += 1
         # Of the two banks one may be filled before a bank came back: this vector's filling is the n-th.
-        if self._pins.get("a_en"):
+        if self._pins.get("sums__en"):
             vector = self._surroundings.vector_at(cycle - self._surroundings.array_latency)
             filling = sum(1 for last in self._released if last < vector)
             assert filling <= self._freed + 1, f"cycle {cycle}: a bank that the tail still holds is written"

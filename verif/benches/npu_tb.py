@@ -564,7 +564,7 @@ async def converse(dut, name, script_of, timeout):
     bench = Bench(dut, "npu", name)
     memory = External(bench) if bench_config().ring_tiles else None
     host = Host(bench, script_of(bench.rng, memory))
-    parts = (host, memory, Queues(bench, {"runs": "prefetch.queue"})) if memory else (host,)
+    parts = (host, memory, Queues(bench, {"runs": "tile_supply.prefetch.queue"})) if memory else (host,)
     await bench.run(*parts, until=lambda: host.done, timeout=timeout)
     cover.save()
     dut._log.info("%d requests, %d cycles", host.requests, bench.cycle)

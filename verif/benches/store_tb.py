@@ -64,10 +64,10 @@ class Driver(Part):
         for name, tile in (("load", load_tile), ("descriptor", d_tile)):
             if tile is not None:
                 cover.hit("store.tile", f"{name} {self._place(tile)}")
-        self._pins.set("load", self.load)
-        self._pins.set("tile", noise if load_tile is None else load_tile)
-        self._pins.set("d_en", self.d_en)
-        self._pins.set("d_tile", noise if d_tile is None else d_tile)
+        self._pins.set("load__en", self.load)
+        self._pins.set("load__tile", noise if load_tile is None else load_tile)
+        self._pins.set("descriptor__en", self.d_en)
+        self._pins.set("descriptor__addr", noise if d_tile is None else d_tile)
 
         w_tile = byte = None
         if filling:
@@ -76,10 +76,10 @@ class Driver(Part):
             w_tile = self._tile(lambda t: cycle - self._read[t] > self._open)
             byte = int(self._rng.integers(self._model.size + 2))
         value = int(self._rng.integers(256))
-        self._pins.set("w_en", w_tile is not None)
-        self._pins.set("w_tile", noise if w_tile is None else w_tile)
-        self._pins.set("w_byte", 7 if byte is None else byte)
-        self._pins.set("w_data", value)
+        self._pins.set("write__en", w_tile is not None)
+        self._pins.set("write__tile", noise if w_tile is None else w_tile)
+        self._pins.set("write__byte", 7 if byte is None else byte)
+        self._pins.set("write__data", value)
         if w_tile is not None and byte is not None:
             cover.hit("store.tile", f"write {self._place(w_tile)}")
             edges = {0: "descriptor first", DESCRIPTOR_BYTES - 1: "descriptor last"}
@@ -113,15 +113,17 @@ class Monitor(Part):
                 weights |= int.from_bytes(word[at : at + config.cols], "little") << 8 * config.cols * r
                 self.rows += 1
         mask = pack([((load >> r) & 1) * (2 ** (8 * config.cols) - 1) for r in range(config.rows)], 8 * config.cols)
-        assert self._pins.get("o_load") == load, f"cycle {cycle}: rows {self._pins.get('o_load'):b}, expected {load:b}"
-        got = self._pins.get("o_weights") & mask
+        assert self._pins.get("o__load") == load, (
+            f"cycle {cycle}: rows {self._pins.get('o__load'):b}, expected {load:b}"
+        )
+        got = self._pins.get("o__weights") & mask
         if got != weights:
             same(self._rows(got), self._rows(weights), f"cycle {cycle}, weights", "row")
         if self._next is not None:
             self._descriptor, self._next = self._next, None
             self.descriptors += 1
         if self._descriptor is not None:
-            got = self._pins.get("descriptor")
+            got = self._pins.get("descriptor__data")
             assert got == self._descriptor, f"cycle {cycle}: descriptor {got:#x}, expected {self._descriptor:#x}"
         if self._driver.load:
             self._loads[cycle] = bytes(self._model.words[self._driver.load_tile])

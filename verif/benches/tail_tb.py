@@ -17,6 +17,10 @@ PARAM_CORNERS = [(k, v) for k, f in enumerate(isa.PARAM) for v in cover.param_co
 CORNER_PARAMS = 200
 
 
+INNER = "tail_walk.have tail_params.full tail_banks.needs busy tail_walk.begun tail_banks.closing".split()
+"""What the monitor of waits looks at."""
+
+
 class Model:
     """The memories, and the instructions one after the other."""
 
@@ -175,10 +179,10 @@ class Waits(Part):
 
     def __init__(self, bench):
         self._pins = bench.pins
-        self._inner = {n: bench.inner(n) for n in ("have", "full", "needs", "busy", "begun", "closing")}
+        self._inner = {path.split(".")[-1]: bench.inner(path) for path in INNER}
 
     def sample(self, cycle):
-        if self._pins.get("t_r_en"):
+        if self._pins.get("acc__r_en"):
             return
         s = {name: int(handle.value) for name, handle in self._inner.items()}
         if s["have"]:
@@ -251,21 +255,21 @@ class Memories(Part):
 
     def drive(self, cycle):
         noise = int.from_bytes(self._rng.bytes(4 * self._config.cols), "little")
-        self._pins.set("t_r_data", noise if self._reads[-1] is None else self._reads[-1])
-        self._pins.set("p_data", noise >> 8 & (1 << 72) - 1 if self._param is None else self._param)
+        self._pins.set("acc__r_data", noise if self._reads[-1] is None else self._reads[-1])
+        self._pins.set("params__data", noise >> 8 & (1 << 72) - 1 if self._param is None else self._param)
 
     def sample(self, cycle):
         get, lanes = self._pins.get, self._config.lanes
-        acc = self.acc[get("t_bank")]
-        entry = pack(acc[get("t_r_entry")], 32) if get("t_r_en") else None
+        acc = self.acc[get("acc__bank")]
+        entry = pack(acc[get("acc__r_entry")], 32) if get("acc__r_en") else None
         self._reads = [entry, *self._reads[:-1]]
-        self._param = self._params[get("p_addr") % PARAMS] if get("p_en") else None
-        if get("t_w_en"):
-            count, first = get("t_w_count"), get("t_w_sub") * lanes if lanes < self._config.cols else 0
-            acc[get("t_w_entry"), first : first + count] = unpack(get("t_w_data"), 32, lanes)[:count]
-        if get("w_en"):
-            for lane, byte in enumerate(unpack(get("w_data"), 8, lanes)[: get("w_count")]):
-                self.act[(get("w_addr") + lane) % 2**20] = byte
+        self._param = self._params[get("params__addr") % PARAMS] if get("params__en") else None
+        if get("acc__w_en"):
+            count, first = get("acc__w_count"), get("acc__w_sub") * lanes if lanes < self._config.cols else 0
+            acc[get("acc__w_entry"), first : first + count] = unpack(get("acc__w_data"), 32, lanes)[:count]
+        if get("write__en"):
+            for lane, byte in enumerate(unpack(get("write__data"), 8, lanes)[: get("write__count")]):
+                self.act[(get("write__addr") + lane) % 2**20] = byte
 
 
 class Banks(Part):
@@ -278,11 +282,11 @@ class Banks(Part):
     def drive(self, cycle):
         give = self._handed < self._need and self._handed - self.freed < 2 and not self._stall()
         self._handed += give
-        self._pins.set("bank_ready", give)
+        self._pins.set("banks__ready", give)
 
     def sample(self, cycle):
-        self.freed += self._pins.get("bank_free")
-        self.tokens += self._pins.get("post")
+        self.freed += self._pins.get("banks__free")
+        self.tokens += self._pins.get("banks__token")
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")

@@ -83,21 +83,25 @@ class Quantizers(wiring.Component):
 class Controller(wiring.Component):
     """Fetch and MultiplyEngine connected: program words in, steering of array and accumulators out.
 
-    Members: those of both, but for the two queues between them; Fetch's `o_tail` is a Stream(256).
+    Members: those of both, but for the two queues between them, and those of ``tiles`` by themselves; Fetch's `o_tail`
+    is a Stream(256).
     """
 
     def __init__(self, config: NpuConfig):
         self._fetch, self._multiply = Fetch(config), MultiplyEngine(config)
-        inner = {"i_load", "i_mul", "o_load", "o_mul"}
-        members = dict(self._fetch.signature.members.items()) | dict(self._multiply.signature.members.items())
-        super().__init__({name: member for name, member in members.items() if name not in inner})
+        members = {}
+        for unit in (self._fetch, self._multiply, self._multiply.tiles):
+            for name, member in unit.signature.members.items():
+                if name not in ("o_load", "o_mul", "tiles", "i"):
+                    members[name] = member
+        super().__init__(members)
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.fetch, m.submodules.multiply = self._fetch, self._multiply
-        wiring.connect(m, self._fetch.o_load, self._multiply.i_load)
-        wiring.connect(m, self._fetch.o_mul, self._multiply.i_mul)
-        for unit in (self._fetch, self._multiply):
+        wiring.connect(m, self._fetch.o_load, self._multiply.tiles.i)
+        wiring.connect(m, self._fetch.o_mul, self._multiply.i)
+        for unit in (self._fetch, self._multiply, self._multiply.tiles):
             for name, member in unit.signature.members.items():
                 if name not in self.signature.members:
                     continue

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lepton.verif import formal
-from lepton.verif.formal.core import Check, Result, solve
+from lepton.verif.formal.core import BugError, Check, Result, solve
 
 
 def checks() -> list[Check]:
@@ -30,18 +30,34 @@ def choose(names: list[str]) -> list[Check]:
     return [c for c in known if not names or c.name in names or c.name.split(".")[0] in names]
 
 
+def attempt(check: Check, bug: bool = False) -> Result:
+    """The check's result. What keeps it from an answer, as a bench that does not fit a broken design, is told in it."""
+    try:
+        return solve(check, bug)
+    except Exception as error:  # anything may go wrong while a broken design is built
+        why = str(error) if isinstance(error, BugError) else f"{type(error).__name__}: {error}"
+        return Result(check.name, check.proves, check.mode, check.depth, 0.0, False, trouble=why)
+
+
 def run(wanted: list[Check], bugs: bool) -> list[Result]:
     results = []
     for n, check in enumerate(wanted):
         print(f"[{n + 1}/{len(wanted)}] {check.name} ({check.mode} {check.depth}) ...", end=" ", flush=True)
-        result = solve(check)
-        text = "proven" if result.passed else "FAILED"
-        if bugs:
-            result.bug_found = not solve(check, bug=True).passed
-            text += ", planted bug " + ("found" if result.bug_found else "NOT FOUND")
+        result = attempt(check)
+        text = "proven" if result.passed else "NO ANSWER" if result.trouble else "FAILED"
+        trouble = [result.trouble] if result.trouble else []
+        if bugs and not result.trouble:
+            hunt = attempt(check, bug=True)
+            result.bug_found = not hunt.passed and not hunt.trouble
+            text += ", planted bug " + ("found" if result.bug_found else "NOT PLANTED" if hunt.trouble else "NOT FOUND")
+            if hunt.trouble:
+                result.trouble = hunt.trouble
+                trouble = [f"the planted bug does not fit the source: {hunt.trouble}"]
         print(f"{text}, {result.seconds} s{' when it was run' * result.kept}", flush=True)
-        if not result.passed:
+        if result.trace:
             print(f"    {result.failed or 'no assertion'} fails; trace: {result.trace}")
+        for line in trouble:
+            print(f"    {line}")
         results.append(result)
     return results
 
@@ -50,7 +66,7 @@ def show(results: list[Result]) -> None:
     table = Table("proof", "what it proves", "mode", "depth", "seconds", "result", "planted bug")
     for r in results:
         bug = {None: "", True: "found", False: "[red]not found"}[r.bug_found]
-        result = "[green]proven" if r.passed else "[red]failed"
+        result = "[green]proven" if r.passed else "[red]no answer" if not r.trace and r.trouble else "[red]failed"
         table.add_row(r.name, r.proves, r.mode, str(r.depth), f"{r.seconds:.1f}", result, bug)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 

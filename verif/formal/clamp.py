@@ -7,8 +7,10 @@ number goes on as it is.
 from amaranth.hdl import Mux, Signal, Value, signed
 from amaranth.lib import data
 
+from lepton.rtl.layouts import STEERING
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.tail import STEERING, TailEngine
+from lepton.rtl.tail import TailEngine
+from lepton.rtl.tail_lane import TailLane
 from lepton.verif.formal.core import Bench, Bug, Check, cut, sentence
 
 
@@ -16,14 +18,14 @@ def clamp() -> Bench:
     bench = Bench()
     dut = TailEngine(NpuConfig(rows=2, cols=2, lanes=1))
     inside = bench.unit(dut, "dut")
-    result = inside("result", "requantizer_0")
+    result = inside("result", "tail_lane_0", "requantizer")
     mine = data.View(STEERING, inside("mine_0"))
     # The instruction does not change while its values are in the pipeline (`tokens.tail`).
     second = bench.past(bench.past(1, "second_1"), "second_2")
     bench.assume(~second | (Value.cast(mine) == bench.past(Value.cast(mine), "mine_1")))
     bench.check(mine.clamp | (mine.zero_point == 0), "without clamping nothing is added")
     bench.assume(mine.low <= mine.high)
-    word = Value.cast(dut.t_w_data[0]).as_signed()
+    word = Value.cast(dut.acc.w_data[0]).as_signed()
     sum_1, sum_2 = Signal(signed(40)), Signal(signed(40))
     bench.m.d.comb += sum_1.eq(result + mine.zero_point)
     bench.m.d.sync += sum_2.eq(sum_1)
@@ -32,7 +34,7 @@ def clamp() -> Bench:
     clamped = Mux(low > mine.high, mine.high, low)
     raw = bench.past(bench.past(result, "raw_1"), "raw_2")
     warm = bench.past(bench.past(second, "warm_1"), "warm_2")
-    moved = inside("moved_0")
+    moved = inside("moved", "tail_lane_0")
     bench.check(~warm | ~mine.clamp | (moved == sum_2), "the sum does not overflow")
     bench.check(~warm | ~mine.clamp | (word == clamped), "clamped")
     bench.check(~warm | mine.clamp | (word == raw), "raw")
@@ -46,7 +48,7 @@ CHECKS = [
         clamp,
         "prove",
         4,
-        Bug(TailEngine, "with m.Elif(moved > mine.high):", "with m.Elif(moved[:32].as_signed() > mine.high):", 8),
-        options=cut("dut.requantizer_0.result", "dut.ins"),
+        Bug(TailLane, "with m.Elif(moved > steering.high):", "with m.Elif(moved[:32].as_signed() > steering.high):", 8),
+        options=cut("dut.tail_lane_0.requantizer.result", "dut.tail_walk.instruction"),
     )
 ]

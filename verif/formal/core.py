@@ -38,6 +38,10 @@ class Bug:
     depth: int = 12
 
 
+class BugError(ValueError):
+    """A planted bug that cannot be planted: the source does not have its text (any more), or has it several times."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One run of the solver. `build` returns the bench; `bug` must make it fail.
@@ -70,6 +74,8 @@ class Result:
     """The assertion that failed first."""
     bug_found: bool | None = None
     """Whether the planted bug made the check fail; None when it was not tried."""
+    trouble: str = ""
+    """Why there is no answer: the bench or the bug does not fit the sources (any more)."""
     kept: bool = False
     """Not solved anew: the same problem was solved before, in this folder, by the same tools."""
 
@@ -164,13 +170,13 @@ class Inside:
         return fragment
 
     def __call__(self, name: str, *path: str, domain: str | None = None) -> Signal:
-        """The signal of that name driven (in that domain, if given) in the unit, or in its submodule at `path`."""
-        found = {
-            id(s): s
-            for where, statements in self._at(path).statements.items()
-            for s in statements._lhs_signals()
-            if s.name == name and domain in (None, where)
-        }
+        """The signal of that name driven (in that domain, if given) in the unit, or in its submodule at `path`; else
+        the one driven somewhere below that."""
+        here = self._at(path)
+        found = _driven(here, name, domain)
+        if not found:
+            for (below,) in _walk(here):
+                found |= _driven(below, name, domain)
         if len(found) != 1:
             raise KeyError(f"{len(found)} signals named {name!r} in {'/'.join(path) or 'the unit'}")
         return next(iter(found.values()))
@@ -196,6 +202,15 @@ class Inside:
         return data
 
 
+def _driven(fragment, name: str, domain: str | None) -> dict[int, Signal]:
+    return {
+        id(s): s
+        for where, statements in fragment.statements.items()
+        for s in statements._lhs_signals()
+        if s.name == name and domain in (None, where)
+    }
+
+
 def _walk(fragment):
     yield (fragment,)
     for sub, *_ in fragment.subfragments:
@@ -208,7 +223,7 @@ def planted(bug: Bug):
     module = importlib.import_module(bug.unit.__module__)
     source = inspect.getsource(module)
     if source.count(bug.old) != 1:
-        raise ValueError(f"{module.__name__}: {bug.old!r} occurs {source.count(bug.old)} times, expected once")
+        raise BugError(f"{module.__name__}: {bug.old!r} occurs {source.count(bug.old)} times, expected once")
     scope = {"__name__": module.__name__, "__package__": module.__package__, "__file__": module.__file__}
     exec(compile(source.replace(bug.old, bug.new), str(module.__file__), "exec"), scope)
     methods = {k: v for k, v in vars(scope[bug.unit.__name__]).items() if callable(v) or isinstance(v, staticmethod)}

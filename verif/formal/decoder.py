@@ -13,7 +13,7 @@ from amaranth.hdl import Cat, Const, Mux, Signal, Value
 from amaranth.lib import data
 
 from lepton.rtl.fetch import Fetch
-from lepton.rtl.loader import layout_of
+from lepton.rtl.layouts import layout_of
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import OPS, Opcode
@@ -56,7 +56,7 @@ def decoder(config: NpuConfig) -> Bench:
     bench.check(ahead <= Fetch.AHEAD, "no word is read without a place for it")
     bench.check(~running | (reading == (at + ahead)[:17]), "no word is left out or read twice")
     place, content = bench.constant(17, "place"), bench.constant(64, "content")
-    bench.assume(~(asked & ((reading - 1)[:17] == place)) | (dut.p_data == content))
+    bench.assume(~(asked & ((reading - 1)[:17] == place)) | (dut.program.data == content))
     for k in range(Fetch.AHEAD):
         here = running & (waiting > k) & ((at + k)[:17] == place)
         item = inside(f"item{k}", "words")

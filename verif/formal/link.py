@@ -45,12 +45,12 @@ def crc() -> Bench:
     with bench.m.If(states["EXECUTE"]):
         bench.m.d.sync += right.eq(match)
     bench.check(~states["COMMIT"] | right, "commits only a right frame")
-    acts = dut.start | dut.reset_run | dut.w_en
+    acts = dut.run.start | dut.run.reset | dut.write.en
     bench.check(~acts | right, "acts only on a right frame")
     was_execute, was_commit = bench.past(states["EXECUTE"], "was_execute"), bench.past(states["COMMIT"], "was_commit")
-    bench.check(~(dut.start | dut.reset_run) | was_execute, "starts and resets on the verdict")
-    bench.check(~dut.start | ~bench.past(dut.busy, "was_busy"), "starts only what is not busy")
-    bench.check(~dut.w_en | was_commit, "writes while it commits")
+    bench.check(~(dut.run.start | dut.run.reset) | was_execute, "starts and resets on the verdict")
+    bench.check(~dut.run.start | ~bench.past(dut.run.busy, "was_busy"), "starts only what is not busy")
+    bench.check(~dut.write.en | was_commit, "writes while it commits")
     return bench
 
 
@@ -133,8 +133,12 @@ def bounds(target: Region | None) -> Bench:
     commit &= (length > WRITE_HEADER) & (at >= WRITE_HEADER) & (at < length)
     bench.check(~state["COMMIT"] | (commit & (here == first + at - WRITE_HEADER) & walk_ok), "commit stays in range")
 
-    inside_region = (dut.w_index < pick(dut.w_region, isa.depth)) & (dut.w_byte < pick(dut.w_region, isa.word_bytes))
-    bench.check(~dut.w_en | (inside_region & (dut.w_region != Region.REG)), "every byte written is in its region")
+    inside_region = (dut.write.index < pick(dut.write.region, isa.depth)) & (
+        dut.write.byte < pick(dut.write.region, isa.word_bytes)
+    )
+    bench.check(
+        ~dut.write.en | (inside_region & (dut.write.region != Region.REG)), "every byte written is in its region"
+    )
     return bench
 
 
@@ -211,7 +215,7 @@ CHECKS = [
         crc,
         "prove",
         1,
-        Bug(Link, "with m.If(~crc.match_detected):", "with m.If(~crc.match_detected & (length != 0)):", 14),
+        Bug(Link, "with m.If(~f.crc.match_detected):", "with m.If(~f.crc.match_detected & (f.length != 0)):", 14),
         options=CUT,
     ),
     Check(
@@ -220,7 +224,7 @@ CHECKS = [
         returns,
         "prove",
         1,
-        Bug(Link, "partial & ~self.i.valid, idle + 1", "partial & ~self.i.valid & (count != 3), idle + 1", 10),
+        Bug(Link, "f.partial & ~self.i.valid, idle + 1", "f.partial & ~self.i.valid & (f.count != 3), idle + 1", 10),
         options=CUT,
     ),
 ] + [
@@ -234,11 +238,11 @@ CHECKS = [
         options=CUT,
     )
     for name, target, bug in (
-        *((r.name, r, ("| outside\n", "\n", 24)) for r in WRITABLE),
+        *((r.name, r, ("| f.outside\n", "\n", 24)) for r in WRITABLE),
         (
             "others",
             None,
-            ("(region == Region.REG)\n                | (length < WRITE_HEADER)", "(length < WRITE_HEADER)", 24),
+            ("(f.region == Region.REG)\n                | (f.length < WRITE_HEADER)", "(f.length < WRITE_HEADER)", 24),
         ),
     )
 ]

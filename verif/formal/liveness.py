@@ -15,13 +15,17 @@ So a run of a program of n words lasts at most (n + vectors + reads + external b
 from amaranth.hdl import Cat, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data
 
-from lepton.rtl.loader import Loader, layout_of
+from lepton.rtl.layouts import layout_of
+from lepton.rtl.loader import Loader
 from lepton.rtl.multiply import MultiplyEngine
 from lepton.rtl.npu import Npu
+from lepton.rtl.run_control import RunControl
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Status
 from lepton.rtl.tail import TailEngine
+from lepton.rtl.tail_walk import TailWalk
+from lepton.rtl.vector_walk import STEPS, VectorWalk
 from lepton.verif.formal.core import Bench, Bug, Check, cut
 from lepton.verif.formal.decoder import breaks
 
@@ -49,14 +53,14 @@ def watchdog() -> Bench:
     inside = bench.unit(dut, "dut")
     running = dut.status == Status.RUNNING
     progress, quiet = inside("progress"), inside("quiet")
-    bench.assume(~(running & inside("start", "link", domain="sync")))  # `link.crc`: it starts only what is not busy
+    bench.assume(~(running & inside("run__start", "link")))  # `link.crc`: it starts only what is not busy
     # Cycles of the run without progress, counted by the bench.
     idle = Signal(range(limit + 3))
     with bench.m.If(running & ~progress):
         bench.m.d.sync += idle.eq(idle + 1)
     with bench.m.Else():
         bench.m.d.sync += idle.eq(0)
-    stalled = inside("stalled")
+    stalled = inside("stalled", "run_control")
     bench.check(~running | stalled | (quiet == idle), "the watchdog counts the cycles without progress")
     bench.check(~running | ~stalled | (idle >= limit), "and does not bark before")
     bench.check(~running | (idle < limit) | stalled, "and barks then")
@@ -75,11 +79,11 @@ def tiles() -> Bench:
     bench.assume(~dut.i.valid | (dut.i.payload[:4] == isa.Opcode.LOAD))
     left = inside("left")
     accepted = bench.past(dut.i.valid & dut.i.ready, "accepted")
-    before, read = bench.past(left, "before"), bench.past(dut.d_en, "read")
+    before, read = bench.past(left, "before"), bench.past(dut.descriptor.en, "read")
     count = bench.past(view(layout_of(isa.LOAD.fields), dut.i.payload).count, "count")
     bench.check(~accepted | (left == count), "a LOAD has its tiles before it")
     bench.check(accepted | (left == (before - read)[:20]), "each tile read is one less")
-    bench.check(~dut.d_en | (left != 0), "no tile is read but of a LOAD")
+    bench.check(~dut.descriptor.en | (left != 0), "no tile is read but of a LOAD")
     bench.check(inside("final") == (left == 1), "the last tile is known")
     return bench
 
@@ -91,7 +95,7 @@ def tail() -> Bench:
     keeps_rules(bench, CONFIG, isa.TAIL, dut.i)
     bench.assume(~dut.i.valid | (dut.i.payload[:4] == isa.Opcode.TAIL) | (dut.i.payload[:4] == isa.Opcode.TABLE))
     ins = view(layout_of(isa.TAIL.fields), inside("ins"))
-    have, run, half, left = (inside(name) for name in ("have", "run", "half", "left"))
+    have, run, half, left = (inside(name, "tail_walk") for name in ("have", "run", "half", "left"))
     wx, wy, ox, oy = (inside(name) for name in ("wx", "wy", "ox", "oy"))
     counters = [(wx, ins.window_x), (wy, ins.window_y), (ox, ins.width), (oy, ins.height)]
     for name, (counter, limit) in zip(("wx", "wy", "ox", "oy"), counters, strict=True):
@@ -113,20 +117,21 @@ def one_pass() -> Bench:
     config = DEPTHWISE
     dut = MultiplyEngine(config)
     inside = bench.unit(dut, "dut")
-    keeps_rules(bench, config, isa.MUL, dut.i_mul)
-    bench.assume(~dut.i_mul.valid | (dut.i_mul.payload[:4] == isa.Opcode.MUL))
+    keeps_rules(bench, config, isa.MUL, dut.i)
+    bench.assume(~dut.i.valid | (dut.i.payload[:4] == isa.Opcode.MUL))
     bench.assume(~dut.bad_outputs | ResetSignal())  # the accelerator clears the engines then
     t = view(layout_of(isa.MUL.fields), inside("t"))
-    held, running, final = inside("held"), inside("running"), inside("final")
-    v = {n: inside(f"v_{n}") for n in ("depthwise", "width", "subsample", "out_width")}
+    held, running, final = inside("held"), inside("running", "vector_walk"), inside("final", "vector_walk")
+    v = inside("steps", "vector_walk")
+    v = {n: view(STEPS, v)[n] for n in ("depthwise", "width", "subsample", "out_width")}
     names = "x_left x_end y_left y_end lag skip lag_x_left lag_x_end row_phase q_open".split()
     x_left, x_end, y_left, y_end, lag, skip, lag_x_left, lag_x_end, row_phase, q_open = (inside(n) for n in names)
     bench.check(~held | ((t.width != 0) & (t.height != 0)), "the instruction has vectors")
     bench.check(~held | ~t.depthwise | (t.subsample != 0), "and outputs")
-    bench.check(~held | (inside("narrow") == (t.width == 1)), "narrow")
+    bench.check(~held | (inside("narrow", "tile_stage") == (t.width == 1)), "narrow")
     bench.check(~held | (inside("flat") == (t.height == 1)), "flat")
     inv = (v["width"] != 0) & (x_left != 0) & (y_left != 0) & (x_end == (x_left == 1)) & (y_end == (y_left == 1))
-    inv &= (lag_x_left != 0) & (lag_x_end == (lag_x_left == 1)) & (inside("v_narrow") == (v["width"] == 1))
+    inv &= (lag_x_left != 0) & (lag_x_end == (lag_x_left == 1)) & (inside("narrow", "vector_walk") == (v["width"] == 1))
     bench.check(~running | inv, "counters count down to 1")
     column_phase, q_end = (bench.past(inside(f"{n}_next"), n) for n in ("column_phase", "q_end"))
     phases = Cat(lag, skip, row_phase, column_phase) == 0
@@ -148,7 +153,17 @@ def one_pass() -> Bench:
 
 
 ENGINES = cut(
-    *(f"dut.{name}" for name in ("link.start", "link.reset_run", "progress", "finished", "fetch.error", "fetch.bad")),
+    *(
+        f"dut.{name}"
+        for name in (
+            "link.run__start",
+            "link.run__reset",
+            "run_control.progress",
+            "run_control.finished",
+            "fetch.error",
+            "fetch.bad",
+        )
+    ),
     *(f"dut.{name}" for name in ("multiply.bad_outputs", "multiply.bad_address", "tail.bad_bank", "tail.bad_address")),
 )
 CHECKS = [
@@ -159,9 +174,9 @@ CHECKS = [
         "prove",
         2,
         Bug(
-            Npu,
-            "quiet.eq(Mux(running & ~progress, quiet + 1, 0))",
-            "quiet.eq(Mux(running & ~progress, quiet + 2, 0))",
+            RunControl,
+            "quiet.eq(Mux(self.running & ~self.progress, quiet + 1, 0))",
+            "quiet.eq(Mux(self.running & ~self.progress, quiet + 2, 0))",
             12,
         ),
         options=ENGINES,
@@ -181,7 +196,7 @@ CHECKS = [
         tail,
         "prove",
         2,
-        Bug(TailEngine, "left.eq(left - lanes)", "left.eq(left)", 16),
+        Bug(TailWalk, "left.eq(left - lanes)", "left.eq(left)", 16),
     ),
     Check(
         "liveness.pass",
@@ -190,7 +205,7 @@ CHECKS = [
         "prove",
         2,
         Bug(
-            MultiplyEngine,
+            VectorWalk,
             "m.d.sync += y_left.eq(y_left - 1)",
             "m.d.sync += y_left.eq(y_left)",
             16,

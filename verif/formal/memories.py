@@ -39,7 +39,7 @@ def activations() -> Bench:
     m = bench.m
     dut = ActMemory(CONFIG)
     inside = bench.unit(dut, "dut")
-    bench.assume(dut.w_count <= CONFIG.lanes)
+    bench.assume(dut.write.count <= CONFIG.lanes)
     where = bench.constant(8, "where")
     banks = CONFIG.banks
 
@@ -47,8 +47,8 @@ def activations() -> Bench:
     known, value = Signal(), Signal(8)
     writes, data = Const(0), Const(0, 8)
     for k in range(CONFIG.lanes):
-        hit = dut.w_en & (k < dut.w_count) & ((dut.w_addr + k)[:8] == where)
-        writes, data = writes | hit, Mux(hit, dut.w_data[k].as_unsigned(), data)
+        hit = dut.write.en & (k < dut.write.count) & ((dut.write.addr + k)[:8] == where)
+        writes, data = writes | hit, Mux(hit, dut.write.data[k].as_unsigned(), data)
     with m.If(writes):
         m.d.sync += [known.eq(1), value.eq(data)]
 
@@ -70,9 +70,9 @@ def activations() -> Bench:
     bench.check(~wrote[2] | (rotated[bank] == kept_1[:8]), "with its byte")
 
     # A read that covers the byte: what was known at its `r_en`, unless it is written in that cycle or the one before.
-    lanes = len(dut.r_data)
+    lanes = len(dut.read.data)
     for j in range(lanes):
-        asks = dut.r_en & ((dut.r_addr + j)[:8] == where) & known & ~writes & ~wrote[1]
+        asks = dut.read.en & ((dut.read.addr + j)[:8] == where) & known & ~writes & ~wrote[1]
         asked = chain(bench, asks, dut.LATENCY, f"asked_{j}")
         expected = chain(bench, value, dut.LATENCY, f"expected_{j}")
         # One cycle on: the address is in its bank's register. Two: the word has been read. Three: it is half way.
@@ -85,7 +85,7 @@ def activations() -> Bench:
         bench.check(~asked[2] | ((words[bank] == expected[2]) & ((low_2 + j)[:2] == bank)), f"lane {j}: word")
         half = Array([inside("half")[8 * b : 8 * b + 8] for b in range(banks)])[(bank - low_3[0])[:2]]
         bench.check(~asked[3] | ((half == expected[3]) & ((low_3 + j)[:2] == bank)), f"lane {j}: half way")
-        bench.check(~asked[4] | (dut.r_data[j].as_unsigned() == expected[4]), f"lane {j}: byte")
+        bench.check(~asked[4] | (dut.read.data[j].as_unsigned() == expected[4]), f"lane {j}: byte")
     return bench
 
 
@@ -95,14 +95,14 @@ def weights() -> Bench:
     dut = WeightStore(CONFIG)
     inside = bench.unit(dut, "dut")
     row, column, tile = bench.constant(range(4), "row"), bench.constant(range(4), "column"), bench.constant(4, "tile")
-    bench.assume((dut.w_tile < 16) & (dut.tile < 16) & (dut.d_tile < 16))
+    bench.assume((dut.write.tile < 16) & (dut.load.tile < 16) & (dut.descriptor.addr < 16))
     # Row 3 stands for the descriptor, of which byte `column` is watched.
     byte = Signal(11)
     m.d.comb += byte.eq(Mux(row == CONFIG.rows, column, isa.DESCRIPTOR_BYTES + row * CONFIG.cols + column))
     known, value = Signal(), Signal(8)
-    writes = dut.w_en & (dut.w_tile == tile) & (dut.w_byte == byte)
+    writes = dut.write.en & (dut.write.tile == tile) & (dut.write.byte == byte)
     with m.If(writes):
-        m.d.sync += [known.eq(1), value.eq(dut.w_data)]
+        m.d.sync += [known.eq(1), value.eq(dut.write.data)]
     kept, wrote = watch(bench, known, value, writes, CONFIG.rows)
     names = [f"row_{r}" for r in range(CONFIG.rows)] + ["descriptors"]
     contents = Array([inside.read(bench, tile, name) for name in names])
@@ -125,7 +125,10 @@ def weights() -> Bench:
         bench.check(~(mine & wrote[late]) | (inside(f"{now}_3") == kept[late - 1][:8]), f"{name}: with its byte")
 
     # A load reads row r r cycles after row 0; a byte of which no write is under way.
-    loads, tiles = chain(bench, dut.load, CONFIG.rows + 1, "load"), chain(bench, dut.tile[:4], CONFIG.rows + 1, "tile")
+    loads, tiles = (
+        chain(bench, dut.load.en, CONFIG.rows + 1, "load"),
+        chain(bench, dut.load.tile[:4], CONFIG.rows + 1, "tile"),
+    )
     for r in range(CONFIG.rows):
         bench.check(
             (inside(f"load_{r}") == loads[r + 1]) & (~loads[r + 1] | (inside(f"tile_{r}") == tiles[r + 1])),
@@ -133,11 +136,11 @@ def weights() -> Bench:
         )
         asks = loads[r + 1] & (tiles[r + 1] == tile) & (row == r) & kept[1 + r][8] & ~wrote[1 + r]
         asked, expected = bench.past(asks, f"asked_{r}"), bench.past(kept[1 + r][:8], f"expected_{r}")
-        got = dut.o_weights[r].as_value().word_select(column, 8)
-        bench.check(~asked | (dut.o_load[r] & (got == expected)), f"row {r}: the weight")
-    asks = dut.d_en & (dut.d_tile == tile) & (row == CONFIG.rows) & kept[1][8] & ~wrote[1]
+        got = dut.o.weights[r].as_value().word_select(column, 8)
+        bench.check(~asked | (dut.o.load[r] & (got == expected)), f"row {r}: the weight")
+    asks = dut.descriptor.en & (dut.descriptor.addr == tile) & (row == CONFIG.rows) & kept[1][8] & ~wrote[1]
     asked, expected = bench.past(asks, "asked_d"), bench.past(kept[1][:8], "expected_d")
-    bench.check(~asked | (dut.descriptor.word_select(column, 8) == expected), "the descriptor")
+    bench.check(~asked | (dut.descriptor.data.word_select(column, 8) == expected), "the descriptor")
     return bench
 
 
@@ -149,33 +152,33 @@ def accumulators(lutram: str) -> Bench:
     inside = bench.unit(dut, "dut")
     bank, entry = bench.constant(1, "bank"), bench.constant(4, "entry")
     column = 1  # all are generated alike
-    bench.assume((dut.a_entry < 16) & (dut.t_r_entry < 16) & (dut.t_w_entry < 16))
-    t_used = dut.t_r_en | dut.t_w_en
+    bench.assume((dut.sums.entry < 16) & (dut.tail.r_entry < 16) & (dut.tail.w_entry < 16))
+    t_used = dut.tail.r_en | dut.tail.w_en
     age = dut.A_LATENCY  # a vector's sum has been written then, and read again
-    working = chain(bench, dut.a_en, age, "working"), chain(bench, dut.a_bank, age, "bank_of")
+    working = chain(bench, dut.sums.en, age, "working"), chain(bench, dut.sums.bank, age, "bank_of")
     for k in range(age):  # `tokens` proves it of the engines
-        bench.assume(~(t_used & working[0][k] & (working[1][k] == dut.t_bank)))
-    t_wrote = bench.past(dut.t_w_en, "t_wrote") & (bench.past(dut.t_bank, "t_bank_was") == dut.a_bank)
-    bench.assume(~(dut.a_en & t_wrote))
+        bench.assume(~(t_used & working[0][k] & (working[1][k] == dut.tail.bank)))
+    t_wrote = bench.past(dut.tail.w_en, "t_wrote") & (bench.past(dut.tail.bank, "t_bank_was") == dut.sums.bank)
+    bench.assume(~(dut.sums.en & t_wrote))
 
     # The sum as it must be, at once.
     known, value = Signal(), Signal(32)
-    a_hit = dut.a_en & (dut.a_bank == bank) & (dut.a_entry == entry)
+    a_hit = dut.sums.en & (dut.sums.bank == bank) & (dut.sums.entry == entry)
     psum = Signal(32)
-    m.d.comb += psum.eq(dut.a_psum[column])
-    sub = Value.cast(dut.t_w_sub)
-    t_hit = dut.t_w_en & (dut.t_bank == bank) & (dut.t_w_entry == entry) & (sub == column)
-    written = dut.t_w_data[0].as_unsigned()
+    m.d.comb += psum.eq(dut.psum[column])
+    sub = Value.cast(dut.tail.w_sub)
+    t_hit = dut.tail.w_en & (dut.tail.bank == bank) & (dut.tail.w_entry == entry) & (sub == column)
+    written = dut.tail.w_data[0].as_unsigned()
     with m.If(a_hit):
-        m.d.sync += value.eq(Mux(dut.a_init, 0, value) + psum)
-        with m.If(dut.a_init):
+        m.d.sync += value.eq(Mux(dut.sums.init, 0, value) + psum)
+        with m.If(dut.sums.init):
             m.d.sync += known.eq(1)
     with m.Elif(t_hit):
         m.d.sync += [known.eq(1), value.eq(written)]
 
     # Where it is while it is added to: `hit` and `values` k cycles ago; `base` is what the memory holds.
     hit, values = chain(bench, a_hit, age, "hit"), chain(bench, value, age, "value")
-    inits, psums = chain(bench, dut.a_init, age, "init"), chain(bench, psum, age, "psum")
+    inits, psums = chain(bench, dut.sums.init, age, "init"), chain(bench, psum, age, "psum")
     knowns = chain(bench, known, age, "known")
     t_hits, written_1 = chain(bench, t_hit, age, "t_hit"), bench.past(written, "written_1")
     t_hit_1 = t_hits[1]
@@ -238,11 +241,13 @@ def accumulators(lutram: str) -> Bench:
     bench.check(~writes | (w_sum == hit[3]), "and is a sum or the tail's")
     bench.check(~t_hit_1 | (inside("t_data") == written_1), "with its word")
 
-    asks = dut.t_r_en & (dut.t_bank == bank) & (dut.t_r_entry == entry) & known & ~t_hit_1
+    asks = dut.tail.r_en & (dut.tail.bank == bank) & (dut.tail.r_entry == entry) & known & ~t_hit_1
     asked = chain(bench, asks, dut.T_LATENCY, "asked")
     expected = chain(bench, value, dut.T_LATENCY, "expected")
     bench.check(~asked[1] | ((own("t_bank_1") == bank) & (lane(words[bank]) == expected[1])), "the word")
-    bench.check(~asked[2] | (Value.cast(dut.t_r_data[column]).as_unsigned() == expected[2]), "the tail reads the sum")
+    bench.check(
+        ~asked[2] | (Value.cast(dut.tail.r_data[column]).as_unsigned() == expected[2]), "the tail reads the sum"
+    )
     return bench
 
 
@@ -278,8 +283,8 @@ CHECKS = [
             2,
             Bug(
                 Accumulators,
-                "from_one.eq(same(1) & ~self.a_init)",
-                "from_one.eq(same(1) & self.a_init)",
+                "from_one.eq(same(1) & ~self.sums.init)",
+                "from_one.eq(same(1) & self.sums.init)",
                 10,
             ),
         )

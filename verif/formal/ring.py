@@ -26,19 +26,19 @@ def ring() -> Bench:
     tiles, first, size = CONFIG.ring_tiles, CONFIG.resident_tiles, isa.word_bytes(Region.WEIGHT, CONFIG)
     slot, byte = inside("slot"), inside("byte")
     used, pending, stale, complete = inside("used"), inside("pending"), inside("stale"), inside("complete")
-    whole = dut.ring_count + complete  # tiles that lie complete in the ring
+    whole = dut.ring.count + complete  # tiles that lie complete in the ring
     asked = (pending - stale).as_unsigned()  # tiles on their way into it
 
     bench.assume(~dut.x_data.valid | (pending != 0))
-    bench.assume(~dut.ring_free | ((dut.ring_count != 0) & ~dut.clear))
+    bench.assume(~dut.ring.free | ((dut.ring.count != 0) & ~dut.clear))
 
     free = Signal(2)  # place of the tile that is freed next
-    m.d.sync += free.eq(Mux(dut.clear, 0, free + dut.ring_free))
+    m.d.sync += free.eq(Mux(dut.clear, 0, free + dut.ring.free))
     place = bench.constant(2, "place")
     since = Signal(6, init=63)  # cycles since the chosen place was freed, 63 and more
     with m.If(dut.clear):
         m.d.sync += since.eq(63)
-    with m.Elif(dut.ring_free & (free == place)):
+    with m.Elif(dut.ring.free & (free == place)):
         m.d.sync += since.eq(1)
     with m.Elif(since != 63):
         m.d.sync += since.eq(since + 1)
@@ -58,10 +58,10 @@ def ring() -> Bench:
 
     held = Signal()  # the chosen place is complete and not freed
     m.d.comb += held.eq((place - free)[:2] < whole)
-    here = dut.w_en & (dut.w_tile == first + place)
-    bench.check(~dut.w_en | ((dut.w_tile >= first) & (dut.w_byte < size)), "only the ring is written")
+    here = dut.write.en & (dut.write.tile == first + place)
+    bench.check(~dut.write.en | ((dut.write.tile >= first) & (dut.write.byte < size)), "only the ring is written")
     bench.check(~(here & held), "a complete tile is not written")
-    bench.check(~here | (since == 63) | (since > dut.w_byte), "a row is written after it was read")
+    bench.check(~here | (since == 63) | (since > dut.write.byte), "a row is written after it was read")
     return bench
 
 
@@ -72,6 +72,6 @@ CHECKS = [
         ring,
         "prove",
         2,
-        Bug(Prefetch, "used.eq(used + issue - self.ring_free)", "used.eq(used + issue - complete)", 24),
+        Bug(Prefetch, "used.eq(used + issue - self.ring.free)", "used.eq(used + issue - complete)", 24),
     )
 ]

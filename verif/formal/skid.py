@@ -10,8 +10,9 @@ from functools import partial
 from amaranth.hdl import Mux, Signal
 
 from lepton.rtl.fetch import Fetch
-from lepton.rtl.loader import TILE_LAYOUT, Loader
-from lepton.rtl.prefetch import RUN, Prefetch
+from lepton.rtl.layouts import RUN, TILE_LAYOUT
+from lepton.rtl.loader import Loader
+from lepton.rtl.prefetch import Prefetch
 from lepton.rtl.skid import SkidQueue
 from lepton.verif.formal.core import Bench, Bug, Check, sentence
 

@@ -65,7 +65,7 @@ def link() -> Bench:
     return bench
 
 
-STEP = "with m.If({}):\n                    m.d.sync += count.eq(count + 1)\n                    with m.If(count == 4)"
+STEP = "with m.If({}):\n                m.d.sync += f.count.eq(f.count + 1)\n                with m.If(f.count == 4)"
 
 
 def check(build, bug, depth=2) -> Check:
@@ -77,5 +77,5 @@ CHECKS = [
     check(fetch, Bug(SkidQueue, "count.eq(count + push - pop)", "count.eq(count + push - self.o.ready)")),
     check(loader, Bug(Loader, "(claimed != self.DEPTH)", "(claimed <= self.DEPTH)")),
     check(prefetch, Bug(Prefetch, "with m.If(self.x_req.valid & self.x_req.ready):", "with m.If(self.x_req.valid):")),
-    check(link, Bug(Link, STEP.format("replied"), STEP.format("1"), 20)),
+    check(link, Bug(Link, STEP.format("f.replied"), STEP.format("1"), 20)),
 ]

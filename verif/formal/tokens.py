@@ -12,11 +12,13 @@ from amaranth.hdl import Cat, Const, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data
 
 from lepton.rtl.accumulators import Accumulators
-from lepton.rtl.loader import layout_of
+from lepton.rtl.layouts import layout_of
 from lepton.rtl.multiply import MultiplyEngine
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.tail import TailEngine
+from lepton.rtl.tail_banks import TailBanks
+from lepton.rtl.tile_stage import TileStage
 from lepton.verif.formal.core import Bench, Bug, Check
 
 CONFIG = NpuConfig(
@@ -33,7 +35,7 @@ def array_side() -> Bench:
     m = bench.m
     dut = MultiplyEngine(CONFIG)
     inside = bench.unit(dut, "dut")
-    mul = data.View(layout_of(isa.MUL.fields), dut.i_mul.payload[: layout_of(isa.MUL.fields).size])
+    mul = data.View(layout_of(isa.MUL.fields), dut.i.payload[: layout_of(isa.MUL.fields).size])
     vectors, handing = dut.timing.sums, dut.timing.bank_ready
     enable = [inside(f"a_en_{k}") for k in range(1, vectors + 1)]
     bank_of = [inside(f"where_{k}")[0] for k in range(1, vectors + 1)]
@@ -45,18 +47,18 @@ def array_side() -> Bench:
     # The tail, as far as it matters: banks handed over and not given back, in turn.
     tail = Signal(2)
     first = Signal()  # the bank it gives back next
-    m.d.sync += [tail.eq(tail + dut.bank_ready - dut.bank_free), first.eq(first ^ dut.bank_free)]
-    bench.assume(~dut.bank_free | (tail != 0))
+    m.d.sync += [tail.eq(tail + dut.banks.ready - dut.banks.free), first.eq(first ^ dut.banks.free)]
+    bench.assume(~dut.banks.free | (tail != 0))
 
-    pending = inside("running") & inside("v_release")
+    pending = inside("running", "vector_walk") & inside("v_release")
     on_the_way = total(ready) + pending
     bench.check(
         inside("banks_free") + inside("have_bank") + on_the_way + tail == 2,
         "banks free, filled, on the way and at the tail are two",
     )
-    bench.check(inside("bank") == (first ^ (tail + on_the_way)[0]), "banks are filled in turn")
+    bench.check(inside("bank", "tile_stage") == (first ^ (tail + on_the_way)[0]), "banks are filled in turn")
     older = tail + total(ready)
-    current = inside("running")
+    current = inside("running", "vector_walk")
     bench.check(~current | ((older <= 1) & (inside("v_bank") == (first ^ older[0]))), "a running pass fills its own")
     for k in range(len(enable)):
         older = tail + total(ready[k + 1 :])
@@ -68,11 +70,11 @@ def array_side() -> Bench:
     most = CONFIG.program_words // isa.TAIL.words
     given, taken, asked = Signal(16), Signal(16), Signal(16)
     take = inside("take_token")
-    m.d.sync += [given.eq(given + dut.token_in), taken.eq(taken + take)]
-    m.d.sync += asked.eq(asked + (dut.i_mul.valid & dut.i_mul.ready & mul.wait))
+    m.d.sync += [given.eq(given + dut.banks.token), taken.eq(taken + take)]
+    m.d.sync += asked.eq(asked + (dut.i.valid & dut.i.ready & mul.wait))
     kept = Signal(16)
     m.d.comb += kept.eq(given - taken)
-    bench.assume(kept + dut.token_in <= most)
+    bench.assume(kept + dut.banks.token <= most)
     bench.check(inside("tokens") == kept, "tokens given are taken or kept")
     bench.check(~take | (inside("tokens") != 0), "a token is taken only when there is one")
     waiting = inside("need_token") & inside("held")
@@ -94,10 +96,10 @@ def tail_side() -> Bench:
     # The other side: no more than two banks are at the tail.
     there = Signal(2)
     first = Signal()  # the bank given back next
-    m.d.sync += [there.eq(there + dut.bank_ready - dut.bank_free), first.eq(first ^ dut.bank_free)]
-    bench.assume(~dut.bank_ready | (there != 2))
+    m.d.sync += [there.eq(there + dut.banks.ready - dut.banks.free), first.eq(first ^ dut.banks.free)]
+    bench.assume(~dut.banks.ready | (there != 2))
     check(there <= 2, "two banks")
-    check(~dut.bank_free | (there != 0), "gives back only what it was handed")
+    check(~dut.banks.free | (there != 0), "gives back only what it was handed")
 
     valid = [inside(f"valid_{k}") for k in range(1, drain + 1)]
     ended = [inside(f"ended_{k}") for k in range(1, drain + 1)]
@@ -118,7 +120,7 @@ def tail_side() -> Bench:
     check(closing == total(closes)[0], "a closing bank waits for its last word")
     check(~(closing & (run | holding)), "nothing is read, or held, while a bank closes")
     check(total(closes) <= 1, "one bank closes at a time")
-    check(there == credit + holding + closing + dut.bank_free, "banks handed over wait, are held, close, or go back")
+    check(there == credit + holding + closing + dut.banks.free, "banks handed over wait, are held, close, or go back")
 
     # Tokens: one for every TAIL that posts, at its end.
     accepted = dut.i.valid & dut.i.ready
@@ -126,16 +128,16 @@ def tail_side() -> Bench:
     asked, given = Signal(16), Signal(16)
     m.d.sync += [
         asked.eq(asked + (accepted & new.post & (new.opcode != isa.Opcode.TABLE))),
-        given.eq(given + dut.post),
+        given.eq(given + dut.banks.token),
     ]
     open_posts = (have & ~begun & ins.post) + (busy & Mux(starts_now, ins.post, back.post))
     check(asked == (given + open_posts)[:16], "a TAIL gives the token it promises, once")
 
     # The bank it uses is its own: reads now, words on their way to the accumulator.
-    check(dut.t_bank == (first ^ dut.bank_free), "it works on the bank it gives back next")
-    safe = there - dut.bank_free != 0
+    check(dut.acc.bank == (first ^ dut.banks.free), "it works on the bank it gives back next")
+    safe = there - dut.banks.free != 0
     check(~run | holding, "it reads a bank it holds")
-    check(~dut.t_r_en | safe, "it reads only a bank that is at the tail")
+    check(~dut.acc.r_en | safe, "it reads only a bank that is at the tail")
     for k in range(1, drain + 1):
         check(~valid[k - 1] | reading | Cat(ended[:k]).any(), f"read {k} cycles ago: its instruction has not ended")
     for k in range(1, to_acc + 1):
@@ -144,9 +146,9 @@ def tail_side() -> Bench:
             ~(valid[k - 1] & back.to_acc) | (busy & (holding | younger_close[0])),
             f"a word written {to_acc - k} cycles on",
         )
-    check(~dut.t_w_en | safe, "it writes only a bank that is at the tail")
-    wrote, bank_then = bench.past(dut.t_w_en, "wrote"), bench.past(dut.t_bank, "bank_then")
-    check(~wrote | (safe & (dut.t_bank == bank_then)), "and that stays there while the word is written")
+    check(~dut.acc.w_en | safe, "it writes only a bank that is at the tail")
+    wrote, bank_then = bench.past(dut.acc.w_en, "wrote"), bench.past(dut.acc.bank, "bank_then")
+    check(~wrote | (safe & (dut.acc.bank == bank_then)), "and that stays there while the word is written")
     return bench
 
 
@@ -159,7 +161,7 @@ CHECKS = [
         "prove",
         2,
         Bug(
-            MultiplyEngine,
+            TileStage,
             "m.d.sync += [have_bank.eq(0), bank.eq(~bank)]",
             "m.d.sync += [have_bank.eq(acquire), bank.eq(~bank)]",
             30,
@@ -172,9 +174,9 @@ CHECKS = [
         "prove",
         2,
         Bug(
-            TailEngine,
-            "m.d.comb += free.eq((release & ~ins.to_acc) | closed)",
-            "m.d.comb += free.eq(release | closed)",
+            TailBanks,
+            "free.eq((release & ~ins.to_acc) | self.closed)",
+            "free.eq(release | self.closed)",
             40,
         ),
     ),

@@ -8,6 +8,7 @@ import tflite
 
 from lepton.sw.graph.model import Model, Operator
 from lepton.sw.reference import arith, arith16, quantities
+from lepton.sw.reference.kernels import linear_float
 from lepton.sw.reference.kernels.registry import kernel
 from lepton.sw.reference.kernels.windows import windows
 
@@ -34,6 +35,8 @@ def _sums_in_32_bits(model: Model, op: Operator) -> bool:
 @kernel("CONV_2D")
 def conv(model, op, args):
     ins, y = quantities.tensors_of(model, op)
+    if y.dtype == "float32":
+        return linear_float.conv(op, args, y.shape)
     parameters = quantities.conv_parameters(model, op)
     w = ins[1].data
     x = args[0].astype(np.float64) - parameters[3]
@@ -55,6 +58,8 @@ def conv(model, op, args):
 @kernel("DEPTHWISE_CONV_2D")
 def depthwise(model, op, args):
     ins, y = quantities.tensors_of(model, op)
+    if y.dtype == "float32":
+        return linear_float.depthwise(op, args, y.shape)
     parameters = quantities.conv_parameters(model, op)
     w = ins[1].data[0].astype(np.int64)
     x = args[0].astype(np.int64) - parameters[3]
@@ -70,6 +75,8 @@ def depthwise(model, op, args):
 def fully_connected(model, op, args):
     """Rows of inputs by weights, which may be an activation too, then with a zero point."""
     ins, y = quantities.tensors_of(model, op)
+    if y.dtype == "float32":
+        return linear_float.fully_connected(op, args, y.shape)
     parameters = quantities.conv_parameters(model, op)
     w = args[1].astype(np.float64) - (ins[1].zero_point if len(ins[1].scales) == 1 else 0)
     x = args[0].reshape(-1, w.shape[1]).astype(np.float64) - parameters[3]
@@ -80,6 +87,8 @@ def fully_connected(model, op, args):
 @kernel("TRANSPOSE_CONV")
 def transpose_conv(model, op, args):
     ins, y = quantities.tensors_of(model, op)
+    if y.dtype == "float32":
+        return linear_float.transpose_conv(op, args, y.shape)
     parameters = quantities.conv_parameters(model, op)
     p, w = op.options, ins[1].data.astype(np.float64)
     x = args[2].astype(np.float64) - parameters[3]

@@ -1,0 +1,115 @@
+"""What travels between units: payloads, vectors and the widths of their numbers, each defined once."""
+
+from collections.abc import Iterable
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data
+
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import WORD_BITS, Field, Op
+
+
+def layout_of(fields: Iterable[Field]) -> data.StructLayout:
+    """The fields of an instruction or a descriptor as a layout, the first at bit 0."""
+    return data.StructLayout({f.name: signed(f.bits) if f.signed else unsigned(f.bits) for f in fields})
+
+
+def bits_of(op: Op, field: str) -> int:
+    return op.offset(field)[1].bits
+
+
+# --- Widths ---------------------------------------------------------------------------------------------------------
+ADDRESS = bits_of(isa.MUL, "address")
+"""Byte of the activation memory."""
+ENTRY = bits_of(isa.MUL, "acc_base")
+"""Vector of an accumulator bank."""
+TILE = bits_of(isa.LOAD, "tile")
+"""Tile of the weight store."""
+PARAM = bits_of(isa.TAIL, "param")
+"""Entry of the parameter memory."""
+PC = 16
+"""Word of the program memory (`isa.Command.START`)."""
+LINE_DELAY = bits_of(isa.MUL, "line_delay")
+INDEX = max(ADDRESS, TILE, PARAM, PC)
+"""Word of any memory that the host writes."""
+BYTE = (isa.DESCRIPTOR_BYTES + 32 * 32 - 1).bit_length()
+"""Byte in such a word: the largest is a tile of the largest array."""
+REGION = max(isa.Region).bit_length()
+POSITION = signed(18)
+"""Position of a byte in its row, or of a row; padding included."""
+
+# --- Instructions, each from bit 0 of its words -----------------------------------------------------------------------
+LOAD_LAYOUT = layout_of(isa.LOAD.fields)
+MUL_LAYOUT = layout_of(isa.MUL.fields)
+TAIL_LAYOUT = layout_of(isa.TAIL.fields)
+TABLE_LAYOUT = layout_of(isa.TABLE.fields)
+
+LOAD_BITS, MUL_BITS, TAIL_BITS = (WORD_BITS * op.words for op in (isa.LOAD, isa.MUL, isa.TAIL))
+"""Whole instructions, as queues hold them; the bits above the layout's are undefined."""
+
+WORD_LAYOUT = data.StructLayout({"word": WORD_BITS, "index": 2})
+"""A word of an instruction and its number there, as the compact machine hands them on."""
+
+# --- Tiles and parameters ---------------------------------------------------------------------------------------------
+DESCRIPTOR_LAYOUT = layout_of(isa.DESCRIPTOR)
+PARAM_LAYOUT = layout_of(isa.PARAM)
+TILE_LAYOUT = data.StructLayout({"tile": TILE, "ring": 1, "descriptor": DESCRIPTOR_LAYOUT})
+"""A tile to be multiplied: where it is, whether it frees a place of the ring, where it applies."""
+
+BURST = data.StructLayout({"address": 32, "length": 16})
+"""A burst read of external memory: `length` bytes from byte `address` on."""
+RUN = data.StructLayout({"address": bits_of(isa.LOAD, "address"), "count": bits_of(isa.LOAD, "count")})
+"""A run of tiles in external memory."""
+
+STEERING = data.StructLayout(
+    {"product": 1}
+    | {name: TAIL_LAYOUT[name].shape for name in ("pre_shift", "clamp", "table", "zero_point", "low", "high")}
+)
+"""What the tail's lanes ask of an instruction: `product` is dual == 2, `zero_point` what is to be added."""
+
+
+def pass_layout(address_bits: int) -> data.StructLayout:
+    """A tile's pass as it starts: its instruction, where its first vector is, and what is known of its counts."""
+    return data.StructLayout(
+        {
+            "mul": MUL_LAYOUT,
+            "address": address_bits,
+            "x": POSITION,
+            "y": POSITION,
+            "skip": DESCRIPTOR_LAYOUT["skip"].shape,
+            "narrow": 1,  # width == 1
+            "narrow_out": 1,  # out_width == 1
+            "flat": 1,  # height == 1
+            "first_tile": 1,  # of its group
+            "first_group": 1,
+            "bank": 1,
+            "release": 1,  # the bank is handed over behind its last vector
+        }
+    )
+
+
+# --- Vectors ----------------------------------------------------------------------------------------------------------
+def activations(config: NpuConfig) -> data.ArrayLayout:
+    """The bytes read for one vector: enough for every row, and for every column."""
+    return data.ArrayLayout(signed(8), max(config.rows, config.cols))
+
+
+def psums(config: NpuConfig) -> data.ArrayLayout:
+    """What leaves the array in a cycle."""
+    return data.ArrayLayout(signed(config.psum_width), config.cols)
+
+
+def sums(count: int) -> data.ArrayLayout:
+    """Accumulators side by side."""
+    return data.ArrayLayout(signed(32), count)
+
+
+def results(config: NpuConfig) -> data.ArrayLayout:
+    """Bytes that the tail writes at once."""
+    return data.ArrayLayout(signed(8), config.lanes)
+
+
+def weights(config: NpuConfig) -> data.ArrayLayout:
+    """A tile's rows."""
+    return data.ArrayLayout(data.ArrayLayout(signed(8), config.cols), config.rows)

@@ -1,0 +1,135 @@
+"""The Signatures through which units meet, each from the side that asks (`Out`); the other side has it as `In`.
+
+Latencies are those of `lepton.rtl.spec.timing`. A stream of instructions carries whole ones (`layouts.LOAD_BITS`, ...);
+the compact machine's carries their words (`layouts.WORD_LAYOUT`).
+"""
+
+from amaranth.lib import stream
+from amaranth.lib.wiring import In, Out, Signature
+
+from lepton.rtl import layouts
+from lepton.rtl.layouts import ADDRESS, BYTE, DESCRIPTOR_LAYOUT, ENTRY, INDEX, LINE_DELAY, PC, REGION, TILE
+from lepton.rtl.spec.config import NpuConfig
+
+
+def feed(m, source, *sinks) -> None:
+    """Connect one interface of outputs only to several of the same Signature."""
+    for sink in sinks:
+        m.d.comb += [getattr(sink, name).eq(getattr(source, name)) for name in source.signature.members]
+
+
+def memory_read(address_bits: int, shape) -> Signature:
+    """A word of a memory, one cycle after ``en``."""
+    return Signature({"en": Out(1), "addr": Out(address_bits), "data": In(shape)})
+
+
+def activation_read(shape) -> Signature:
+    """Consecutive bytes from byte ``addr`` on; ``data`` comes `act_read` cycles after ``en``, for one cycle."""
+    return Signature({"en": Out(1), "addr": Out(ADDRESS), "data": In(shape)})
+
+
+def activation_write(config: NpuConfig) -> Signature:
+    """The first ``count`` bytes of ``data`` go to byte ``addr`` and on."""
+    return Signature(
+        {
+            "en": Out(1),
+            "addr": Out(ADDRESS),
+            "count": Out(range(config.lanes + 1)),
+            "data": Out(layouts.results(config)),
+        }
+    )
+
+
+def host_write() -> Signature:
+    """The host writes byte ``byte`` of word ``index`` of a memory (`isa.Region`)."""
+    return Signature({"en": Out(1), "region": Out(REGION), "index": Out(INDEX), "byte": Out(BYTE), "data": Out(8)})
+
+
+def tile_write() -> Signature:
+    """Byte ``byte`` of a tile's word: descriptor, then the rows."""
+    return Signature({"en": Out(1), "tile": Out(TILE), "byte": Out(BYTE), "data": Out(8)})
+
+
+def run_request() -> Signature:
+    """The host starts a run at word ``pc`` (pulse ``start``; ``pc`` and ``id`` change with it) or stops it (pulse
+    ``reset``); ``busy``: a run is in progress."""
+    return Signature({"start": Out(1), "pc": Out(PC), "id": Out(32), "reset": Out(1), "busy": In(1)})
+
+
+def vectors(config: NpuConfig) -> Signature:
+    """A vector for the array, how it is to be taken, and whether the tile in the shadow registers goes with it."""
+    return Signature(
+        {
+            "act": Out(layouts.activations(config)),
+            "depthwise": Out(1),
+            "swap": Out(1),
+            "line_delay": Out(LINE_DELAY),
+        }
+    )
+
+
+def tile_rows(config: NpuConfig) -> Signature:
+    """Rows of a tile into the shadow registers of the array: row r in a cycle with ``load[r]``."""
+    return Signature({"load": Out(config.rows), "weights": Out(layouts.weights(config))})
+
+
+def accumulate() -> Signature:
+    """Where the sums go that leave the array in this cycle; ``init``: they replace what is there."""
+    return Signature({"en": Out(1), "bank": Out(1), "entry": Out(ENTRY), "init": Out(1)})
+
+
+def accumulator_access(config: NpuConfig) -> Signature:
+    """The tail at the accumulators: ``bank`` of its accesses in this cycle, a read (``r_data`` comes `acc_read` cycles
+    later, for one cycle), and a write of columns ``w_sub`` * lanes and on; ``w_count`` of them carry a channel."""
+    subs = config.cols // config.lanes
+    return Signature(
+        {
+            "bank": Out(1),
+            "r_en": Out(1),
+            "r_entry": Out(ENTRY),
+            "r_data": In(layouts.sums(config.cols)),
+            "w_en": Out(1),
+            "w_entry": Out(ENTRY),
+            "w_sub": Out(range(subs)),
+            "w_count": Out(range(config.lanes + 1)),
+            "w_data": Out(layouts.sums(config.lanes)),
+        }
+    )
+
+
+def handover() -> Signature:
+    """Between multiply engine and tail, pulses: a bank is filled (``ready``), is free again (``free``), and a layer is
+    written (``token``)."""
+    return Signature({"ready": Out(1), "free": In(1), "token": In(1)})
+
+
+def tiles() -> Signature:
+    """The multiply engine at the tiles: ``i`` the LOADs (Stream), ``descriptor`` a read, ``load`` a tile to the array,
+    ``ring``: tiles complete in the ring and not yet freed, one less from the cycle after ``free``."""
+    return Signature(
+        {
+            "i": In(stream.Signature(layouts.LOAD_BITS)),
+            "descriptor": Out(descriptor_read()),
+            "load": Out(tile_load()),
+            "ring": Out(ring()),
+        }
+    )
+
+
+def descriptor_read() -> Signature:
+    return memory_read(TILE, DESCRIPTOR_LAYOUT.size)
+
+
+def tile_load() -> Signature:
+    """A tile for the array."""
+    return Signature({"en": Out(1), "tile": Out(TILE)})
+
+
+def ring() -> Signature:
+    """Tiles complete in the ring and not yet freed; ``free``, a pulse, frees one."""
+    return Signature({"count": In(TILE), "free": Out(1)})
+
+
+def external_read() -> Signature:
+    """Burst reads of external memory: requests, and their bytes in the order of the requests."""
+    return Signature({"req": Out(stream.Signature(layouts.BURST)), "data": In(stream.Signature(8))})

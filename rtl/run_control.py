@@ -1,0 +1,114 @@
+"""Run control: what a run's state is, what ends it, and the cycles it took."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from lepton.rtl import ports
+from lepton.rtl.layouts import PC
+from lepton.rtl.spec import identity
+from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.isa import Cause, Reg, Status
+
+
+class RunControl(wiring.Component):
+    """Starts, counts and ends runs; keeps the registers that the host reads.
+
+    Parameters: `config`; `watchdog`, cycles without progress after which a run ends; `counted`, the causes that have a
+    counter.
+
+    Members:
+        ``request`` `ports.run_request` · ``registers`` Out(ArrayLayout(32, len(Reg))) · ``status`` Out(Status)
+        ``running`` Out(1) · ``clear`` Out(1): the engines forget everything · ``go`` Out(1), ``pc`` Out: fetch starts
+        ``finished`` In(1): END was read and everything is idle · ``progress`` In(1): something goes on
+        ``bad_opcode``, ``bad_instruction``, ``bad_address`` In(1): they end the run, the first of them with its status
+        ``cause`` In(Cause): what this cycle is spent on · ``no_more`` In(1): END was read, and no MUL waits
+
+    With ``start`` in cycle s, ``clear`` is in s and ``go`` in s + 1, the first cycle that counts. DRAIN is FETCH when
+    no MUL is left. Reset: idle.
+    """
+
+    def __init__(self, config: NpuConfig, watchdog: int, counted: tuple[Cause, ...]):
+        if watchdog < 64:
+            raise ValueError(f"watchdog={watchdog}: must be at least 64, or the pipelines look like a stall")
+        self._config = config
+        self._watchdog = watchdog
+        self._counted = counted
+        inputs = "finished progress bad_opcode bad_instruction bad_address no_more".split()
+        super().__init__(
+            {
+                "request": In(ports.run_request()),
+                "registers": Out(data.ArrayLayout(32, len(Reg))),
+                "status": Out(Status),
+                "running": Out(1),
+                "clear": Out(1),
+                "go": Out(1),
+                "pc": Out(PC),
+                **{name: In(1) for name in inputs},
+                "cause": In(Cause),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        failed, failure = self._failure(m)
+        request, status, running = self.request, self.status, self.running
+        m.d.comb += [
+            running.eq(status == Status.RUNNING),
+            self.clear.eq(request.start | request.reset | (running & failed)),
+            request.busy.eq(running | request.start),
+            self.pc.eq(request.pc),
+        ]
+        m.d.sync += self.go.eq(request.start & ~request.reset)
+        with m.If(request.reset):
+            m.d.sync += status.eq(Status.IDLE)
+        with m.Elif(request.start):
+            m.d.sync += status.eq(Status.RUNNING)
+        with m.Elif(running & failed):
+            m.d.sync += status.eq(failure)
+        with m.Elif(running & self.finished):
+            m.d.sync += status.eq(Status.DONE)
+
+        values = identity.pack(self._config)
+        values |= {Reg.STATUS: status, Reg.RUN_ID: request.id, **self._counters(m)}
+        m.d.comb += [self.registers[int(r)].eq(value) for r, value in values.items()]
+        return m
+
+    def _failure(self, m):
+        """Whether the run ends with an error, and which: the first of those there are."""
+        quiet = Signal(range(self._watchdog))  # cycles without progress
+        stalled = Signal()
+        m.d.sync += [
+            quiet.eq(Mux(self.running & ~self.progress, quiet + 1, 0)),
+            stalled.eq(self.running & ~self.progress & (quiet == self._watchdog - 1)),
+        ]
+        failed = Signal()
+        failure = Signal(Status)
+        m.d.comb += failed.eq(self.bad_opcode | self.bad_instruction | self.bad_address | stalled)
+        with m.If(self.bad_opcode):
+            m.d.comb += failure.eq(Status.BAD_OPCODE)
+        with m.Elif(self.bad_instruction):
+            m.d.comb += failure.eq(Status.BAD_INSTRUCTION)
+        with m.Elif(self.bad_address):
+            m.d.comb += failure.eq(Status.BAD_ADDRESS)
+        with m.Else():
+            m.d.comb += failure.eq(Status.STALLED)
+        return failed, failure
+
+    def _counters(self, m):
+        """Registers: the cycles of the run, and of each cause that is counted."""
+        cycles = Signal(32)
+        counters = {cause: Signal(32, name=f"count_{cause.name.lower()}") for cause in self._counted}
+        drained = Signal()  # in the cycle before, no MUL was left
+        cause = Signal(Cause)
+        m.d.sync += drained.eq(self.no_more & ~self.request.start)
+        m.d.comb += cause.eq(Mux((self.cause == Cause.FETCH) & drained, Cause.DRAIN, self.cause))
+        with m.If(self.request.start):
+            m.d.sync += [cycles.eq(0), *(c.eq(0) for c in counters.values())]
+        with m.Elif(self.running):
+            m.d.sync += cycles.eq(cycles + 1)
+            with m.Switch(cause):
+                for which, counter in counters.items():
+                    with m.Case(which):
+                        m.d.sync += counter.eq(counter + 1)
+        return {Reg.CYCLES: cycles} | {Reg[which.name]: counter for which, counter in counters.items()}
