@@ -182,18 +182,14 @@ def larger(config: NpuConfig, limits: Sequence[Limit]) -> NpuConfig:
     return replace(config, **fields)
 
 
-def _way_out(model: Model, config: NpuConfig, limits: Sequence[Limit]) -> str:
+def _way_out(config: NpuConfig, limits: Sequence[Limit]) -> str:
     """What would help a model that does not fit."""
     try:
         enough = larger(config, limits)
     except ConfigError as error:
         return f"no configuration is large enough ({str(error).partition(': ')[2]}): use a smaller input or model"
     fields = ", ".join(f"{x.field}={getattr(enough, x.field):,}" for x in limits if x.exceeded)
-    try:
-        compile_model(model, enough)
-    except CompileError as error:
-        return f"even with {fields}: {error}"
-    return f"it fits with {fields}, in a configuration of your own (--config FILE.json)"
+    return f"a configuration of your own (--config FILE.json) with {fields}"
 
 
 def _report(name: str, config: NpuConfig, clock_mhz: float, rows: list[dict]) -> dict:
@@ -259,11 +255,10 @@ def _limits(limits: Sequence[Limit]) -> list[dict]:
     return [{"field": x.field, "what": x.what, "need": x.need, "have": x.have, "fits": not x.exceeded} for x in limits]
 
 
-def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ, advise: bool = True) -> dict:
+def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ) -> dict:
     """The report on a model that can be read: JSON-able, see the README for its keys.
 
-    `supported` is False when it does not fit; `reason` then says why: all that does not fit, and, if `advise` (which
-    compiles once more), `way_out` what would help.
+    `supported` is False when it does not fit; `reason` then says why: all that does not fit, and `way_out` what helps.
     """
     rows = _rows_of_model(model, config)
     report = _report(model.name, config, clock_mhz, rows)
@@ -273,7 +268,7 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ, 
     except FitError as error:
         report.update(reason=str(error), limits=_limits(error.limits), memory_peak=error.program.peak_bytes)
         report["host"] = _host(error.program, rows)
-        report["way_out"] = _way_out(model, config, error.limits) if advise else None
+        report["way_out"] = _way_out(config, error.limits)
         return report
     except CompileError as error:
         report["reason"] = str(error)
@@ -488,7 +483,7 @@ def _host_text(report: dict) -> str:
 
 def check_all(model: Model, targets: Sequence[Target], clock_mhz: float | None = None) -> list[dict]:
     """Reports on a model for each target, at its own clock unless one is given."""
-    return [check_model(model, t.config, clock_mhz or t.mhz, advise=False) for t in targets]
+    return [check_model(model, t.config, clock_mhz or t.mhz) for t in targets]
 
 
 def show_all(reports: list[dict], targets: Sequence[Target], file=None) -> None:
