@@ -296,8 +296,9 @@ class Session:
                     y[i] = value.reshape(end.row)
                 if progress:
                     progress(i + 1, count)
+            self._read_kept()
         except BaseException as error:  # an interrupt, too: a run has happened as a whole, or not at all
-            self.state = before
+            self.state, self._kept_stale = before, True
             if isinstance(error, LinkError):
                 self.close()
             raise
@@ -311,9 +312,8 @@ class Session:
         self._kept_stale = True
 
     def close(self) -> None:
-        """Let go of the backend; the next `run` opens it again. Variables that the array kept start again, too."""
-        if self._program is not None and self._program.variables:
-            self.reset()
+        """Let go of the backend; the next `run` opens it again and carries the state on."""
+        self._kept_stale = True
         device = self._engine.device if isinstance(self._engine, _DeviceEngine) else self._device
         if device is not None:
             device.close()
@@ -338,8 +338,17 @@ class Session:
         self.config, self._told = (self.config if self._told else found), True
         return device
 
+    def _read_kept(self) -> None:
+        """Variables that the array keeps, as a run leaves them: the next one starts from these if the device goes."""
+        if self._engine is None or self._kept_stale:
+            return
+        for n, place in self.program.variables.items():
+            old = self.state.variables[n]
+            data = self._engine.read(place.address, old.nbytes)
+            self.state.variables[n] = np.frombuffer(data, old.dtype).reshape(old.shape).copy()
+
     def _kept_bytes(self) -> list[bytes]:
-        """What the host knows of the variables that the array keeps: their first values."""
+        """What the host knows of the variables that the array keeps: their values after the last run."""
         return [self.state.variables[n].tobytes() for n in self.program.variables]
 
     def _open(self) -> Engine:

@@ -5,7 +5,6 @@ import pytest
 
 from lepton.sw import compiler
 from lepton.sw.compiler import network
-from lepton.sw.compiler.convolution import Convolution
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith
 from lepton.verif.random import graphs as fuzz
@@ -97,20 +96,6 @@ def test_a_single_rounding_is_found_and_shrinks(monkeypatch, tmp_path):
     path, small, message = fuzz.keep(error.seed, None, ("golden",), error, tmp_path)
     assert len(small.nodes) <= 2 and "bytes differ from TFLM" in message
     assert path.read_bytes() == small.to_bytes()
-
-
-def test_a_line_buffer_one_short_is_found(monkeypatch):
-    """Rows of width + taps = line_depth + 1 take one entry more than there is."""
-    right = Convolution.width_limit
-
-    def wrong(self):
-        config = self.e.config
-        if self.streamed and self._stream_width(0, self.ow) + config.taps == config.line_depth + 1:
-            return None
-        return right(self)
-
-    monkeypatch.setattr(Convolution, "width_limit", wrong)
-    first_mismatch(("iss",), 150)
 
 
 def test_multipliers_of_float32_are_found(monkeypatch):
