@@ -5,6 +5,7 @@ STAMP := $(VENV)/.stamp
 FPGA_STAMP := $(VENV)/.stamp-fpga
 DOCS_STAMP := $(VENV)/.stamp-docs
 BOARD ?= ulx3s-25f
+SLACK ?= 0
 BOARDS := $(shell ls -r fpga/boards | sed -n '/^__/d; s/_/-/g; s/\.py$$//p')
 CONFIG ?= small
 TESTS ?=
@@ -48,7 +49,7 @@ $(FPGA_STAMP): $(STAMP)
 	@touch $@
 
 fpga: $(FPGA_STAMP) ## bitstream of BOARD= with reports in build/fpga/BOARD (docs/boards.md)
-	$(VENV)/bin/lepton fpga build $(BOARD)
+	$(VENV)/bin/lepton fpga build $(BOARD) --slack $(SLACK)
 
 fpga-synth: ## synthesize all boards, two at a time: area outside a board's bounds fails
 	@$(MAKE) --no-print-directory -k -j2 -O $(addprefix fpga-synth-,$(BOARDS))

@@ -34,11 +34,12 @@ class Stages:
         return result
 
 
-def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
+def build(board: Board, folder: Path, synth_only: bool = False, slack: float = 0.0) -> dict:
     """Build in `folder`; returns the row, which is in `result.json` there too.
 
-    Seeds are tried in the board's order until the clock is met, so the same sources give the same bitstream. Raises
-    FlowError when a tool fails, the area is outside the bounds, or no seed meets the clock.
+    Seeds are tried in the board's order until the clock is met, or missed by at most `slack` percent, so the same
+    sources give the same bitstream. Raises FlowError when a tool fails, the area is outside the bounds, or no seed
+    meets the clock.
     """
     begin = time.monotonic()
     stages = Stages()
@@ -88,7 +89,7 @@ def build(board: Board, folder: Path, synth_only: bool = False) -> dict:
             shutil.copy(folder / "report.json", folder / f"report-{seed}.json")
         tried.append({"seed": seed, "mhz": round(mhz, 2), "seconds": round(time.monotonic() - begun)})
         (folder / "tried.json").write_text(json.dumps(tried, indent=1) + "\n")
-        if mhz >= board.mhz:
+        if mhz >= board.mhz * (1 - slack / 100):
             break
     else:
         best = max(tried, key=lambda t: t["mhz"])

@@ -16,7 +16,7 @@ def command_build(args: argparse.Namespace) -> int:
     from lepton.fpga.build import build
 
     board = get_board(args.board)
-    result = build(board, BUILDS / board.name, args.synth_only)
+    result = build(board, BUILDS / board.name, args.synth_only, args.slack)
     if args.synth_only:
         print(f"{board.name}: " + ", ".join(f"{k} {n:,}" for k, n in result["area"].items()))
         return 0
@@ -58,6 +58,9 @@ def add_parser(commands: Subparsers) -> None:
     make = actions.add_parser("build", help="build a board's bitstream with the open tools")
     make.add_argument("board", metavar="BOARD", help="one of `fpga/boards`, with dashes")
     make.add_argument("--synth-only", action="store_true", help="stop after synthesis and check the area")
+    make.add_argument(
+        "--slack", type=float, default=0, metavar="PERCENT", help="take a clock missed by this much (default: 0)"
+    )
     make.set_defaults(handler=command_build)
 
     report = actions.add_parser("report", help="write docs/fpga.md from the results in build/fpga")
