@@ -389,8 +389,3 @@ class Emitter:
                     **target,
                     **tail,
                 )
-
-    def copy_flat(self, source, count, target, param, **tail):
-        """Bring `count` contiguous bytes through the array and write them with one scale or through the table."""
-        for at, bw, n in self.runs(count, self.config.acc_depth):
-            self.copy(Feed(source + at, 1, bw, n), 1, bw, target + at, n, param, **tail)

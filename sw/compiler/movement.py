@@ -5,6 +5,7 @@ place which byte (or which constant) it is to hold. So the copies on the array d
 the operator's options.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,13 +80,14 @@ def pieces(model: Model, op: Operator) -> list[Piece]:
         if numbers.dtype == np.int8 and sources:
             raise NotStrided("its kernel is for bytes only")
         numbers = numbers.astype(np.int64).reshape(model.tensors[t].shape or (1,))
-        strides = _dense(numbers.shape)
+        strides = dense(numbers.shape)
         owner = np.searchsorted(np.array(first), numbers, side="right") - 1
         _cut(numbers, owner, t, 0, strides, sources, first, out)
     return out
 
 
-def _dense(shape) -> tuple[int, ...]:
+def dense(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of an array whose last index runs fastest."""
     return tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
 
 

@@ -56,6 +56,12 @@ class Compiler(Emitter):
         """Tensors that are a part of another: that tensor, and the first byte in it."""
         self.kept = self.find_variables()
         self.why_host = {op.index: self._reason(op) for op in model.operators}
+        """Why the host runs an operator; None for those of the array."""
+        self.readers: dict[int, set[int]] = {t: {-1} for t in model.outputs}
+        """Operators that name a tensor among their inputs; -1 for the host, which reads the outputs."""
+        for op in model.operators:
+            for t in op.inputs:
+                self.readers.setdefault(t, set()).add(op.index)
         self.absorbed: set[int] = set()
         """Operators of expressions and paddings that are part of another operator's layer."""
         self.find_expressions()
@@ -72,12 +78,8 @@ class Compiler(Emitter):
 
     # --- where an operator runs ------------------------------------------------------------------------------------
 
-    def supports(self, op: Operator) -> str | None:
-        """None if the array runs the operator, else why not (it then runs on the host)."""
-        return self.why_host[op.index]
-
     def _reason(self, op: Operator) -> str | None:
-        """What `supports` says, found out before any operators are joined."""
+        """None if the array runs the operator, else why not; found out before any operators are joined."""
         if op.index in self.host:
             return self.host[op.index]
         if any(self.tensor(t).variable for t in (*op.inputs, *op.outputs) if t >= 0):
@@ -183,6 +185,10 @@ class Compiler(Emitter):
                     out.pop(self.variable(op), None)
         return out
 
+    def sources(self, op: Operator) -> list[int]:
+        """The activations that an operator reads, or the variable."""
+        return [self.variable(op)] if op.op == "READ_VARIABLE" else self.activations(op)
+
     def results(self, op: Operator) -> tuple[int, ...]:
         """The tensors that an operator makes, or the variable it assigns."""
         return (self.variable(op),) if op.op == "ASSIGN_VARIABLE" else op.outputs
@@ -232,10 +238,6 @@ class Compiler(Emitter):
             return
         ops = {op.index: op for op in self.model.operators}
         maker = {t: op for op in self.model.operators for t in op.outputs}
-        readers: dict[int, set[int]] = {t: {-1} for t in self.model.outputs}
-        for op in self.model.operators:
-            for t in op.inputs:
-                readers.setdefault(t, set()).add(op.index)
 
         def fits(op):
             return self.why_host[op.index] is None and value_by_value(self.model, op)
@@ -247,7 +249,7 @@ class Compiler(Emitter):
             while open_ends:
                 if len(open_ends) == 1:
                     best = next(iter(open_ends)), set(members)
-                inner = [t for t in open_ends if t in maker and readers[t] <= members and fits(maker[t])]
+                inner = [t for t in open_ends if t in maker and self.readers[t] <= members and fits(maker[t])]
                 if not inner or len(members) == MOST_MEMBERS:
                     break
                 t = max(inner, key=lambda t: maker[t].index)
@@ -263,17 +265,16 @@ class Compiler(Emitter):
 
     def find_paddings(self):
         """PADs with the zero point, in height and width, that only one convolution reads."""
-        readers: dict[int, list[Operator]] = {}
-        for op in self.model.operators:
-            for t in op.inputs:
-                readers.setdefault(t, []).append(op)
+        ops = {op.index: op for op in self.model.operators}
         for pad in self.model.operators:
-            if pad.op not in PADS or self.why_host[pad.index] is not None or pad.outputs[0] in self.model.outputs:
+            if pad.op not in PADS or self.why_host[pad.index] is not None:
                 continue
-            following = readers.get(pad.outputs[0], [])
-            if len(following) != 1 or following[0].op not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            following = self.readers.get(pad.outputs[0], set())
+            if len(following) != 1 or following == {-1}:
                 continue
-            conv = following[0]
+            conv = ops[next(iter(following))]
+            if conv.op not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+                continue
             if self.why_host[conv.index] is not None or conv.inputs[0] != pad.outputs[0]:
                 continue
             if self.pads_map(pad) and pad.options["value"] == self.tensor(conv.inputs[0]).zero_point:
@@ -419,10 +420,8 @@ class Compiler(Emitter):
             if kind == "alias":
                 continue
             inner = {t for op in ops[:-1] for t in op.outputs}
-            reads = {self.root(t)[0] for op in ops for t in self.activations(op) if t not in inner}
+            reads = {self.root(t)[0] for op in ops for t in self.sources(op) if t not in inner}
             writes = {self.root(t)[0] for t in self.results(ops[-1])}
-            if kind == "npu" and ops[0].op == "READ_VARIABLE":
-                reads.add(self.variable(ops[0]))
             for t in writes:
                 born.setdefault(t, i)
             for t in reads | writes:
@@ -533,11 +532,7 @@ class Compiler(Emitter):
         synced, segment_start, running = -1, 0, False
         for i, (kind, ops) in enumerate(layers):
             if kind == "alias":
-                if ops[0].op == "READ_VARIABLE":
-                    producer[ops[0].outputs[0]] = producer.get(self.variable(ops[0]), -1)
-                    spans.append(None)
-                    continue
-                ready = max((producer.get(t, -1) for t in self.activations(ops[0])), default=-1)
+                ready = max((producer.get(t, -1) for t in self.sources(ops[0])), default=-1)
                 producer.update(dict.fromkeys(ops[0].outputs, ready))
                 spans.append(None)
                 continue
@@ -558,9 +553,7 @@ class Compiler(Emitter):
             except LayerError as error:
                 error.operator = ops[0].index
                 raise
-            needs = max((producer.get(t, -1) for op in ops for t in self.activations(op)), default=-1)
-            if ops[0].op == "READ_VARIABLE":
-                needs = producer.get(self.variable(ops[0]), -1)
+            needs = max((producer.get(t, -1) for op in ops for t in self.sources(op)), default=-1)
             if needs > synced and needs >= segment_start:
                 self.set_flag(spans[needs], isa.TAIL, "post", last=True)
                 self.set_flag((start, len(program.words)), isa.MUL, "wait", last=False)

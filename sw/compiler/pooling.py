@@ -6,8 +6,9 @@ from functools import cache
 import numpy as np
 
 from lepton.sw.compiler.emitter import IDENTITY, Block, Emitter, Feed, Window, onto
+from lepton.sw.compiler.movement import dense
 from lepton.sw.compiler.program import LayerError
-from lepton.sw.compiler.strided import MOST_POSITION, MOST_SIDE, Dim, View, boxes, bring, dense, join
+from lepton.sw.compiler.strided import MOST_POSITION, MOST_SIDE, Dim, View, boxes, bring, join
 from lepton.sw.graph.model import Operator
 from lepton.sw.reference import arith, quantities
 

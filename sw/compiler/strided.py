@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 
 from lepton.sw.compiler.emitter import ADDRESS_MASK, Emitter, Span, Tile
+from lepton.sw.compiler.movement import dense
 from lepton.sw.compiler.program import LayerError
 
 MOST_POSITION = 2**15 - 1
@@ -44,11 +45,6 @@ class View:
         more = len(shape) - len(self.shape)
         strides = (0,) * more + tuple(s if n > 1 else 0 for n, s in zip(self.shape, self.strides))
         return replace(self, shape=tuple(shape), strides=strides)
-
-
-def dense(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of an array whose last index runs fastest."""
-    return tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,6 @@ NUMBERS = ("float32", "int8", "int16", "uint8", "int32", "int64")
 ALL = (*NUMBERS, "bool", "uint32", "float16")
 
 
-def check_activation(t: Tensor, where, *allowed):
-    """An activation of one of the types, int8 unless others are given, with one scale and zero point; int16: with 0."""
-    name = f"{where}: {tensor_name(t)}"
-    allowed = allowed or ("int8",)
-    if t.dtype in ("float32", "float16"):
-        raise ModelError(f"{name} is {t.dtype}: the model must be fully quantised to int8 (inputs and outputs too)")
-    if t.dtype not in allowed:
-        raise ModelError(f"{name} is {t.dtype}: only {' or '.join(allowed)} activations are supported")
-    check_scale(t, name)
-    need(t.dtype != "int16" or t.zero_point == 0, name, f"int16 with zero point {t.zero_point}, not 0")
-
-
 def check_scale(t: Tensor, where):
     """One scale and zero point, in range."""
     need(len(t.scales) == 1, where, "an activation needs one scale and zero point: quantise the model to int8")
