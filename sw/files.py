@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton.sw.errors import UserError
+from lepton.sw.errors import LeptonError, UserError
 
 if TYPE_CHECKING:  # commands import this module before they know that they need NumPy
     import numpy as np
@@ -26,6 +26,16 @@ def check_model(name: str | Path) -> None:
     """Raises UserError when there is no such file."""
     if not Path(name).is_file():
         raise UserError(f"{name}: no such file")
+
+
+def read_file(path: Path, limit: int, error: type[LeptonError]) -> bytes:
+    """Bytes of a file. Raises `error` when it cannot be read, or has more than `limit` bytes: before any is read."""
+    try:
+        if path.stat().st_size > limit:
+            raise error(f"{path}: larger than {limit} bytes")
+        return path.read_bytes()
+    except OSError as e:
+        raise error(f"{path}: cannot be read: {e.strerror or e}") from None
 
 
 def check_output(name: str | Path) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.files import check_model, check_output, load_config
+from lepton.sw.report import SCALES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,22 @@ def add_backend(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--config", metavar="NAME", help="configuration (default: small; a board tells its own)")
     command.add_argument(
         "--waves", metavar="FILE.fst", help="waveforms of the inferences, a cycle 10 ns (rtl only; or FILE.vcd)"
+    )
+
+
+def add_scaling(command: argparse._ActionsContainer, auto: str) -> None:
+    """`--scale` and `--resize` of pictures and samples; `auto`: what the former is unless told."""
+    command.add_argument(
+        "--scale",
+        choices=SCALES,
+        default="auto",
+        help=f"unit: bytes / 255; signed: bytes / 127.5 - 1 (default: {auto})",
+    )
+    command.add_argument(
+        "--resize",
+        choices=("bilinear", "nearest", "crop"),
+        default="bilinear",
+        help="of pictures; crop keeps the proportions (default: %(default)s)",
     )
 
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 
-from lepton.sw.commands import Subparsers, add_backend, open_session
+from lepton.sw.commands import Subparsers, add_backend, add_scaling, open_session
 from lepton.sw.errors import UserError, need
 from lepton.sw.files import atomic, check_output
-from lepton.sw.report import SCALES, TASKS
+from lepton.sw.report import TASKS
 
 
 def command(args: argparse.Namespace) -> int:
@@ -63,15 +63,7 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("--float-model", metavar="SOURCE", help="the float model beside it: .onnx, .tflite, …")
     parser.add_argument("--task", choices=TASKS, default="auto", help="what the outputs are (default: %(default)s)")
-    parser.add_argument(
-        "--scale", choices=SCALES, default="auto", help="unit: bytes / 255; signed: bytes / 127.5 - 1 (default: auto)"
-    )
-    parser.add_argument(
-        "--resize",
-        choices=("bilinear", "nearest", "crop"),
-        default="bilinear",
-        help="of pictures (default: %(default)s)",
-    )
+    add_scaling(parser, "auto")
     parser.add_argument("--count", type=int, metavar="N", help="the first N samples (of folders: spread evenly)")
     parser.add_argument("--json", metavar="FILE", help="report to write; - prints it in place of the text")
     parser.add_argument("--picture", metavar="FILE", help="confusion matrix to write as .png")

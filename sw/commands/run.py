@@ -6,10 +6,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton.sw.commands import Subparsers, add_backend, open_session
+from lepton.sw.commands import Subparsers, add_backend, add_scaling, open_session
 from lepton.sw.errors import UserError
 from lepton.sw.files import INPUT_KEYS, atomic, check_output, pick, same_file
-from lepton.sw.report import SCALES, takes
+from lepton.sw.report import takes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,15 +108,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pictures and sounds (without --output)")
     group.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
     group.add_argument("--top", type=int, default=3, metavar="K", help="best classes to print (default: %(default)s)")
-    group.add_argument(
-        "--scale", choices=SCALES, default="auto", help="unit: bytes / 255; signed: bytes / 127.5 - 1 (default: unit)"
-    )
-    group.add_argument(
-        "--resize",
-        choices=("bilinear", "nearest", "crop"),
-        default="bilinear",
-        help="of pictures; crop keeps the proportions (default: %(default)s)",
-    )
+    add_scaling(group, "unit")
     group.add_argument("--rate", type=int, metavar="HZ", help="of the model's samples (default: the file's)")
 
 

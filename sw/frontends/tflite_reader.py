@@ -7,6 +7,7 @@ import numpy as np
 import tflite
 from tflite.utils import BUILTIN_OPCODE2NAME
 
+from lepton.sw.files import read_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
 from lepton.sw.frontends.quantize import OPTIONS
@@ -30,12 +31,7 @@ def read_tflite(source: str | Path | bytes, name: str | None = None) -> Graph:
     else:
         path = Path(source)
         name = name or path.stem
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ImportModelError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-            data = path.read_bytes()
-        except OSError as error:
-            raise ImportModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+        data = read_file(path, MAX_FILE_BYTES, ImportModelError)
     try:
         if data[4:8] != b"TFL3":
             raise ImportModelError("not a TensorFlow Lite file (no TFL3 mark)")

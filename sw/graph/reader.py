@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tflite
 
+from lepton.sw.files import read_file
 from lepton.sw.graph.control import Variables, check_calls, check_variables
 from lepton.sw.graph.fold import Budget, fold, living
 from lepton.sw.graph.model import (
@@ -54,12 +55,7 @@ def load_model(path_or_bytes, name: str | None = None) -> Model:
     else:
         path = Path(path_or_bytes)
         name = name or path.stem
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ModelError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-            data = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+        data = read_file(path, MAX_FILE_BYTES, ModelError)
     need(len(data) <= MAX_FILE_BYTES, name, f"larger than {MAX_FILE_BYTES} bytes")
     need(data[:4] != b"PK\3\4", name, "a zip archive or compiled program, not a TensorFlow Lite file: give the .tflite")
     need(len(data) >= 16 and data[4:8] == b"TFL3", name, "not a TensorFlow Lite file (no TFL3 mark)")
