@@ -4,8 +4,8 @@ import zlib
 
 import pytest
 
+from lepton.rtl.spec import frames
 from lepton.rtl.spec.isa import Command, Result
-from lepton.sw.device import link
 from lepton.verif.random import faults
 
 
@@ -41,6 +41,6 @@ def test_a_driver_that_is_wrong_is_found(monkeypatch):
         def __ne__(self, other):
             return False
 
-    monkeypatch.setattr(link, "zlib", Credulous())
+    monkeypatch.setattr(frames, "zlib", Credulous())
     with pytest.raises(faults.FaultError, match="a wrong output was reported as right"):
         faults.driver_campaign(*faults.machine(), 4000, 5)

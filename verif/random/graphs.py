@@ -826,7 +826,7 @@ def graph(seed: int) -> bytes:
 
 def roomy(config: NpuConfig) -> NpuConfig:
     """The configuration with memories that hold all of these graphs."""
-    return replace(config, weight_tiles=1 << 15, params=1 << 14, program_words=1 << 16, act_bytes=1 << 17)
+    return replace(config, weight_tiles=1 << 17, params=1 << 14, program_words=1 << 16, act_bytes=1 << 17)
 
 
 CONFIGS = (
@@ -978,8 +978,9 @@ def inputs(data: bytes, seed: int, count=2) -> list[np.ndarray]:
     out = []
     for i in model.inputs:
         xs = rng.integers(-128, 128, (count, *model.tensors[i].row)).astype(np.int8)
-        corner = rng.random(xs[0].shape) < 0.4
-        xs[0][corner] = rng.choice(np.array([-128, 127], np.int8), int(corner.sum()))
+        first = xs[:1]  # a view also where a row is a scalar
+        corner = rng.random(first.shape) < 0.4
+        first[corner] = rng.choice(np.array([-128, 127], np.int8), int(corner.sum()))
         out.append(xs)
     return out
 
