@@ -41,6 +41,10 @@ class NpuConfig:
     """Tiles at the end of the weight store that buffer weights streamed from external memory (0: none)."""
     external_bytes: int = 0
     """External weight memory that the host writes over the link, at most 2**20 (0: none, or it is filled otherwise)."""
+    memory_width: int = 0
+    """Bytes of a beat of the memory port: 1, 2, 4, 8 or 16 (0: no port, the program lies in a memory of its own)."""
+    memory_bytes: int = 0
+    """Bytes behind the memory port, at most 2**32."""
     params: int = 4096
     """Depth of the parameter memory, in entries (one per output channel)."""
     program_words: int = 4096
@@ -85,6 +89,20 @@ class NpuConfig:
         )
         check(0 <= self.external_bytes <= 2**20, "external_bytes", "must be 0 to 1048576")
         check(self.external_bytes == 0 or self.ring_tiles > 0, "external_bytes", "needs ring_tiles to stream through")
+        width = self.memory_width
+        check(width in (0, 1, 2, 4, 8, 16), "memory_width", "must be 0, 1, 2, 4, 8 or 16")
+        if width:
+            check(
+                self.cols % width == 0 or width % self.cols == 0,
+                "memory_width",
+                f"must divide cols={self.cols}, or cols it",
+            )
+            check(self.ring_tiles == 0, "ring_tiles", "must be 0 with a memory port")
+            check(not self.compact, "memory_width", "must be 0 with compact")
+            check(4096 <= self.memory_bytes <= 2**32, "memory_bytes", "must be 4096 to 4294967296 with a memory port")
+            check(self.memory_bytes % 4096 == 0, "memory_bytes", "must be a multiple of 4096")
+        else:
+            check(self.memory_bytes == 0, "memory_bytes", "must be 0 without memory_width")
         check(16 <= self.params <= 2**16, "params", "must be 16 to 65536")
         check(64 <= self.program_words <= 2**16, "program_words", "must be 64 to 65536")
         check(16 <= self.acc_depth <= 1024, "acc_depth", "must be 16 to 1024")

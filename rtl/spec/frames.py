@@ -17,8 +17,8 @@ OVERHEAD = 1 + HEADER.size + CRC_BYTES
 
 WRITE = Record("WRITE", (Field("region", 8), Field("index", 24), Field("byte", 16, doc="in the first word")), 6)
 """In front of the data of a WRITE, which runs on over following words."""
-READ = Record("READ", (Field("region", 8, doc="REG or ACT"), Field("index", 24), Field("words", 16)), 6)
-START = Record("START", (Field("run_id", 32), Field("pc", 16, doc="first program word")), 6)
+READ = Record("READ", (Field("region", 8, doc="REG, ACT or MEMORY"), Field("index", 24), Field("words", 16)), 6)
+START = Record("START", (Field("run_id", 32), Field("pc", 32, doc="first program word")), 8)
 
 WRITE_HEADER = WRITE.size
 

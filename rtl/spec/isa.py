@@ -27,6 +27,7 @@ class Opcode(IntEnum):
     MUL = 3
     TAIL = 4
     TABLE = 5
+    MOVE = 6
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ LOAD = Op(
         _f("external", 1, "tiles come from external memory through the ring"),
         _f("count", 20, "tiles to hand to the array, in order"),
         _f("tile", 20, "first tile in the weight store (not external)"),
-        _f("pad", 19),
+        _f("wait_move", 1, "take one token of MOVE before the first tile"),
+        _f("pad", 18),
         _f("address", 32, "first byte in external memory (external)"),
     ),
 )
@@ -87,6 +89,10 @@ MUL = Op(
         _f("out_width", 12, "depthwise: outputs in a row"),
         _f("subsample", 4, "depthwise: stride of the outputs in the stream, both ways"),
         _f("line_delay", 10, "depthwise: cycles each line buffer delays (width + taps)"),
+        _f("wait_move", 1, "take one token of MOVE before the first vector"),
+        _f("post_move", 1, "give MOVE one token when the last vector is read"),
+        _f("wrap_end", 16, "a vector at byte 16 * wrap_end or behind it is read 16 * wrap_size bytes before"),
+        _f("wrap_size", 16, "0: no address is turned back"),
     ),
 )
 
@@ -123,6 +129,8 @@ TAIL = Op(
         _f("zero_point", 8, "added after scaling", signed=True),
         _f("low", 8, "lower clamp", signed=True),
         _f("high", 8, "upper clamp", signed=True),
+        _f("wait_move", 1, "take one token of MOVE at the start"),
+        _f("post_move", 1, "give MOVE one token when the last byte is written"),
     ),
 )
 
@@ -132,13 +140,62 @@ TABLE = Op(
     (
         _f("opcode", 4),
         _f("param", 16, "first of 32 parameter entries; the low 8 bytes of each are 8 table bytes, index -128 first"),
+        _f("wait_move", 1, "take one token of MOVE at the start"),
     ),
 )
+
+MOVE = Op(
+    Opcode.MOVE,
+    4,
+    (
+        _f("opcode", 4),
+        _f("wait_mul", 1, "take one token of MUL before the first byte"),
+        _f("wait_tail", 1, "take one token of TAIL before the first byte"),
+        _f("post_load", 1, "give LOAD one token when the last byte is written"),
+        _f("post_mul", 1, "give MUL one token when the last byte is written"),
+        _f("post_tail", 1, "give TAIL one token when the last byte is written"),
+        _f("store", 1, "from activations to memory, else to the chip"),
+        _f("fill", 1, "to the chip: every byte is `value`, memory is not read"),
+        _f("flip", 1, "invert bit 7 of each byte: int8 to uint8 and back"),
+        _f("space", 2, "on the chip: `Space`"),
+        _f("base", 1, "what `external` counts from: `Base`"),
+        _f("value", 8, "what fill writes", signed=True),
+        _f("pad0", 9),
+        _f("external", 32, "first byte in memory, from the base; a multiple of memory_width for tiles and parameters"),
+        _f("chip", 20, "first byte (ACT), tile or entry on the chip"),
+        _f("length", 20, "bytes of a run (ACT), tiles or entries"),
+        _f("rows", 12, "runs"),
+        _f("planes", 12, "times that the runs repeat"),
+        _f("external_step", 32, "bytes from one run to the next in memory", signed=True),
+        _f("chip_step", 20, "bytes from one run to the next on the chip"),
+        _f("pad1", 12),
+        _f("external_plane", 32, "bytes from the first run of a plane to that of the next in memory", signed=True),
+        _f("chip_plane", 20, "the same on the chip"),
+        _f("pad2", 12),
+    ),
+)
+"""A copy between memory and the chip: for each plane and row a run of consecutive bytes on either side."""
+
+
+class Space(IntEnum):
+    """Where MOVE works on the chip. Tiles and entries lie in memory as `memory_tile_bytes` and `memory_param_bytes`."""
+
+    ACT = 0
+    WEIGHT = 1
+    PARAM = 2
+
+
+class Base(IntEnum):
+    """What an address in memory counts from: a register."""
+
+    IMAGE = 0
+    ARENA = 1
+
 
 TABLE_ENTRIES = 32
 """Parameter entries that a TABLE reads."""
 
-OPS = {op.opcode: op for op in (END, LOAD, MUL, TAIL, TABLE)}
+OPS = {op.opcode: op for op in (END, LOAD, MUL, TAIL, TABLE, MOVE)}
 
 MIN_LINE_DELAY = 4
 """Cycles a depthwise line buffer delays at least: its write and its read never meet."""
@@ -185,7 +242,15 @@ def rules(op: Op, config: NpuConfig) -> tuple[Rule, ...]:
         return *(Rule(name, 1) for name in ("width", "height", "window_x", "window_y", "channels")), *windows
     if op is TABLE:
         return (Rule("param", 0, config.params - TABLE_ENTRIES),)
+    if op is MOVE:
+        chip = (Rule("space", 0, 0, "store"), Rule("space", 0, 0, "fill"), Rule("fill", 0, 0, "store"))
+        return *(Rule(name, 1) for name in ("length", "rows", "planes")), Rule("space", 0, max(Space)), *chip
     return ()
+
+
+def operations(config: NpuConfig) -> tuple[Op, ...]:
+    """The instructions that this configuration has."""
+    return tuple(op for op in OPS.values() if op is not MOVE or config.memory_width)
 
 
 def broken(op: Op, config: NpuConfig, values: Mapping[str, int]) -> Rule | None:
@@ -248,6 +313,20 @@ PARAM = Record(
 """A parameter entry: one output channel's scale."""
 
 
+def memory_tile_bytes(config: NpuConfig) -> int:
+    """Bytes of a tile in memory: descriptor, then rows of cols bytes, each part filled up to whole beats."""
+    return _beats(DESCRIPTOR_BYTES, config) + _beats(config.tile_bytes, config)
+
+
+def memory_param_bytes(config: NpuConfig) -> int:
+    """Bytes of a parameter entry in memory, filled up to whole beats."""
+    return _beats(PARAM_BYTES, config)
+
+
+def _beats(size: int, config: NpuConfig) -> int:
+    return -(-size // config.memory_width) * config.memory_width
+
+
 class Region(IntEnum):
     """Memories a host can write (and, ACT and REG, read). Indexes count words of the region, see `word_bytes`."""
 
@@ -257,6 +336,7 @@ class Region(IntEnum):
     PARAM = 3
     PROGRAM = 4
     EXTERNAL = 5  # behind the burst port; no words when config.external_bytes is 0
+    MEMORY = 6  # behind the memory port, also READ; a word is a beat
 
 
 def word_bytes(region: Region, config: NpuConfig) -> int:
@@ -268,6 +348,7 @@ def word_bytes(region: Region, config: NpuConfig) -> int:
         Region.PARAM: PARAM_BYTES,
         Region.PROGRAM: 8,
         Region.EXTERNAL: 1,
+        Region.MEMORY: config.memory_width or 1,
     }[region]
 
 
@@ -280,6 +361,7 @@ def depth(region: Region, config: NpuConfig) -> int:
         Region.PARAM: config.params,
         Region.PROGRAM: config.program_words,
         Region.EXTERNAL: config.external_bytes,
+        Region.MEMORY: config.memory_bytes // (config.memory_width or 1),
     }[region]
 
 
@@ -292,6 +374,7 @@ class Cause(IntEnum):
     TAIL = 3  # both accumulator banks were taken
     FETCH = 4  # no instruction was there yet
     DRAIN = 5  # no more work for the array; the pipeline empties
+    MEMORY = 6  # a token of MOVE was missing, or MOVE had the activation memory
 
 
 class Reg(IntEnum):
@@ -315,6 +398,11 @@ class Reg(IntEnum):
     FETCH = 15
     DRAIN = 16
     EXTERNAL_BYTES = 17
+    MEMORY = 18  # the counter of Cause.MEMORY
+    MEMORY_WIDTH = 19
+    MEMORY_BYTES = 20
+    IMAGE = 21  # Base.IMAGE, written by the host: where the program's words and Base.IMAGE count from
+    ARENA = 22  # Base.ARENA, written by the host
 
 
 class Status(IntEnum):
@@ -327,6 +415,7 @@ class Status(IntEnum):
     BAD_INSTRUCTION = 4  # a known opcode with fields the machine does not define
     BAD_ADDRESS = 5  # an access outside a memory
     STALLED = 6  # nothing went on any more: something is awaited that never comes
+    BUS_ERROR = 7  # the memory refused an access
 
 
 MAGIC = 0x4E54504C

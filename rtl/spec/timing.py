@@ -10,6 +10,10 @@ from lepton.rtl.spec.config import NpuConfig
 # --- Places in queues -----------------------------------------------------------------------------------------------
 FETCH_QUEUE = 2
 """Instructions that wait for each engine."""
+MOVE_QUEUE = 4
+"""MOVEs that wait for their engine."""
+TOKENS = 255
+"""Tokens of a kind that are given and not yet taken, at most: one more ends the run."""
 FETCH_AHEAD = 3
 """Program words read before they are taken."""
 TILE_QUEUE = 3
