@@ -45,7 +45,9 @@ MUL_LAYOUT = layout_of(isa.MUL.fields)
 TAIL_LAYOUT = layout_of(isa.TAIL.fields)
 TABLE_LAYOUT = layout_of(isa.TABLE.fields)
 
-LOAD_BITS, MUL_BITS, TAIL_BITS = (WORD_BITS * op.words for op in (isa.LOAD, isa.MUL, isa.TAIL))
+MOVE_LAYOUT = layout_of(isa.MOVE.fields)
+
+LOAD_BITS, MUL_BITS, TAIL_BITS, MOVE_BITS = (WORD_BITS * op.words for op in (isa.LOAD, isa.MUL, isa.TAIL, isa.MOVE))
 """Whole instructions, as queues hold them; the bits above the layout's are undefined."""
 
 WORD_LAYOUT = data.StructLayout({"word": WORD_BITS, "index": 2})
@@ -61,6 +63,15 @@ BURST = data.StructLayout({"address": 32, "length": 16})
 """A burst read of external memory: `length` bytes from byte `address` on."""
 RUN = data.StructLayout({"address": bits_of(isa.LOAD, "address"), "count": bits_of(isa.LOAD, "count")})
 """A run of tiles in external memory."""
+
+MEMORY_BURST = data.StructLayout({"write": 1, "address": 32, "beats": 8})
+"""A burst of the memory port: from byte `address` on, a multiple of a beat's, `beats` + 1 beats, not across 4 KB."""
+
+
+def memory_beat(width: int) -> data.StructLayout:
+    """A beat of a write burst, of which only the bytes with their bit in `mask` are written."""
+    return data.StructLayout({"data": 8 * width, "mask": width})
+
 
 STEERING = data.StructLayout(
     {"product": 1}

@@ -133,3 +133,24 @@ def ring() -> Signature:
 def external_read() -> Signature:
     """Burst reads of external memory: requests, and their bytes in the order of the requests."""
     return Signature({"req": Out(stream.Signature(layouts.BURST)), "data": In(stream.Signature(8))})
+
+
+def memory_client(width: int) -> Signature:
+    """A user of the memory port at the arbiter, `width` bytes a beat: ``a`` bursts, ``w`` exactly the beats of the write
+    bursts, ``r`` those of the read bursts, each in the order of the bursts; data of a burst may come before or after it
+    is taken at ``a``. What a client asks for it has room for (``r.ready`` may be low for a while, never for ever), and
+    what it promises to write it has, or gets without any other client's doing. Forgetting all at the machine's
+    ``clear``, it starts anew: the arbiter deals with what is under way then."""
+    return Signature(
+        {
+            "a": Out(stream.Signature(layouts.MEMORY_BURST)),
+            "w": Out(stream.Signature(layouts.memory_beat(width))),
+            "r": In(stream.Signature(8 * width)),
+        }
+    )
+
+
+def memory_port(width: int) -> Signature:
+    """The machine at its memory: a client's streams, answered in the order asked (a read accepted after a write sees
+    it). ``idle``: no write is under way; ``error``, a pulse: a burst failed."""
+    return Signature({**memory_client(width).members, "idle": In(1), "error": In(1)})

@@ -14,6 +14,12 @@ MOVE_QUEUE = 4
 """MOVEs that wait for their engine."""
 TOKENS = 255
 """Tokens of a kind that are given and not yet taken, at most: one more ends the run."""
+MEMORY_BURST = 128
+"""Bytes of a client's burst at the memory port, at most."""
+MEMORY_AHEAD = 4
+"""Bursts of a client that are under way at the memory port, at most."""
+PROGRAM_QUEUE = 64
+"""Program words read ahead from memory."""
 FETCH_AHEAD = 3
 """Program words read before they are taken."""
 TILE_QUEUE = 3
