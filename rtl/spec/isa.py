@@ -192,6 +192,9 @@ class Base(IntEnum):
     ARENA = 1
 
 
+BASE_ALIGN = 16
+"""A base is a multiple of this; the lowest bits of what the host writes are dropped."""
+
 TABLE_ENTRIES = 32
 """Parameter entries that a TABLE reads."""
 
