@@ -1,7 +1,7 @@
 """Instruction set simulator: executes a compiled program on NumPy memories, byte for byte as the RTL does.
 
-Four engines (weights, multiply, tail, move) work through their queues as `docs/architecture.md` says. Time is not modelled:
-each engine runs as far as tokens, tiles and accumulator banks let it, and the queues hold as much as the hardware's, so
+Four engines (weights, multiply, tail, move) work through their queues as `docs/architecture.md` says. Time is not
+modelled: each engine runs as far as tokens, tiles and accumulator banks let it, and the queues hold as much as the hardware's, so
 that the same programs stall. What ends with an error in hardware, or is undefined there, raises `IssError`.
 """
 
@@ -177,9 +177,9 @@ class Iss:
         region = isa.Region(region)
         size = isa.word_bytes(region, self.config)
         if region == isa.Region.REG:
-            base = next((b for b in isa.Base if isa.Reg[b.name] == index), None)
-            if base is None or byte or len(data) != size or not self.config.memory_width:
-                raise IssError("write REG: only IMAGE and ARENA, as a whole, of a machine with a memory port")
+            base = next((b for b in isa.Base if isa.Reg[b.name] == index and self.config.memory_width), None)
+            if base is None or byte or len(data) != size:
+                raise IssError("write REG: registers can only be read (with a memory port, IMAGE and ARENA written)")
             self.bases[base] = int.from_bytes(data, "little")
             return
         if region == isa.Region.MEMORY:
@@ -246,7 +246,7 @@ class Iss:
             self._reader = np.zeros(self.config.act_bytes, np.int32)  # number of the filling
 
     def run(self, pc: int = 0, trace=None):
-        """Execute from program word `pc` to END. `trace(word, op, fields)` is called when a MUL or TAIL has finished.
+        """Execute from program word `pc` to END. `trace(word, op, fields)` is called when a MUL, TAIL or MOVE has finished.
 
         Tokens, queues and banks start empty; memories stay. Raises IssError; `status` is then the machine's.
         """
@@ -372,7 +372,7 @@ class Iss:
                 self._active[engine] = None
                 done = queue.popleft()
                 self._give(done)
-                if self._trace:
+                if self._trace and engine != "load":
                     self._trace(done.word, done.op, done.fields)
             moved = True
         return moved
