@@ -153,8 +153,8 @@ class Npu(wiring.Component):
         return m
 
     def _memory(self, m, units):
-        """What is behind the memory port's arbiter, and the registers that addresses count from. Returns whether nothing
-        of a run is under way there."""
+        """What is behind the memory port's arbiter, and the registers that addresses count from. Returns whether
+        nothing of a run is under way there."""
         control, link, program, fetch = (units[name] for name in ("run_control", "link", "program", "fetch"))
         width = self._config.memory_width
         m.submodules.bases = bases = BaseRegisters()
