@@ -113,12 +113,20 @@ class Planner:
     """Plans one stretch of layers that run without the host between them.
 
     `geometry(tensor)`: rows and bytes of a row; `outer`: tensors that others than these layers make or read; `rigid`:
-    tensors whose rows may not be used round and round.
+    tensors whose rows may not be used round and round; `shared`: tensors that other stretches make a part of.
     """
 
-    def __init__(self, config: NpuConfig, works: Sequence[Work], geometry, outer: set[int], rigid: set[int]):
+    def __init__(
+        self,
+        config: NpuConfig,
+        works: Sequence[Work],
+        geometry,
+        outer: set[int],
+        rigid: set[int],
+        shared: set[int] = frozenset(),
+    ):
         self.config, self.works, self.geometry = config, works, geometry
-        self.outer, self.rigid = outer, rigid
+        self.outer, self.rigid, self.shared = outer, rigid, shared
         self.tile_bytes = isa.memory_tile_bytes(config)
         self.whole: set[int] = set()
         """Tensors that stay on the chip from one group to another."""
@@ -223,7 +231,10 @@ class Planner:
         elsewhere = {t for i in range(len(self.works)) if i not in layers for t in self._read[i]}
         stored = {t for t in made if t not in self.whole and (t in self.outer or t in elsewhere)}
         loaded = {t for i in layers for t in self._read[i]} - made - self.whole
-        order = _Order(self, layers, made, stored, loaded).run()
+        others = {t for i in range(len(self.works)) if i not in layers for t in self._made[i]}
+        parts = {t for t in made if t in self.shared or (t in others and t not in self.whole)}
+        order: list[tuple[int, int] | Copy] = [Copy(t, 0, self.geometry(t)[0], False) for t in sorted(parts)]
+        order += _Order(self, layers, made, stored, loaded).run()
         group.order = [step if isinstance(step, Copy) else self.works[step[0]].units[step[1]] for step in order]
         tiles = set().union(*(self.works[i].tiles for i in layers))
         again = 1
@@ -235,7 +246,7 @@ class Planner:
         group.traffic += 80 * sum(not isinstance(s, Copy) for s in order)
         for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}).items():
             all_rows, pitch = self.geometry(t)
-            if t in self.whole or t in self.rigid:
+            if t in self.whole or t in self.rigid or t in parts:
                 rows = all_rows
             group.buffers[t] = Buffer(t, min(rows, all_rows), pitch)
         if group.size > self.config.act_bytes:

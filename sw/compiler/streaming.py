@@ -47,6 +47,8 @@ class _Attempt:
         stretches = self._stretches()
         works = {i: self._work(i) for i, (kind, _) in enumerate(self.layers) if kind == "npu"}
         outer = self._outer(works, stretches)
+        makers = [{t for i in s for t in works[i].results} for s in stretches]
+        self.shared = {t for made in makers for t in made if sum(t in other for other in makers) > 1}
         plans = [self._plan([works[i] for i in s], s, outer) for s in stretches]
         self._lay_out(outer, works)
         r = self.recorder
@@ -110,7 +112,7 @@ class _Attempt:
     def _plan(self, works: list[Work], stretch: list[int], outer: set[int]) -> tuple[list[Group], Planner]:
         rigid: set[int] = set()
         while True:
-            planner = Planner(self.config, works, self.recorder.geometry, outer, rigid)
+            planner = Planner(self.config, works, self.recorder.geometry, outer, rigid, self.shared)
             groups = planner.plan()
             if groups is None:
                 self._shrink(planner, works, stretch)
