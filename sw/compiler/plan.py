@@ -113,7 +113,8 @@ class Planner:
     """Plans one stretch of layers that run without the host between them.
 
     `geometry(tensor)`: rows and bytes of a row; `outer`: tensors that others than these layers make or read; `rigid`:
-    tensors whose rows may not be used round and round; `shared`: tensors that other stretches make a part of.
+    tensors whose rows may not be used round and round; `shared`: tensors that other stretches make a part of;
+    `tried`: what is known of groups of the same works.
     """
 
     def __init__(
@@ -123,7 +124,8 @@ class Planner:
         geometry,
         outer: set[int],
         rigid: set[int],
-        shared: set[int] = frozenset(),
+        shared: set[int],
+        tried: dict,
     ):
         self.config, self.works, self.geometry = config, works, geometry
         self.outer, self.rigid, self.shared = outer, rigid, shared
@@ -132,7 +134,7 @@ class Planner:
         """Tensors that stay on the chip from one group to another."""
         self._made = [w.results for w in works]
         self._read = [w.sources for w in works]
-        self._tried: dict[tuple, Group | None] = {}
+        self._tried: dict[tuple, Group | None] = tried
 
     def plan(self) -> list[Group] | None:
         """The groups with their buffers placed; None when a layer alone does not fit."""
@@ -186,7 +188,7 @@ class Planner:
                 group = self.group(range(i, j))
                 if group is None:
                     misses += 1
-                    if misses == 3:
+                    if misses == 2:
                         break
                     continue
                 cost = best[i][0] + group.cost(width) + group.traffic * 1e-4
@@ -219,8 +221,9 @@ class Planner:
 
     def group(self, layers: range) -> Group | None:
         """Its order and buffers; None when they do not fit."""
-        whole = frozenset(t for i in layers for t in self._made[i] | self._read[i] if t in self.whole)
-        key = layers, whole
+        inside = set().union(*(self._made[i] | self._read[i] for i in layers))
+        works = tuple(id(self.works[i]) for i in layers)
+        key = works, frozenset(inside & self.whole), frozenset(inside & self.rigid)
         if key not in self._tried:
             self._tried[key] = self._group(layers)
         return self._tried[key]
@@ -322,9 +325,10 @@ class _Order:
         for i in layers:
             for t in planner._made[i]:
                 self.makers.setdefault(t, []).append(i)
+        self.front = {t: self._whole(t) for t in self.makers}
+        """Rows of each tensor that are made."""
 
-    def whole(self, t: int) -> int:
-        """Rows of a tensor that are made."""
+    def _whole(self, t: int) -> int:
         return min(self.open[i][self.at[i]].get(t, self.p.geometry(t)[0]) for i in self.makers[t])
 
     def run(self) -> list[tuple[int, int] | Copy]:
@@ -339,7 +343,6 @@ class _Order:
         for i in self.layers:
             while self.at[i] < len(self.p.works[i].units):
                 self.step(i)
-        self.store(last=True)
         return self.out
 
     def ready(self, i: int) -> bool:
@@ -347,7 +350,7 @@ class _Order:
         if k == len(self.p.works[i].units):
             return False
         return all(
-            (self.whole(t) if t in self.made else self.there.get(t, 1 << 30)) >= high
+            (self.front[t] if t in self.made else self.there.get(t, 1 << 30)) >= high
             for t, _, high in self.p.works[i].reads[k]
         )
 
@@ -357,12 +360,15 @@ class _Order:
         for t, low, high in work.reads[k]:
             if t in self.loaded:
                 self.load(t, low, high)
-            while t in self.made and self.whole(t) < high and i not in self.makers[t]:
+            while t in self.made and self.front[t] < high and i not in self.makers[t]:
                 maker = min(self.makers[t], key=lambda m: self.open[m][self.at[m]].get(t, 1 << 30))
                 self.step(maker)
         self.out.append((i, k))
         self.at[i] = k + 1
-        self.store()
+        for t in self.p._made[i]:
+            self.front[t] = self._whole(t)
+            if t in self.stored:
+                self.store(t)
 
     def load(self, t: int, low: int, high: int):
         rows, pitch = self.p.geometry(t)
@@ -376,9 +382,8 @@ class _Order:
             self.out.append(Copy(t, first, end, False))
             self.there[t] = first = end
 
-    def store(self, last=False):
-        for t in self.stored:
-            ready = self.whole(t)
-            if ready > self.gone[t]:
-                self.out.append(Copy(t, self.gone[t], ready, True))
-                self.gone[t] = ready
+    def store(self, t: int):
+        """The rows that are whole and not in memory yet."""
+        if self.front[t] > self.gone[t]:
+            self.out.append(Copy(t, self.gone[t], self.front[t], True))
+            self.gone[t] = self.front[t]

@@ -491,7 +491,10 @@ class Iss:
         if step.wait:
             while not self._tokens:
                 yield "no TAIL posts its data token"
-            self._synced = self._tokens.popleft().word
+            giver = self._tokens.popleft()
+            self._synced = giver.word
+            if self.hazards:
+                self._learn("mul", giver.known)
         vectors = step.height * (step.out_width if step.depthwise else step.width)
         self._vectors += vectors * step.groups
         if self._limit is not None and self._vectors > self._limit:
