@@ -154,3 +154,29 @@ def memory_port(width: int) -> Signature:
     """The machine at its memory: a client's streams, answered in the order asked (a read accepted after a write sees
     it). ``idle``: no write is under way; ``error``, a pulse: a burst failed."""
     return Signature({**memory_client(width).members, "idle": In(1), "error": In(1)})
+
+
+def move_read(config: NpuConfig) -> Signature:
+    """MOVE at the activation memory: consecutive bytes from byte ``addr`` on; ``en`` waits for ``ready``, ``data`` comes
+    `act_read` cycles after the cycle in which both are up, for one cycle."""
+    data = layouts.move_data(config)
+    return Signature({"en": Out(1), "addr": Out(ADDRESS), "ready": In(1), "data": In(data)})
+
+
+def move_write(config: NpuConfig) -> Signature:
+    """Bytes ``low`` .. ``count`` - 1 of ``data`` go to as many bytes behind byte ``addr``; ``en`` waits for ``ready``."""
+    data = layouts.move_data(config)
+    ends = range(data.length + 1)
+    members = {"en": Out(1), "addr": Out(ADDRESS), "low": Out(ends), "count": Out(ends), "data": Out(data)}
+    return Signature({**members, "ready": In(1)})
+
+
+def beat_write(config: NpuConfig) -> Signature:
+    """Beat ``beat`` of word ``index`` of a memory that MOVE fills (a tile, a parameter entry: laid out as in memory)."""
+    members = {"index": Out(INDEX), "beat": Out(BYTE), "data": Out(8 * config.memory_width)}
+    return Signature({"en": Out(1), **members})
+
+
+def token() -> Signature:
+    """Who awaits a token: one is ``there``, it is ``take``n. Another may be there in the next cycle."""
+    return Signature({"there": In(1), "take": Out(1)})
