@@ -12,7 +12,6 @@ from lepton.rtl.move_requests import MoveRequests, burst_beats
 from lepton.rtl.move_walk import MoveWalk
 from lepton.rtl.move_writes import MoveWrites
 from lepton.rtl.skid import SkidQueue
-from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
 

@@ -1,12 +1,12 @@
 """MOVE's reads of activations: for a store, bytes from activation memory to beats."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import layouts, ports
 from lepton.rtl.move_walk import access
-from lepton.rtl.registers import delays, late
+from lepton.rtl.registers import late
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 

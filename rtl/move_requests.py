@@ -28,7 +28,8 @@ class MoveRequests(wiring.Component):
         ``room`` In(1): there is room for the beats of any burst · ``asked`` Out: beats that a burst of this cycle reads
         ``stored`` In: beats at hand for bursts of a store · ``promised`` Out: those that a burst of this cycle writes.
         A burst is not asked for before its beats are at hand, so memory never waits for the chip
-        ``storing`` Out(1): the instruction is a store, until the next is taken · ``idle`` Out(1): nothing is left to ask
+        ``storing`` Out(1): the instruction is a store, until the next is taken
+        ``idle`` Out(1): nothing is left to ask
         ``bad_address`` Out(1): pulse, a burst lies beyond memory; it is not asked for
     Tiles and entries are one run. Throughput: one burst a cycle, of a run or of several. Reset: no instruction.
     """

@@ -16,7 +16,7 @@ KEPT = "space store fill flip value post_load post_mul post_tail".split()
 
 def access(config: NpuConfig) -> data.StructLayout:
     """One access: bytes ``low`` .. ``count`` - 1 of part ``piece`` of a beat are those behind byte ``at``; or beat
-    ``beat`` of tile or entry ``at``. ``pops``: the last of its beat, ``end``: of its instruction (of which the rest)."""
+    ``beat`` of tile or entry ``at``. ``pops``: the last of its beat, ``end``: of its instruction."""
     ends, pieces = range(layouts.move_bytes(config) + 1), config.memory_width // layouts.move_bytes(config)
     job = layouts.move_job(config)
     return data.StructLayout(
@@ -65,7 +65,7 @@ class MoveWalk(wiring.Component):
 
     def _runs(self, m, have, new_run, job):
         """The next run: (first byte, tile or entry, low bits of its first byte in memory, it is the job's last)."""
-        new, config = self.i.payload, self._config
+        new = self.i.payload
         low_bits = len(new.external)
         chip, chip_plane = (Signal(ADDRESS, name=n, reset_less=True) for n in ("chip", "chip_plane"))
         low, low_plane = (Signal(low_bits, name=n, reset_less=True) for n in ("low", "low_plane"))

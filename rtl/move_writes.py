@@ -1,10 +1,10 @@
 """MOVE's writes on the chip: beats from memory, or a constant, to activations, tiles and parameters."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lepton.rtl import layouts, ports
+from lepton.rtl import ports
 from lepton.rtl.move_walk import access
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Space

@@ -157,14 +157,14 @@ def memory_port(width: int) -> Signature:
 
 
 def move_read(config: NpuConfig) -> Signature:
-    """MOVE at the activation memory: consecutive bytes from byte ``addr`` on; ``en`` waits for ``ready``, ``data`` comes
-    `act_read` cycles after the cycle in which both are up, for one cycle."""
+    """MOVE at the activation memory: consecutive bytes from byte ``addr`` on; ``en`` waits for ``ready``, ``data``
+    comes `act_read` cycles after the cycle in which both are up, for one cycle."""
     data = layouts.move_data(config)
     return Signature({"en": Out(1), "addr": Out(ADDRESS), "ready": In(1), "data": In(data)})
 
 
 def move_write(config: NpuConfig) -> Signature:
-    """Bytes ``low`` .. ``count`` - 1 of ``data`` go to as many bytes behind byte ``addr``; ``en`` waits for ``ready``."""
+    """Bytes ``low`` .. ``count`` - 1 of ``data`` go as far behind byte ``addr``; ``en`` waits for ``ready``."""
     data = layouts.move_data(config)
     ends = range(data.length + 1)
     members = {"en": Out(1), "addr": Out(ADDRESS), "low": Out(ends), "count": Out(ends), "data": Out(data)}
@@ -172,7 +172,7 @@ def move_write(config: NpuConfig) -> Signature:
 
 
 def beat_write(config: NpuConfig) -> Signature:
-    """Beat ``beat`` of word ``index`` of a memory that MOVE fills (a tile, a parameter entry: laid out as in memory)."""
+    """Beat ``beat`` of word ``index``, a tile or a parameter entry, laid out as in memory."""
     members = {"index": Out(INDEX), "beat": Out(BYTE), "data": Out(8 * config.memory_width)}
     return Signature({"en": Out(1), **members})
 
