@@ -30,6 +30,8 @@ PARAM = bits_of(isa.TAIL, "param")
 """Entry of the parameter memory."""
 PC = 16
 """Word of the program memory (`isa.Command.START`)."""
+MEMORY_PC = 29
+"""Word of a program behind the memory port."""
 LINE_DELAY = bits_of(isa.MUL, "line_delay")
 INDEX = max(ADDRESS, TILE, PARAM, PC)
 """Word of any memory that the host writes."""
@@ -38,6 +40,12 @@ BYTE = (isa.DESCRIPTOR_BYTES + 32 * 32 - 1).bit_length()
 REGION = max(isa.Region).bit_length()
 POSITION = signed(18)
 """Position of a byte in its row, or of a row; padding included."""
+
+
+def pc_bits(config: NpuConfig) -> int:
+    """Word of the program, wherever this machine has it."""
+    return MEMORY_PC if config.memory_width else PC
+
 
 # --- Instructions, each from bit 0 of its words -----------------------------------------------------------------------
 LOAD_LAYOUT = layout_of(isa.LOAD.fields)

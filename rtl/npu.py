@@ -1,23 +1,26 @@
 """The accelerator as a block diagram: host link, run control, memories, engines and array, and what connects them."""
 
-from amaranth.hdl import Module, ResetInserter
+from amaranth.hdl import Const, Module, ResetInserter
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import ports
 from lepton.rtl.array import Array
+from lepton.rtl.base_registers import BaseRegisters
 from lepton.rtl.compact.parts import COMPACT
 from lepton.rtl.layouts import BURST, INDEX
-from lepton.rtl.parts import LARGE, Parts
+from lepton.rtl.memory_arbiter import MemoryArbiter
+from lepton.rtl.memory_host import MemoryHost
+from lepton.rtl.parts import LARGE, MEMORY, Parts
 from lepton.rtl.run_control import RunControl
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.isa import Cause, Region, Status
+from lepton.rtl.spec.isa import Cause, Reg, Region, Status
 
 
 def parts_of(config: NpuConfig) -> Parts:
     """The parts of the machine of that configuration."""
-    return COMPACT if config.compact else LARGE
+    return COMPACT if config.compact else MEMORY if config.memory_width else LARGE
 
 
 class Npu(wiring.Component):
@@ -32,6 +35,7 @@ class Npu(wiring.Component):
         bytes of the bursts in the order of the requests, several of which may be under way
         with ``external_bytes`` only: ``x_w_en``, ``x_w_addr`` (20), ``x_w_data`` (8): the host writes a byte of the
         external memory, never during a run
+        with ``memory_width`` only: ``memory`` `ports.memory_port`
 
     Run: with START taken in cycle s the engines are cleared, and the run's cycles are s + 1 (`fetch` starts) to the one
     in which END has been read and all engines are idle; CYCLES counts them, and each is counted as one `Cause`, so the
@@ -53,6 +57,8 @@ class Npu(wiring.Component):
             members["x_data"] = In(stream.Signature(8))
         if config.external_bytes:
             members |= {"x_w_en": Out(1), "x_w_addr": Out(INDEX), "x_w_data": Out(8)}
+        if config.memory_width:
+            members["memory"] = Out(ports.memory_port(config.memory_width))
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -87,7 +93,7 @@ class Npu(wiring.Component):
         connect(link.run, control.request)
         connect(link.read, activations.host_read)
         m.d.comb += [link.registers.eq(control.registers), self.status.eq(control.status)]
-        ports.feed(m, link.write, program.host, params.host, activations.host, tiles.host)
+        ports.feed(m, link.write, params.host, activations.host, tiles.host)
 
         # Instructions.
         connect(fetch.program, program.read)
@@ -107,6 +113,13 @@ class Npu(wiring.Component):
         connect(tail.write, activations.write)
         m.d.comb += accumulators.psum.eq(array.psum)
 
+        # The program, and memory.
+        memory_idle = Const(1)
+        if config.memory_width:
+            memory_idle = self._memory(m, engines | others)
+        else:
+            ports.feed(m, link.write, program.host)
+
         # Runs.
         running = control.running
         waiting = fetch.o_load.valid | fetch.o_mul.valid | fetch.o_tail.valid
@@ -116,7 +129,7 @@ class Npu(wiring.Component):
             control.cause.eq(multiply.cause),
             control.no_more.eq(fetch.done_fetching & ~fetch.o_mul.valid),
             control.progress.eq(fetch.moved | (multiply.cause == Cause.MULTIPLY) | tail.acc.r_en | tiles.moved),
-            control.finished.eq(fetch.done_fetching & ~waiting & multiply.idle & tail.idle & tiles.idle),
+            control.finished.eq(fetch.done_fetching & ~waiting & multiply.idle & tail.idle & tiles.idle & memory_idle),
             control.bad_opcode.eq(fetch.error),
             control.bad_instruction.eq(fetch.bad | multiply.bad_outputs | tail.bad_bank),
             control.bad_address.eq(multiply.bad_address | tail.bad_address),
@@ -138,3 +151,25 @@ class Npu(wiring.Component):
                 self.x_w_data.eq(link.write.data),
             ]
         return m
+
+    def _memory(self, m, units):
+        """What is behind the memory port's arbiter, and the registers that addresses count from. Returns whether nothing
+        of a run is under way there."""
+        control, link, program, fetch = (units[name] for name in ("run_control", "link", "program", "fetch"))
+        width = self._config.memory_width
+        m.submodules.bases = bases = BaseRegisters()
+        m.submodules.memory_host = host = MemoryHost(width)
+        m.submodules.arbiter = arbiter = MemoryArbiter(width)
+        wiring.connect(m, wiring.flipped(self.memory), arbiter.memory)
+        wiring.connect(m, program.memory, arbiter.program)
+        wiring.connect(m, host.memory, arbiter.host)
+        wiring.connect(m, link.memory, host.host)
+        ports.feed(m, link.write, bases.host)
+        m.d.comb += [
+            program.image.eq(bases.image),
+            program.clear.eq(control.clear),
+            arbiter.clear.eq(control.clear),
+            control.bus_error.eq(self.memory.error),
+            *(link.registers[reg].eq(value) for reg, value in ((Reg.IMAGE, bases.image), (Reg.ARENA, bases.arena))),
+        ]
+        return arbiter.idle & ~fetch.o_move.valid

@@ -8,7 +8,8 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out, Signature
 
 from lepton.rtl import layouts
-from lepton.rtl.layouts import ADDRESS, BYTE, DESCRIPTOR_LAYOUT, ENTRY, INDEX, LINE_DELAY, PC, REGION, TILE
+from lepton.rtl.layouts import ADDRESS, BYTE, DESCRIPTOR_LAYOUT, ENTRY, INDEX, LINE_DELAY, REGION, TILE
+from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -50,10 +51,10 @@ def tile_write() -> Signature:
     return Signature({"en": Out(1), "tile": Out(TILE), "byte": Out(BYTE), "data": Out(8)})
 
 
-def run_request() -> Signature:
+def run_request(config: NpuConfig) -> Signature:
     """The host starts a run at word ``pc`` (pulse ``start``; ``pc`` and ``id`` change with it) or stops it (pulse
     ``reset``); ``busy``: a run is in progress."""
-    return Signature({"start": Out(1), "pc": Out(PC), "id": Out(32), "reset": Out(1), "busy": In(1)})
+    return Signature({"start": Out(1), "pc": Out(layouts.pc_bits(config)), "id": Out(32), "reset": Out(1), "busy": In(1)})
 
 
 def vectors(config: NpuConfig) -> Signature:
@@ -133,6 +134,32 @@ def ring() -> Signature:
 def external_read() -> Signature:
     """Burst reads of external memory: requests, and their bytes in the order of the requests."""
     return Signature({"req": Out(stream.Signature(layouts.BURST)), "data": In(stream.Signature(8))})
+
+
+def host_memory(width: int) -> Signature:
+    """The link at the memory, pulses: ``write`` byte ``byte`` of beat ``index``; the beat is complete with its last byte
+    or with the ``last`` of them. ``read`` beat ``index``: it is ``beat`` when ``valid``. Not while ``busy``, nor right
+    behind a ``write``."""
+    return Signature(
+        {
+            "write": Out(1),
+            "read": Out(1),
+            "last": Out(1),
+            "index": Out(25),
+            "byte": Out(range(width)),
+            "data": Out(8),
+            "busy": In(1),
+            "valid": In(1),
+            "beat": In(8 * width),
+        }
+    )
+
+
+def program_stream() -> Signature:
+    """Fetch at a program in memory: ``words`` from word ``pc`` on, after a pulse ``start``. The highest bit: there is
+    no such word, the program runs past the end of its memory."""
+    words = stream.Signature(isa.WORD_BITS + 1)
+    return Signature({"start": Out(1), "pc": Out(layouts.MEMORY_PC), "words": In(words)})
 
 
 def memory_client(width: int) -> Signature:

@@ -45,7 +45,7 @@ def read_payload(region, index, words):
 
 
 def start_payload(run_id, pc):
-    return run_id.to_bytes(4, "little") + pc.to_bytes(2, "little")
+    return run_id.to_bytes(4, "little") + pc.to_bytes(4, "little")
 
 
 class Bench:
@@ -325,7 +325,7 @@ def test_start_once_per_run_id():
     assert bench.request(Command.START, start_payload(0, 2)) == (Result.OK, b"")
     assert bench.started.pop() == (0, 2)
     good = start_payload(5, 0)
-    for payload in (start_payload(5, 64), start_payload(5, 0xFFFF), good[:5], good + b"\0"):
+    for payload in (start_payload(5, 64), start_payload(5, 1 << 16), start_payload(5, 1 << 24), good[:7], good + b"\0"):
         assert bench.request(Command.START, payload) == (Result.BAD_RANGE, b"")
     assert bench.request(Command.RESET, b"\0") == (Result.BAD_RANGE, b"")
     assert len(bench.started) == 3 and bench.resets == 2

@@ -359,7 +359,7 @@ def depth(region: Region, config: NpuConfig) -> int:
         Region.ACT: config.act_bytes,
         Region.WEIGHT: config.weight_tiles,
         Region.PARAM: config.params,
-        Region.PROGRAM: config.program_words,
+        Region.PROGRAM: 0 if config.memory_width else config.program_words,
         Region.EXTERNAL: config.external_bytes,
         Region.MEMORY: config.memory_bytes // (config.memory_width or 1),
     }[region]
