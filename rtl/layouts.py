@@ -86,6 +86,12 @@ def move_bytes(config: NpuConfig) -> int:
     return min(config.memory_width, 1 << max(config.rows, config.cols).bit_length() - 1)
 
 
+def tile_byte(config: NpuConfig, byte):
+    """Where byte `byte` of a tile's word lies in a tile in memory, whose parts are filled up to whole beats."""
+    fill = -isa.DESCRIPTOR_BYTES % config.memory_width
+    return byte + fill * (byte >= isa.DESCRIPTOR_BYTES)
+
+
 def move_data(config: NpuConfig) -> data.ArrayLayout:
     """What MOVE reads or writes at once in the activation memory."""
     return data.ArrayLayout(8, move_bytes(config))

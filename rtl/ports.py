@@ -4,7 +4,9 @@ Latencies are those of `lepton.rtl.spec.timing`. A stream of instructions carrie
 the compact machine's carries their words (`layouts.WORD_LAYOUT`).
 """
 
+from amaranth.hdl import signed
 from amaranth.lib import stream
+from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out, Signature
 
 from lepton.rtl import layouts
@@ -41,6 +43,13 @@ def activation_write(config: NpuConfig) -> Signature:
     )
 
 
+def masked_write(config: NpuConfig) -> Signature:
+    """Bytes ``low`` .. ``count`` - 1 of ``data``, as many as the tail or MOVE writes, go as far behind byte ``addr``."""
+    size = max(config.lanes, layouts.move_bytes(config))
+    ends, data = range(size + 1), ArrayLayout(signed(8), size)
+    return Signature({"en": Out(1), "addr": Out(ADDRESS), "low": Out(ends), "count": Out(ends), "data": Out(data)})
+
+
 def host_write() -> Signature:
     """The host writes byte ``byte`` of word ``index`` of a memory (`isa.Region`)."""
     return Signature({"en": Out(1), "region": Out(REGION), "index": Out(INDEX), "byte": Out(BYTE), "data": Out(8)})
@@ -54,7 +63,9 @@ def tile_write() -> Signature:
 def run_request(config: NpuConfig) -> Signature:
     """The host starts a run at word ``pc`` (pulse ``start``; ``pc`` and ``id`` change with it) or stops it (pulse
     ``reset``); ``busy``: a run is in progress."""
-    return Signature({"start": Out(1), "pc": Out(layouts.pc_bits(config)), "id": Out(32), "reset": Out(1), "busy": In(1)})
+    return Signature(
+        {"start": Out(1), "pc": Out(layouts.pc_bits(config)), "id": Out(32), "reset": Out(1), "busy": In(1)}
+    )
 
 
 def vectors(config: NpuConfig) -> Signature:
@@ -202,6 +213,11 @@ def beat_write(config: NpuConfig) -> Signature:
     """Beat ``beat`` of word ``index``, a tile or a parameter entry, laid out as in memory."""
     members = {"index": Out(INDEX), "beat": Out(BYTE), "data": Out(8 * config.memory_width)}
     return Signature({"en": Out(1), **members})
+
+
+def masked_beat(config: NpuConfig) -> Signature:
+    """`beat_write` of the bytes with their bit in ``mask``."""
+    return Signature({**beat_write(config).members, "mask": Out(config.memory_width)})
 
 
 def token() -> Signature:
