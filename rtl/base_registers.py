@@ -5,16 +5,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import ports
-from lepton.rtl.spec.isa import Reg, Region
+from lepton.rtl.spec.isa import BASE_ALIGN, Reg, Region
 
-__all__ = ["ALIGN", "BaseRegisters"]
-
-ALIGN = 16
-"""A base is a multiple of this: the lowest bits are 0, whatever the host writes."""
+__all__ = ["BaseRegisters"]
 
 
 class BaseRegisters(wiring.Component):
-    """IMAGE and ARENA, written by the host a byte at a time.
+    """IMAGE and ARENA, written by the host a byte at a time, but for the bits below `BASE_ALIGN`.
 
     Members: ``host`` `ports.host_write` · ``image``, ``arena`` Out(32). Reset: 0.
     """
@@ -30,6 +27,6 @@ class BaseRegisters(wiring.Component):
         for reg, value in ((Reg.IMAGE, self.image), (Reg.ARENA, self.arena)):
             for k in range(4):
                 with m.If(on & (self.host.index == reg) & (self.host.byte[:2] == k)):
-                    keep = self.host.data & ~(ALIGN - 1) if k == 0 else self.host.data
+                    keep = self.host.data & ~(BASE_ALIGN - 1) if k == 0 else self.host.data
                     m.d.sync += value[8 * k : 8 * k + 8].eq(keep)
         return m

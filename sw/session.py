@@ -73,22 +73,36 @@ class _IssEngine:
         from lepton.sw.reference.iss import Iss
 
         self.iss = Iss(config, limit=most_vectors(program.model))
+        self._arena, self._first = 0, 0
+        if config.memory_width:
+            self._arena, self._first = -(-len(program.image) // 4096) * 4096, program.program_at // 8
+            for base, value in ((isa.Reg.IMAGE, 0), (isa.Reg.ARENA, self._arena)):
+                self.iss.write(isa.Region.REG, base, value.to_bytes(4, "little"))
         if not config.external_bytes:
             self.iss.external = program.external
         for region, data in program.images():
             self.iss.write(region, 0, data)
+        if config.memory_width:
+            self.iss.run(self._first)
 
     def write(self, address: int, data: bytes) -> None:
+        if self._first:
+            at = self._arena + address
+            self.iss.memory[at : at + len(data)] = np.frombuffer(data, np.uint8)
+            return
         self.iss.write(isa.Region.ACT, address, data)
 
     def read(self, address: int, count: int) -> bytes:
+        if self._first:
+            at = self._arena + address
+            return self.iss.memory[at : at + count].tobytes()
         return bytes(self.iss.read(isa.Region.ACT, address, count))
 
     def patch(self, word: int, value: int) -> None:
         self.iss.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
 
     def start(self, pc: int) -> dict | None:
-        self.iss.run(pc)
+        self.iss.run(self._first + pc)
         return None
 
 

@@ -91,8 +91,8 @@ MUL = Op(
         _f("line_delay", 10, "depthwise: cycles each line buffer delays (width + taps)"),
         _f("wait_move", 1, "take one token of MOVE before the first vector"),
         _f("post_move", 1, "give MOVE one token when the last vector is read"),
-        _f("wrap_end", 16, "a vector at byte 16 * wrap_end or behind it is read 16 * wrap_size bytes before"),
-        _f("wrap_size", 16, "0: no address is turned back"),
+        _f("wrap_y", 12, "rows from this one on lie `wrap_size` bytes before"),
+        _f("wrap_size", 20, "bytes of a buffer of rows, 0: it has no end"),
     ),
 )
 
@@ -191,6 +191,9 @@ class Base(IntEnum):
     IMAGE = 0
     ARENA = 1
 
+
+BASE_ALIGN = 16
+"""A base is a multiple of this; the lowest bits of what the host writes are dropped."""
 
 TABLE_ENTRIES = 32
 """Parameter entries that a TABLE reads."""

@@ -17,6 +17,7 @@ from lepton.sw.compiler.program import (
     Place,
     Program,
 )
+from lepton.sw.compiler.streaming import compile_streaming
 from lepton.sw.graph.model import Model
 
 __all__ = [
@@ -43,6 +44,11 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
     Raises CompileError when the model does not fit.
     """
     host: dict[int, str] = {}
+    if config.memory_width:
+        program = compile_streaming(model, config, host)
+        if any(limit.exceeded for limit in program.limits()):
+            raise FitError(program)
+        return program
 
     def attempt(external=frozenset(), odd=frozenset()) -> tuple[Compiler, Program]:
         """What the array turns out not to compute goes to the host, one operator after the other."""

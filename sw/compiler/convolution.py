@@ -216,6 +216,7 @@ class Products:
             share = 1 if work >= MIN_TILE_PASS else max(1, min(-(-MIN_TILE_PASS // work), limit // pixels))
             stack = int(share > 1)
             step = share if stack else n_groups
+            step = min(step, max(1, e.most_tiles // max(s.count for s in self.spans)))
             for g in range(0, n_groups, step):
                 n = min(step, n_groups - g)
                 self.multiply(block, g, n, release=1, stack=stack)
@@ -380,6 +381,11 @@ class Convolution(Products):
             e.tail(**self.scale, **area, param=self.param + channel, take=1, to_acc=1, acc_base=mine_at)
             add_tails(e, add, p, entry, target, limit, take=0)
 
+        if not e.ahead:
+            for part in parts:
+                front(*part)
+                back(*part)
+            return
         # The multiplications of a part stand before the tails of the part before, so that fetch never holds them up.
         front(*parts[0])
         for part, following in zip(parts, [*parts[1:], None]):

@@ -292,7 +292,7 @@ def movement(e: Emitter, op: Operator, out: int):
                 source = View.constant(piece.values.reshape(-1)[:1]).broadcast(piece.shape)
         else:
             source = View(e.place(piece.source).address + piece.start, piece.shape, piece.strides)
-        move(e, target, source, e.identity_entry())
+        e.move_piece(target, source)
 
 
 def pad(e: Emitter, op: Operator, out: int):

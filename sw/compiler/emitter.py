@@ -20,6 +20,8 @@ VALUE_BY_VALUE = frozenset(
 )
 """Operators that compute a value of the output from the same values of the inputs, broadcast."""
 ADDRESS_MASK = 2**20 - 1
+ADDRESSES = {"address", "row_step", "out_y"}
+"""Fields that wrap."""
 IDENTITY = (1 << 30, 1)  # multiplier and shift that scale by exactly one
 
 Block = tuple[int, int, int, int]
@@ -157,6 +159,8 @@ class Emitter:
         self.external = external
         self.program = Program(config, model)
         self.tile_words: list[bytes] = []
+        self.tile_places: list[tuple[int, int, int, int]] = []
+        """Offset, x, y and skip of each tile in `tile_words`."""
         self.external_words: list[bytes] = []
         self.param_words: list[bytes] = []
         self.layer_tiles: dict[int, int] = {}
@@ -176,6 +180,12 @@ class Emitter:
         """Convolutions whose windows reach over the border instead of reading what a PAD before them makes."""
         self.gathers: dict = {}
         """Tiles that bring bytes of given places to the columns (`strided.gather`)."""
+        self.most_rows = 4095
+        """Of a block."""
+        self.most_tiles = config.weight_tiles
+        """Of a MUL."""
+        self.ahead = True
+        """Whether multiplications may stand before tails that belong to earlier ones."""
         self.constants: dict[tuple, Span] = {}
         """Tiles that bring constants to the columns."""
 
@@ -264,6 +274,8 @@ class Emitter:
         first = len(words)
         ends = np.cumsum([len(tiles) for tiles in groups])
         flat = [t for tiles in groups for t in tiles]
+        if not external:
+            self.tile_places += [(t.offset, t.x, t.y, t.skip) for t in flat]
         records = np.zeros(len(flat), [(f.name, np.int64) for f in isa.DESCRIPTOR])
         records["offset"] = [t.offset & ADDRESS_MASK for t in flat]  # addresses wrap
         for name in ("x", "y", "skip"):
@@ -296,6 +308,8 @@ class Emitter:
     # --- instructions ----------------------------------------------------------------------------------------------
 
     def emit(self, op, **values):
+        for name in ADDRESSES & values.keys() if op is not isa.LOAD else ():
+            values[name] &= ADDRESS_MASK  # they wrap
         try:
             self.program.words += isa.encode(op, **values)
         except CodecError as error:
@@ -320,14 +334,14 @@ class Emitter:
             **{
                 "width": width,
                 "height": height,
-                "address": (feed.address + (y * feed.w + x) * feed.c + channel) & ADDRESS_MASK,
+                "address": feed.address + (y * feed.w + x) * feed.c + channel,
                 "x": x * feed.c + channel,
                 "x_limit": feed.w * feed.c,
                 "x_step": feed.stride_x * feed.c,
                 "y": y,
                 "y_limit": feed.h,
                 "y_step": feed.stride_y,
-                "row_step": (feed.stride_y * feed.w * feed.c) & ADDRESS_MASK,
+                "row_step": feed.stride_y * feed.w * feed.c,
                 "zero_point": feed.zero_point,
                 **values,
             },
@@ -338,12 +352,16 @@ class Emitter:
         defaults = {"window_x": 1, "window_y": 1, "acc_x": 1, "low": -128, "high": 127, "table": table}
         self.emit(isa.TAIL, **{**defaults, **values})
 
-    def table(self, values: np.ndarray):
-        """Load a 256-entry table (index -128 first)."""
+    def add_table(self, values: np.ndarray) -> int:
+        """Append the entries of a table of 256 values (index -128 first); their first index."""
         raw = np.asarray(values, np.int8).tobytes()
         first = len(self.param_words)
         self.param_words += [raw[i : i + 8] + b"\0" for i in range(0, 256, 8)]
-        self.emit(isa.TABLE, param=first)
+        return first
+
+    def table(self, values: np.ndarray):
+        """Load a table of 256 values (index -128 first)."""
+        self.emit(isa.TABLE, param=self.add_table(values))
 
     # --- pieces ----------------------------------------------------------------------------------------------------
 
@@ -351,7 +369,7 @@ class Emitter:
         """Cut a map into blocks of at most `limit` entries: whole rows if they fit, else parts of a row."""
         n_x = -(-width // min(width, limit, width_limit or width))
         step_x = -(-width // n_x)
-        step_y = max(1, min(height, limit // step_x, height_limit or height))
+        step_y = max(1, min(height, limit // step_x, height_limit or height, self.most_rows))
         n_y = -(-height // step_y)
         step_y = -(-height // n_y)
         for oy in range(0, height, step_y):

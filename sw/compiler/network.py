@@ -8,6 +8,7 @@ from lepton.sw.compiler.emitter import ADDRESS_MASK, Emitter, value_by_value
 from lepton.sw.compiler.movement import MOVERS, NotStrided
 from lepton.sw.compiler.placement import place_tensors
 from lepton.sw.compiler.program import FitError, HostStep, Layer, LayerError, NpuStep, Place, Program
+from lepton.sw.compiler.strided import View, move
 from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference import quantities
 
@@ -453,6 +454,10 @@ class Compiler(Emitter):
         )
 
     # --- layers ----------------------------------------------------------------------------------------------------
+
+    def move_piece(self, target: View, source: View):
+        """A copy of one piece of what an operator moves."""
+        move(self, target, source, self.identity_entry())
 
     def macs(self, op: Operator) -> int:
         """Multiplications of weights, or of two activations; those at places that are padding included."""

@@ -107,6 +107,8 @@ class Program:
     """Most bytes of tensors that are alive at one time."""
     span_bytes: int = 0
     """Activation memory up to the last byte that a tensor takes; not kept in a program file."""
+    arena_bytes: int = 0
+    """With a memory port: of the arena, in which the places are then."""
     why_host: dict[int, str] = field(default_factory=dict)
     """Operators that the host computes, and why; not kept in a program file."""
 
@@ -123,8 +125,21 @@ class Program:
     def program_bytes(self) -> bytes:
         return np.array(self.words, np.uint64).astype("<u8").tobytes()
 
+    @property
+    def program_at(self) -> int:
+        """With a memory port: the byte of the image where the program begins."""
+        return -(-len(self.tiles) // 64) * 64 + -(-len(self.params) // 64) * 64
+
+    @property
+    def image(self) -> bytes:
+        """With a memory port: tiles, parameters and program as they lie in memory."""
+        tiles, params = (part + bytes(-len(part) % 64) for part in (self.tiles, self.params))
+        return tiles + params + self.program_bytes
+
     def images(self) -> list[tuple[isa.Region, bytes]]:
         """What to write before the first run, as (region, bytes from index 0)."""
+        if self.config.memory_width:
+            return [(isa.Region.MEMORY, self.image)]
         external = [(isa.Region.EXTERNAL, self.external)] if self.config.external_bytes else []
         return [
             *external,
@@ -136,6 +151,11 @@ class Program:
     def limits(self) -> list[Limit]:
         """What each memory must hold, beside what it has."""
         c, external = self.config, len(self.external)
+        if c.memory_width:
+            return [
+                Limit("act_bytes", "activations", self.span_bytes, c.act_bytes),
+                Limit("memory_bytes", "image and arena", len(self.image) + self.arena_bytes, c.memory_bytes),
+            ]
         weights = f"weights, besides weight_tiles={c.resident_tiles:,}," if external else "weights"
         return [
             Limit("act_bytes", "activations", self.span_bytes, c.act_bytes),

@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from lepton.sw.compiler.emitter import ADDRESS_MASK, Emitter, Span, Tile
+from lepton.sw.compiler.emitter import Emitter, Span, Tile
 from lepton.sw.compiler.movement import dense
 from lepton.sw.compiler.program import LayerError
 
@@ -73,9 +73,9 @@ class Box:
             "width": self.width,
             "height": self.height,
             "acc_y": self.width,
-            "address": self.starts[-1] & ADDRESS_MASK,
+            "address": self.starts[-1],
             "out_x": self.column_steps[-1],
-            "out_y": self.row_steps[-1] & ADDRESS_MASK,
+            "out_y": self.row_steps[-1],
             "channels": self.n,
         }
 
@@ -291,11 +291,11 @@ def bring(
         **{
             "width": box.width,
             "height": box.height,
-            "address": (box.starts[k] + found.low - shift) & ADDRESS_MASK,
+            "address": box.starts[k] + found.low - shift,
             "x_limit": (box.width - 1) * step + found.used,
             "x_step": step,
             "y_limit": 1,
-            "row_step": box.row_steps[k] & ADDRESS_MASK,
+            "row_step": box.row_steps[k],
             **values,
         }
     )

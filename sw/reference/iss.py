@@ -1,12 +1,12 @@
 """Instruction set simulator: executes a compiled program on NumPy memories, byte for byte as the RTL does.
 
-Three engines (weights, multiply, tail) work through their queues as `docs/architecture.md` says. Time is not modelled:
-each engine runs as far as tokens, tiles and accumulator banks let it, and the queues hold as much as the hardware's, so
+Four engines (weights, multiply, tail, move) work through their queues as `docs/architecture.md` says. Time is not
+modelled: each engine runs as far as tokens, tiles and accumulator banks let it, and the queues hold as much as the hardware's, so
 that the same programs stall. What ends with an error in hardware, or is undefined there, raises `IssError`.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Status
-from lepton.rtl.spec.timing import FETCH_QUEUE, TILE_QUEUE
+from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, TILE_QUEUE, TOKENS
 from lepton.sw.reference.arith import requantize
 
 DESCRIPTOR_DTYPE = isa.DESCRIPTOR.dtype
@@ -46,6 +46,9 @@ class _Step:
     waits: str | None = None
     """Why it waits, if it does."""
 
+    number: int
+    """Of the instruction in its run."""
+
     vectors: tuple[np.ndarray, np.ndarray, np.ndarray]
     """MUL: addresses, byte positions and rows of the vectors of a tile at the origin."""
 
@@ -69,6 +72,18 @@ class _Tiles:
         self.last = descriptors["last"].astype(bool)
 
 
+CHANNELS = {
+    ("move", "load"): ("post_load", "wait_move"),
+    ("move", "mul"): ("post_mul", "wait_move"),
+    ("move", "tail"): ("post_tail", "wait_move"),
+    ("mul", "move"): ("post_move", "wait_mul"),
+    ("tail", "move"): ("post_move", "wait_tail"),
+}
+"""Tokens that engines give each other: the flags of who gives one and of who takes it."""
+ENGINES = {"LOAD": "load", "MUL": "mul", "TAIL": "tail", "TABLE": "tail", "MOVE": "move"}
+"""The engine of each instruction."""
+
+
 class Iss:
     """The memories of one accelerator and the engines that work on them.
 
@@ -83,6 +98,8 @@ class Iss:
     writes : with `log`, of the last run: (addresses, bytes) of each write to `act`, in the machine's order
     doubtful : addresses that the TAIL in error may have written before its error; empty without one
     undefined : bool[2, acc_depth, cols], with `hazards`: accumulators of the lanes without a channel of a TAIL to_acc
+    memory : uint8[memory_bytes] behind the memory port
+    bases : what addresses in memory count from, by `isa.Base`
     external : bytes that LOAD reads with `external` set; behind the configuration's `external_bytes` they are zero
 
     Parameters
@@ -124,6 +141,8 @@ class Iss:
         self.undefined = np.zeros(self.acc.shape, bool)
         self.table = np.zeros(256, np.int8)
         self.external = bytes(config.external_bytes)
+        self.memory = np.zeros(config.memory_bytes, np.uint8)
+        self.bases = [0 for _ in isa.Base]
         self._reset()
 
     # --- Memories as the host sees them -----------------------------------------------------------------------------
@@ -137,11 +156,15 @@ class Iss:
             return np.array(self._registers()[first:last], "<u4").view(np.uint8).reshape(-1, 4)
         if region == isa.Region.EXTERNAL:
             return np.frombuffer(self.external, np.uint8)[first:last].reshape(-1, 1).copy()
+        if region == isa.Region.MEMORY:
+            size = isa.word_bytes(region, self.config)
+            return self.memory[first * size : last * size].copy().reshape(last - first, size)
         memory = {isa.Region.ACT: self.act, isa.Region.PARAM: self.params, isa.Region.PROGRAM: self.program}[region]
         return memory[first:last].copy().view(np.uint8).reshape(last - first, -1)
 
     def _registers(self):
         known = identity.pack(self.config) | {isa.Reg.STATUS: int(self.status)}
+        known |= {isa.Reg[base.name]: self.bases[base] for base in isa.Base}
         return [known.get(r, 0) for r in isa.Reg]
 
     def _check(self, region, first, last, what):
@@ -152,9 +175,18 @@ class Iss:
     def write(self, region, index: int, data: bytes, byte: int = 0):
         """Write bytes as the host link does, from byte `byte` of word `index` on over the following words."""
         region = isa.Region(region)
-        if region == isa.Region.REG:
-            raise IssError("write REG: registers can only be read")
         size = isa.word_bytes(region, self.config)
+        if region == isa.Region.REG:
+            base = next((b for b in isa.Base if isa.Reg[b.name] == index and self.config.memory_width), None)
+            if base is None or byte or len(data) != size:
+                raise IssError("write REG: registers can only be read (with a memory port, IMAGE and ARENA written)")
+            self.bases[base] = int.from_bytes(data, "little")
+            return
+        if region == isa.Region.MEMORY:
+            at = index * size + byte
+            self._check(region, index, -(-(at + len(data)) // size), "write")
+            self.memory[at : at + len(data)] = np.frombuffer(bytes(data), np.uint8)
+            return
         first, at = index + byte // size, byte % size
         last = first + -(-(at + len(data)) // size)
         self._check(region, first, last, "write")
@@ -189,10 +221,13 @@ class Iss:
         self._vectors = 0
         self._outside: tuple[int, _Step, int] | None = None
         """Number of the first tile beyond the store, its LOAD, its index."""
-        self._steps: dict[str, deque[_Step]] = {"mul": deque(), "tail": deque()}  # not finished
-        self._active: dict[str, Iterator[str] | None] = {"mul": None, "tail": None}
+        self._steps: dict[str, deque[_Step]] = {
+            name: deque() for name in ("load", "mul", "tail", "move")
+        }  # not finished
+        self._active: dict[str, Iterator[str] | None] = dict.fromkeys(self._steps)
         """Generator of the first of the queue."""
         self._tokens: deque[_Step] = deque()  # the TAILs that gave them
+        self._given: dict[tuple[str, str], deque[_Step]] = {channel: deque() for channel in CHANNELS}
         self._banks = ["free", "free"]  # free, multiply, full, tail
         self._filled = [0, 0]  # number of the filling in each bank
         self._fills = 0
@@ -201,12 +236,17 @@ class Iss:
         self._synced = -1
         self.writes: list[tuple[np.ndarray, np.ndarray]] = []
         self.doubtful = np.zeros(0, int)
+        self._count = 0  # of instructions
         if self.hazards:
+            self._seen = dict.fromkeys(CHANNELS, -1)  # number of the last instruction whose token was taken
+            self._mover = np.full(self.config.act_bytes, -1, np.int32)  # number of the MOVE that wrote
+            self._writer_number = np.full(self.config.act_bytes, -1, np.int32)  # of the TAIL that wrote
+            self._reader_number = np.full(self.config.act_bytes, -1, np.int32)  # of the MUL that read last
             self._writer = np.full(self.config.act_bytes, -1, np.int32)  # word of the TAIL
             self._reader = np.zeros(self.config.act_bytes, np.int32)  # number of the filling
 
     def run(self, pc: int = 0, trace=None):
-        """Execute from program word `pc` to END. `trace(word, op, fields)` is called when a MUL or TAIL has finished.
+        """Execute from program word `pc` to END. `trace(word, op, fields)` is called when a MUL, TAIL or MOVE has finished.
 
         Tokens, queues and banks start empty; memories stay. Raises IssError; `status` is then the machine's.
         """
@@ -230,10 +270,8 @@ class Iss:
                 self._work()
                 if self._full(step):
                     self._stall(step, "its queue is full")
-            if step.op is isa.LOAD:
-                self._load(step)
-            else:
-                self._steps["mul" if step.op is isa.MUL else "tail"].append(step)
+            self._steps[ENGINES[step.op.opcode.name]].append(step)
+            self._advance("load")
             if not self._ahead:
                 self._work()
         self._work()
@@ -241,43 +279,69 @@ class Iss:
 
     def _full(self, step):
         """Whether the instruction finds no room in its queue: `FETCH_QUEUE` wait behind the one at work."""
+        waiting = self._steps[ENGINES[step.op.opcode.name]]
         if step.op is isa.LOAD:  # at work until its last descriptor is read
-            waiting = len(self._ends) - 1 - FETCH_QUEUE
-            return waiting >= 0 and self._ends[waiting] > self._consumed + TILE_QUEUE
-        return len(self._steps["mul" if step.op is isa.MUL else "tail"]) > FETCH_QUEUE
+            at_work = [end for end in self._ends[-FETCH_QUEUE - 2 :] if end > self._consumed + TILE_QUEUE]
+            return len(waiting) + len(at_work) > FETCH_QUEUE
+        return len(waiting) > (MOVE_QUEUE if step.op is isa.MOVE else FETCH_QUEUE)
 
     def _work(self):
-        """Let the engines work until both must wait."""
+        """Let the engines work until all must wait."""
         a, b = self._order
-        while self._advance(a) | self._advance(b):
+        while self._advance(a) | self._advance(b) | self._advance("load") | self._advance("move"):
             pass
+
+    # --- Tokens -------------------------------------------------------------------------------------------------------
+
+    def _give(self, step):
+        """The tokens that an instruction gives at its end."""
+        giver = ENGINES[step.op.opcode.name]
+        for (who, whom), (post, _) in CHANNELS.items():
+            if who == giver and step.fields.get(post):
+                if len(self._given[who, whom]) == TOKENS:
+                    step.fail(f"gives a token more than {TOKENS} that {whom} has not taken", Status.BAD_INSTRUCTION)
+                self._given[who, whom].append(step)
+
+    def _await(self, step):
+        """Generator: takes the tokens that an instruction waits for, yields the reason while they are not there."""
+        taker = ENGINES[step.op.opcode.name]
+        for (who, whom), (_, wait) in CHANNELS.items():
+            if whom == taker and step.fields.get(wait):
+                while not self._given[who, whom]:
+                    yield f"no {who.upper()} gives its token"
+                giver = self._given[who, whom].popleft()
+                if self.hazards:
+                    self._seen[who, whom] = giver.number
 
     def _stall(self, step, why):
         """Nothing moves any more, and `step` (if any) does not get into its queue."""
-        for engine in ("tail", "mul"):
-            if self._steps[engine]:
+        for engine in ("tail", "mul", "load", "move"):
+            if self._steps[engine] and self._steps[engine][0].waits:
                 first = self._steps[engine][0]
                 first.fail(f"waits for ever: {first.waits}", Status.STALLED)
         step.fail(f"waits for ever: {why}", Status.STALLED)
 
     def _fetch(self, pc):
-        limit = self.config.program_words
+        words, limit = self._program(pc)
         if not 0 <= pc < limit:
             raise IssError(
                 f"word {pc}: the program runs past the end of its memory ({limit} words): END is missing",
                 Status.BAD_OPCODE,
             )
         cut_off = False
-        words: Sequence[int] | np.ndarray = self.program
         try:
             op, fields = isa.decode(words, pc)
+            if op not in isa.operations(self.config):
+                raise ValueError(f"word {pc}: this configuration has no {op.opcode.name}")
         except ValueError as e:
             raise IssError(str(e), Status.BAD_OPCODE) from None
         except IndexError:
             cut_off = True
-            words = [int(w) for w in self.program[pc:]] + [0] * 4
+            words = [int(w) for w in words[pc:]] + [0] * 4
             op, fields = isa.decode(words, 0)
         step = _Step(pc, op, fields)
+        step.number = self._count
+        self._count += 1
         rule = isa.broken(op, self.config, fields)
         if rule and not (cut_off and isa.last_word(op, rule) >= limit - pc):
             step.fail(f"{rule.field} is {fields[rule.field]}, {rule}", Status.BAD_INSTRUCTION)
@@ -285,13 +349,21 @@ class Iss:
             raise IssError(f"word {pc}: instruction cut off by the end of the program memory", Status.BAD_OPCODE)
         return step
 
+    def _program(self, pc: int) -> tuple[np.ndarray, int]:
+        """The program's words, and how many there can be."""
+        if not self.config.memory_width:
+            return self.program, len(self.program)
+        base = self.bases[isa.Base.IMAGE]
+        limit = max(0, len(self.memory) - base) // 8
+        return self.memory[base : base + 8 * limit].view("<u8") if base % 8 == 0 else self.program[:0], limit
+
     def _advance(self, engine) -> bool:
         """Let an engine work until it must wait. Returns whether it did anything."""
         queue, moved = self._steps[engine], False
         while queue:
             active = self._active[engine]
             if active is None:
-                active = self._active[engine] = self._mul(queue[0]) if engine == "mul" else self._tail(queue[0])
+                active = self._active[engine] = self._engine(queue[0])
             waits = next(active, None)
             queue[0].waits = waits
             if waits:
@@ -299,13 +371,20 @@ class Iss:
             if waits is None:
                 self._active[engine] = None
                 done = queue.popleft()
-                if self._trace:
+                self._give(done)
+                if self._trace and engine != "load":
                     self._trace(done.word, done.op, done.fields)
             moved = True
         return moved
 
+    def _engine(self, step):
+        """Generator: an instruction at work, behind its tokens."""
+        yield from self._await(step)
+        run = {"load": self._load, "mul": self._mul, "tail": self._tail, "move": self._move}
+        yield from run[ENGINES[step.op.opcode.name]](step)
+
     def _finish(self, end):
-        if self._steps["tail"] or self._steps["mul"]:
+        if any(self._steps.values()):
             self._stall(end, "")
         left = self._ends[-1] - self._consumed
         if left:
@@ -322,8 +401,17 @@ class Iss:
                 f"{len(self._tokens)} data tokens left, the first from word {self._tokens[0].word}: no MUL waits",
                 Status.DONE,
             )
+        for (who, whom), given in self._given.items():
+            if given:
+                end.fail(
+                    f"{len(given)} tokens of {who.upper()} left, the first from word {given[0].word}: no "
+                    f"{whom.upper()} waits",
+                    Status.DONE,
+                )
 
     def _load(self, step):
+        """Generator without a wait: the tiles are handed over."""
+        yield from ()
         c, n = self.config, step.count
         if not step.external:
             if step.tile + n > c.weight_tiles and self._outside is None:
@@ -442,6 +530,8 @@ class Iss:
         x and y, byte positions and rows, are pairs of arrays that broadcast to the sum.
         """
         x, y = (_position(*p) for p in (x, y))
+        if step.wrap_size:
+            a = a - step.wrap_size * (y[0] + y[1] >= step.wrap_y)
         a &= ADDRESSES - 1
         self._check_lanes(step, a, x, y)
         a &= self.config.act_bytes - 1
@@ -461,7 +551,11 @@ class Iss:
                 step.fail(
                     f"reads byte {at[late][0]}, written by the TAIL at word {word}, without waiting for its token"
                 )
+            unseen = self._mover[at] > self._seen["move", "mul"]
+            if unseen.any():
+                step.fail(f"reads byte {at[unseen][0]}, written by a MOVE, without waiting for its token")
             self._reader[at] = self._fills
+            self._reader_number[at] = step.number
         return lanes
 
     def _convolve(self, step, g, weights, descriptors):
@@ -525,6 +619,67 @@ class Iss:
                     step.fail(f"tap row {r} needs stream position {at[0]}, before the first vector (skip={d['skip']})")
                 total += lanes[at] * w[r]
         return total
+
+    # --- Move engine -------------------------------------------------------------------------------------------------
+
+    def _move(self, step):
+        """Generator without a wait: the copy."""
+        yield from ()
+        base = self.bases[step.base] + step.external
+        if step.space != isa.Space.ACT:
+            self._fill(step, base)
+            return
+        r, p = np.arange(step.rows), np.arange(step.planes)[:, None]
+        runs = (base + p * step.external_plane + r * step.external_step).reshape(-1, 1) + np.arange(step.length)
+        chip = (step.chip + p * step.chip_plane + r * step.chip_step).reshape(-1, 1) + np.arange(step.length)
+        chip, runs = chip.ravel() & ADDRESSES - 1, runs.ravel() & 2**32 - 1
+        if chip.max() >= self.config.act_bytes:
+            outside = chip[chip >= self.config.act_bytes][0]
+            step.fail(f"works on byte {outside} of {self.config.act_bytes} activations", Status.BAD_ADDRESS)
+        if not step.fill and runs.max() >= len(self.memory):
+            outside = runs[runs >= len(self.memory)][0]
+            step.fail(f"works on byte {outside} of {len(self.memory)} in memory", Status.BAD_ADDRESS)
+        flip = 128 if step.flip else 0
+        if self.hazards:
+            self._move_hazards(step, chip)
+        if step.store:
+            self.memory[runs] = self.act[chip].view(np.uint8) ^ flip
+            return
+        data = np.uint8(step.value & 255) if step.fill else self.memory[runs]
+        self.act[chip] = np.asarray(data ^ np.uint8(flip), np.uint8).view(np.int8)
+
+    def _fill(self, step, base):
+        """Tiles or entries from memory."""
+        c, weight = self.config, step.space == isa.Space.WEIGHT
+        size = isa.memory_tile_bytes(c) if weight else isa.memory_param_bytes(c)
+        have, what = (c.weight_tiles, "tiles") if weight else (c.params, "parameter entries")
+        if step.chip + step.length > have:
+            step.fail(f"writes {what[:-1]} {max(step.chip, have)} of {have}", Status.BAD_ADDRESS)
+        base &= 2**32 - 1
+        if base + step.length * size > len(self.memory):
+            step.fail(f"works on byte {len(self.memory)} of {len(self.memory)} in memory", Status.BAD_ADDRESS)
+        raw = self.memory[base : base + step.length * size].reshape(step.length, size)
+        first, last = step.chip, step.chip + step.length
+        if not weight:
+            self.params[first:last] = np.ascontiguousarray(raw[:, : isa.PARAM_BYTES]).reshape(-1).view(PARAM_DTYPE)
+            return
+        self.descriptors[first:last] = isa.DESCRIPTOR.unpack_array(raw[:, : isa.DESCRIPTOR_BYTES])
+        at = size - -(-c.tile_bytes // c.memory_width) * c.memory_width
+        body = np.ascontiguousarray(raw[:, at : at + c.tile_bytes]).view(np.int8)
+        self.tiles[first:last] = body.reshape(-1, c.rows, c.cols)
+
+    def _move_hazards(self, step, chip):
+        """Raises IssError where what a MOVE reads or overwrites depends on timing."""
+        if step.store:
+            late = self._writer_number[chip] > self._seen["tail", "move"]
+            if late.any():
+                step.fail(f"reads byte {chip[late][0]}, written by a TAIL, without waiting for its token")
+            return
+        late = self._reader_number[chip] > self._seen["mul", "move"]
+        if late.any():
+            step.fail(f"writes byte {chip[late][0]}, which a MUL may still have to read")
+        self._writer[chip] = -1
+        self._mover[chip] = step.number
 
     # --- Tail engine ------------------------------------------------------------------------------------------------
 
@@ -648,6 +803,8 @@ class Iss:
                 if late.any():
                     step.fail(f"writes byte {at[late][0]}, which a MUL ahead of this bank may still have to read")
                 self._writer[at] = step.word
+                self._writer_number[at] = step.number
+                self._mover[at] = -1
             self.act[at] = v[:, s:end]
             for k in range(s, end, lanes) if self._log else ():
                 part = slice(k - s, min(k + lanes, end) - s)

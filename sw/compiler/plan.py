@@ -1,0 +1,376 @@
+"""Where tensors lie when not all of them fit on the chip, and in which order the units of layers run.
+
+Layers are cut into groups. In a group, layers run depth first: a unit of the last layer makes those before it run as
+far as it needs. Of a tensor that only the group uses, the chip holds the rows that are still wanted (a buffer of rows,
+used round and round); tensors that others use too lie in memory, and their rows pass through such a buffer, or stay on
+the chip as a whole from one group to another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.compiler.placement import place_tensors
+from lepton.sw.compiler.units import Unit
+
+MOST_LAYERS = 12
+"""Of a group."""
+LATENCY = 60
+"""Cycles from a copy's start to its first byte, about."""
+
+
+@dataclass
+class Buffer:
+    """Rows of a tensor on the chip: row r lies in slot r mod `rows`."""
+
+    tensor: int
+    rows: int
+    pitch: int
+    address: int = -1
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.pitch
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Rows of a tensor that pass between memory and its buffer."""
+
+    tensor: int
+    first: int
+    end: int
+    store: bool
+
+
+@dataclass
+class Group:
+    """Layers that run depth first."""
+
+    layers: range
+    order: list[Unit | Copy] = field(default_factory=list)
+    buffers: dict[int, Buffer] = field(default_factory=dict)
+    cycles: int = 0
+    traffic: int = 0
+
+    @property
+    def size(self) -> int:
+        return sum(-(-b.size // 16) * 16 for b in self.buffers.values())
+
+    def cost(self, width: int) -> float:
+        return max(self.cycles, self.traffic / (0.9 * width)) + LATENCY
+
+
+@dataclass
+class Work:
+    """A layer's units, and what they read and write of each tensor."""
+
+    units: list[Unit]
+    reads: list[list[tuple[int, int, int]]]
+    """Of each unit: (tensor, first row, row behind the last)."""
+    writes: list[list[tuple[int, int, int]]]
+    tiles: set[int]
+    cycles: int
+
+    @classmethod
+    def of(cls, units: list[Unit], geometry) -> "Work":
+        def rows(unit, op):
+            found: dict[int, tuple[int, int]] = {}
+            for i in unit.accesses(op):
+                _, pitch = geometry(i.tensor)
+                low, high = i.low // pitch, -(-i.high // pitch)
+                if i.tensor in found:
+                    low, high = min(low, found[i.tensor][0]), max(high, found[i.tensor][1])
+                found[i.tensor] = low, high
+            return [(t, *r) for t, r in found.items()]
+
+        tiles = {
+            n for u in units for i in u.instructions if i.span for n in range(i.span.first, i.span.first + i.span.count)
+        }
+        return cls(
+            units, [rows(u, isa.MUL) for u in units], [rows(u, isa.TAIL) for u in units], tiles,
+            sum(u.cycles for u in units),
+        )  # fmt: skip
+
+    @property
+    def sources(self) -> set[int]:
+        return {t for r in self.reads for t, _, _ in r}
+
+    @property
+    def results(self) -> set[int]:
+        return {t for w in self.writes for t, _, _ in w}
+
+
+class Planner:
+    """Plans one stretch of layers that run without the host between them.
+
+    `geometry(tensor)`: rows and bytes of a row; `outer`: tensors that others than these layers make or read; `rigid`:
+    tensors whose rows may not be used round and round.
+    """
+
+    def __init__(self, config: NpuConfig, works: Sequence[Work], geometry, outer: set[int], rigid: set[int]):
+        self.config, self.works, self.geometry = config, works, geometry
+        self.outer, self.rigid = outer, rigid
+        self.tile_bytes = isa.memory_tile_bytes(config)
+        self.whole: set[int] = set()
+        """Tensors that stay on the chip from one group to another."""
+        self._made = [w.results for w in works]
+        self._read = [w.sources for w in works]
+        self._tried: dict[tuple, Group | None] = {}
+
+    def plan(self) -> list[Group] | None:
+        """The groups with their buffers placed; None when a layer alone does not fit."""
+        n = len(self.works)
+        inner = set().union(*self._made, *self._read)
+        # Everything at once on the chip, each tensor as long as it is wanted.
+        self.whole = {t for t in inner if t not in self.outer or not self._passes(t)}
+        groups = self._groups([range(i, i + 1) for i in range(n)])
+        if groups and self._placed(groups):
+            return groups
+        self.whole = set()
+        cuts = self._cuts()
+        if cuts is None:
+            return None
+        parts = [range(a, b) for a, b in pairwise(cuts)]
+        self._keep(parts)
+        while True:
+            groups = self._groups(parts)
+            if groups and self._placed(groups):
+                return groups
+            if not self.whole:
+                return None
+            self.whole.discard(min(self.whole, key=lambda t: self._benefit(t)))
+
+    def _passes(self, t: int) -> bool:
+        """Whether rows of a tensor may pass through a buffer that does not hold all of them."""
+        return t not in self.rigid
+
+    def _benefit(self, t):
+        rows, pitch = self.geometry(t)
+        return -rows * pitch
+
+    def _groups(self, parts) -> list[Group] | None:
+        groups = []
+        for part in parts:
+            group = self.group(part)
+            if group is None:
+                return None
+            groups.append(group)
+        return groups
+
+    def _cuts(self) -> list[int] | None:
+        """The cheapest way through the layers: where groups begin and end."""
+        n, width = len(self.works), self.config.memory_width
+        best: list[tuple[float, int]] = [(0.0, -1)] + [(float("inf"), -1)] * n
+        for i in range(n):
+            if best[i][0] == float("inf"):
+                continue
+            misses = 0
+            for j in range(i + 1, min(n, i + MOST_LAYERS) + 1):
+                group = self.group(range(i, j))
+                if group is None:
+                    misses += 1
+                    if misses == 3:
+                        break
+                    continue
+                cost = best[i][0] + group.cost(width) + group.traffic * 1e-4
+                if cost < best[j][0]:
+                    best[j] = cost, i
+        if best[n][0] == float("inf"):
+            return None
+        cuts = [n]
+        while cuts[-1]:
+            cuts.append(best[cuts[-1]][1])
+        return cuts[::-1]
+
+    def _keep(self, parts: list[range]):
+        """Tensors between groups that may stay on the chip: the smallest first, as long as all groups still fit."""
+        home = {i: g for g, part in enumerate(parts) for i in part}
+        spans = {}
+        for t in set().union(*self._made):
+            at = {home[i] for i in range(len(self.works)) if t in self._made[i] or t in self._read[i]}
+            if len(at) > 1 and t not in self.outer:
+                spans[t] = at
+        free = [self.config.act_bytes - group.size for group in self._groups(parts) or []]
+        for t in sorted(spans, key=lambda t: self.geometry(t)[0] * self.geometry(t)[1]):
+            rows, pitch = self.geometry(t)
+            if all(free[g] >= rows * pitch + 16 for g in range(min(spans[t]), max(spans[t]) + 1)):
+                self.whole.add(t)
+                for g in range(min(spans[t]), max(spans[t]) + 1):
+                    free[g] -= rows * pitch + 16
+
+    # --- one group ---------------------------------------------------------------------------------------------------
+
+    def group(self, layers: range) -> Group | None:
+        """Its order and buffers; None when they do not fit."""
+        whole = frozenset(t for i in layers for t in self._made[i] | self._read[i] if t in self.whole)
+        key = layers, whole
+        if key not in self._tried:
+            self._tried[key] = self._group(layers)
+        return self._tried[key]
+
+    def _group(self, layers: range) -> Group | None:
+        group = Group(layers)
+        made = {t for i in layers for t in self._made[i]}
+        elsewhere = {t for i in range(len(self.works)) if i not in layers for t in self._read[i]}
+        stored = {t for t in made if t not in self.whole and (t in self.outer or t in elsewhere)}
+        loaded = {t for i in layers for t in self._read[i]} - made - self.whole
+        order = _Order(self, layers, made, stored, loaded).run()
+        group.order = [step for step in order if isinstance(step, Copy) or isinstance(step, Unit)]
+        tiles = set().union(*(self.works[i].tiles for i in layers))
+        again = 1
+        if len(tiles) > self.config.weight_tiles:
+            again = max(len(self.works[i].units) for i in layers)
+        group.cycles = sum(self.works[i].cycles for i in layers)
+        group.traffic = len(tiles) * self.tile_bytes * again
+        group.traffic += sum((s.end - s.first) * self.geometry(s.tensor)[1] for s in order if isinstance(s, Copy))
+        group.traffic += 80 * sum(isinstance(s, Unit) for s in order)
+        for t, rows in self._windows(group.order, made | {t for i in layers for t in self._read[i]}).items():
+            all_rows, pitch = self.geometry(t)
+            if t in self.whole or t in self.rigid:
+                rows = all_rows
+            group.buffers[t] = Buffer(t, min(rows, all_rows), pitch)
+        if group.size > self.config.act_bytes:
+            return None
+        return group
+
+    def _windows(self, order: list, tensors: set[int]) -> dict[int, int]:
+        """Rows of each tensor that must be there at one time: from the lowest that is still read to what is written."""
+        where = {id(u): (i, k) for i, w in enumerate(self.works) for k, u in enumerate(w.units)}
+        events: dict[int, list[tuple[int, int, int, bool]]] = {t: [] for t in tensors}
+        for at, step in enumerate(order):
+            if isinstance(step, Copy):
+                events[step.tensor].append((at, step.first, step.end, not step.store))
+                continue
+            i, k = where[id(step)]
+            for t, low, high in self.works[i].reads[k]:
+                if t in events:
+                    events[t].append((at, low, high, False))
+            for t, low, high in self.works[i].writes[k]:
+                if t in events:
+                    events[t].append((at, low, high, True))
+        out = {}
+        for t, found in events.items():
+            if not found:
+                continue
+            lowest, need, chunk = 1 << 30, 1, 1
+            for at, low, high, write in reversed(found):
+                if not write:
+                    lowest = min(lowest, low)
+                    need = max(need, high - low)
+                else:
+                    chunk = max(chunk, high - low)
+                    need = max(need, high - min(lowest, low))
+            if any(not write for *_, write in found) and any(isinstance(s, Copy) and s.tensor == t for s in order):
+                need += chunk  # the next rows come, or the last ones go, while these are at work
+            out[t] = -(-need // chunk) * chunk
+        return out
+
+    # --- places --------------------------------------------------------------------------------------------------------
+
+    def _placed(self, groups: list[Group]) -> bool:
+        """Addresses for all buffers; False when there is no room."""
+        lives: dict[tuple, tuple[int, int]] = {}
+        sizes: dict[tuple, int] = {}
+        for g, group in enumerate(groups):
+            for t, buffer in group.buffers.items():
+                key = (t, -1) if t in self.whole else (t, g)
+                first, _ = lives.get(key, (g, g))
+                lives[key] = first, g
+                sizes[key] = max(sizes.get(key, 0), -(-buffer.size // 16) * 16)
+        numbers = {key: i for i, key in enumerate(sizes)}
+        found = place_tensors(
+            {i: sizes[k] for k, i in numbers.items()}, {i: lives[k] for k, i in numbers.items()}, self.config.act_bytes
+        )
+        if max((a + sizes[k] for k, i in numbers.items() for a in [found[i]]), default=0) > self.config.act_bytes:
+            return False
+        for g, group in enumerate(groups):
+            for t, buffer in group.buffers.items():
+                buffer.address = found[numbers[(t, -1) if t in self.whole else (t, g)]]
+        return True
+
+
+class _Order:
+    """The order of a group's units, and the copies between them."""
+
+    def __init__(self, planner: Planner, layers: range, made: set[int], stored: set[int], loaded: set[int]):
+        self.p, self.layers, self.made, self.stored, self.loaded = planner, layers, made, stored, loaded
+        self.at = dict.fromkeys(layers, 0)
+        self.out: list[Unit | Copy] = []
+        self.there = dict.fromkeys(loaded, 0)  # rows loaded
+        self.gone = dict.fromkeys(stored, 0)  # rows stored
+        self.makers: dict[int, list[int]] = {}
+        self.open = {i: [self._ends(i, k) for k in range(len(planner.works[i].units) + 1)] for i in layers}
+        for i in layers:
+            for t in planner._made[i]:
+                self.makers.setdefault(t, []).append(i)
+
+    def _ends(self, i: int, k: int) -> dict[int, int]:
+        """Of each tensor: the rows that are whole before unit k of a layer."""
+        out: dict[int, int] = {}
+        for writes in self.p.works[i].writes[k:]:
+            for t, low, _ in writes:
+                out[t] = min(low, out.get(t, low))
+        return out
+
+    def whole(self, t: int) -> int:
+        """Rows of a tensor that are made."""
+        return min(self.open[i][self.at[i]].get(t, self.p.geometry(t)[0]) for i in self.makers[t])
+
+    def run(self) -> list[Unit | Copy]:
+        read = {t for i in self.layers for t in self.p._read[i]}
+        sinks = [i for i in self.layers if not self.p._made[i] & read]
+        for i in sinks[::-1]:
+            while self.at[i] < len(self.p.works[i].units):
+                self.step(i)
+                for other in sinks:
+                    while other != i and self.ready(other):
+                        self.step(other)
+        for i in self.layers:
+            while self.at[i] < len(self.p.works[i].units):
+                self.step(i)
+        self.store(last=True)
+        return self.out
+
+    def ready(self, i: int) -> bool:
+        k = self.at[i]
+        if k == len(self.p.works[i].units):
+            return False
+        return all(
+            (self.whole(t) if t in self.made else self.there.get(t, 1 << 30)) >= high
+            for t, _, high in self.p.works[i].reads[k]
+        )
+
+    def step(self, i: int):
+        """The next unit of a layer, behind what it needs."""
+        work, k = self.p.works[i], self.at[i]
+        for t, low, high in work.reads[k]:
+            if t in self.loaded:
+                self.load(t, low, high)
+            while t in self.made and self.whole(t) < high and i not in self.makers[t]:
+                maker = min(self.makers[t], key=lambda m: self.open[m][self.at[m]].get(t, 1 << 30))
+                self.step(maker)
+        self.out.append(work.units[k])
+        self.at[i] = k + 1
+        self.store()
+
+    def load(self, t: int, low: int, high: int):
+        rows, pitch = self.p.geometry(t)
+        if self.there[t] >= high:
+            return
+        chunk = max(1, min(rows, -(-1024 // pitch)))
+        first = self.there[t] if self.there[t] >= low or t in self.p.rigid else low // chunk * chunk
+        while self.there[t] < high:
+            first = max(first, self.there[t])
+            end = min(rows, first - first % chunk + chunk)
+            self.out.append(Copy(t, first, end, False))
+            self.there[t] = first = end
+
+    def store(self, last=False):
+        for t in self.stored:
+            ready = self.whole(t)
+            if ready > self.gone[t]:
+                self.out.append(Copy(t, self.gone[t], ready, True))
+                self.gone[t] = ready
