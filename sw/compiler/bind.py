@@ -201,12 +201,12 @@ class Binder:
             }  # fmt: skip
             ranges = [(at, at + length)]
             last = max(int(self._user[g].max()) for g in self._grains(ranges))
-            last = max([last, *(m.after for m in self._stored.get(copy.tensor, []))])
+            for move in self._stored.get(copy.tensor, []):
+                move.after = min(move.after, number - 1)
+                last = max(last, move.after)
             self._clear_way(ranges, number)
             last = max([last, *(m.after for m in self._leaving if self._meet(m.chip, ranges))])
             self.moves.append(Move(fields, length, number, last, ranges))
-            for g in self._grains(ranges):
-                self._user[g] = max(number, int(self._user[g].max()))
 
     def _store(self, copy: Copy, group: Group):
         b, number = group.buffers[copy.tensor], len(self.units) - 1

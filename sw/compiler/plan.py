@@ -73,6 +73,8 @@ class Work:
     writes: list[list[tuple[int, int, int]]]
     tiles: set[int]
     cycles: int
+    open: list[dict[int, int]]
+    """Before each unit, and behind the last: of the tensors still to be written, the first row that is not whole."""
 
     @classmethod
     def of(cls, units: list[Unit], geometry) -> "Work":
@@ -89,10 +91,14 @@ class Work:
         tiles = {
             n for u in units for i in u.instructions if i.span for n in range(i.span.first, i.span.first + i.span.count)
         }
-        return cls(
-            units, [rows(u, isa.MUL) for u in units], [rows(u, isa.TAIL) for u in units], tiles,
-            sum(u.cycles for u in units),
-        )  # fmt: skip
+        writes = [rows(u, isa.TAIL) for u in units]
+        open_rows: list[dict[int, int]] = [{}]
+        for written in reversed(writes):
+            open_rows.append(dict(open_rows[-1]))
+            for t, low, _ in written:
+                open_rows[-1][t] = min(low, open_rows[-1].get(t, low))
+        reads = [rows(u, isa.MUL) for u in units]
+        return cls(units, reads, writes, tiles, sum(u.cycles for u in units), open_rows[::-1])
 
     @property
     def sources(self) -> set[int]:
@@ -107,18 +113,28 @@ class Planner:
     """Plans one stretch of layers that run without the host between them.
 
     `geometry(tensor)`: rows and bytes of a row; `outer`: tensors that others than these layers make or read; `rigid`:
-    tensors whose rows may not be used round and round.
+    tensors whose rows may not be used round and round; `shared`: tensors that other stretches make a part of;
+    `tried`: what is known of groups of the same works.
     """
 
-    def __init__(self, config: NpuConfig, works: Sequence[Work], geometry, outer: set[int], rigid: set[int]):
+    def __init__(
+        self,
+        config: NpuConfig,
+        works: Sequence[Work],
+        geometry,
+        outer: set[int],
+        rigid: set[int],
+        shared: set[int],
+        tried: dict,
+    ):
         self.config, self.works, self.geometry = config, works, geometry
-        self.outer, self.rigid = outer, rigid
+        self.outer, self.rigid, self.shared = outer, rigid, shared
         self.tile_bytes = isa.memory_tile_bytes(config)
         self.whole: set[int] = set()
         """Tensors that stay on the chip from one group to another."""
         self._made = [w.results for w in works]
         self._read = [w.sources for w in works]
-        self._tried: dict[tuple, Group | None] = {}
+        self._tried: dict[tuple, Group | None] = tried
 
     def plan(self) -> list[Group] | None:
         """The groups with their buffers placed; None when a layer alone does not fit."""
@@ -172,7 +188,7 @@ class Planner:
                 group = self.group(range(i, j))
                 if group is None:
                     misses += 1
-                    if misses == 3:
+                    if misses == 2:
                         break
                     continue
                 cost = best[i][0] + group.cost(width) + group.traffic * 1e-4
@@ -205,8 +221,9 @@ class Planner:
 
     def group(self, layers: range) -> Group | None:
         """Its order and buffers; None when they do not fit."""
-        whole = frozenset(t for i in layers for t in self._made[i] | self._read[i] if t in self.whole)
-        key = layers, whole
+        inside = set().union(*(self._made[i] | self._read[i] for i in layers))
+        works = tuple(id(self.works[i]) for i in layers)
+        key = works, frozenset(inside & self.whole), frozenset(inside & self.rigid)
         if key not in self._tried:
             self._tried[key] = self._group(layers)
         return self._tried[key]
@@ -217,8 +234,11 @@ class Planner:
         elsewhere = {t for i in range(len(self.works)) if i not in layers for t in self._read[i]}
         stored = {t for t in made if t not in self.whole and (t in self.outer or t in elsewhere)}
         loaded = {t for i in layers for t in self._read[i]} - made - self.whole
-        order = _Order(self, layers, made, stored, loaded).run()
-        group.order = [step for step in order if isinstance(step, Copy) or isinstance(step, Unit)]
+        others = {t for i in range(len(self.works)) if i not in layers for t in self._made[i]}
+        parts = {t for t in made if t in self.shared or (t in others and t not in self.whole)}
+        order: list[tuple[int, int] | Copy] = [Copy(t, 0, self.geometry(t)[0], False) for t in sorted(parts)]
+        order += _Order(self, layers, made, stored, loaded).run()
+        group.order = [step if isinstance(step, Copy) else self.works[step[0]].units[step[1]] for step in order]
         tiles = set().union(*(self.works[i].tiles for i in layers))
         again = 1
         if len(tiles) > self.config.weight_tiles:
@@ -226,10 +246,10 @@ class Planner:
         group.cycles = sum(self.works[i].cycles for i in layers)
         group.traffic = len(tiles) * self.tile_bytes * again
         group.traffic += sum((s.end - s.first) * self.geometry(s.tensor)[1] for s in order if isinstance(s, Copy))
-        group.traffic += 80 * sum(isinstance(s, Unit) for s in order)
-        for t, rows in self._windows(group.order, made | {t for i in layers for t in self._read[i]}).items():
+        group.traffic += 80 * sum(not isinstance(s, Copy) for s in order)
+        for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}).items():
             all_rows, pitch = self.geometry(t)
-            if t in self.whole or t in self.rigid:
+            if t in self.whole or t in self.rigid or t in parts:
                 rows = all_rows
             group.buffers[t] = Buffer(t, min(rows, all_rows), pitch)
         if group.size > self.config.act_bytes:
@@ -238,13 +258,12 @@ class Planner:
 
     def _windows(self, order: list, tensors: set[int]) -> dict[int, int]:
         """Rows of each tensor that must be there at one time: from the lowest that is still read to what is written."""
-        where = {id(u): (i, k) for i, w in enumerate(self.works) for k, u in enumerate(w.units)}
         events: dict[int, list[tuple[int, int, int, bool]]] = {t: [] for t in tensors}
         for at, step in enumerate(order):
             if isinstance(step, Copy):
                 events[step.tensor].append((at, step.first, step.end, not step.store))
                 continue
-            i, k = where[id(step)]
+            i, k = step
             for t, low, high in self.works[i].reads[k]:
                 if t in events:
                     events[t].append((at, low, high, False))
@@ -298,28 +317,21 @@ class _Order:
     def __init__(self, planner: Planner, layers: range, made: set[int], stored: set[int], loaded: set[int]):
         self.p, self.layers, self.made, self.stored, self.loaded = planner, layers, made, stored, loaded
         self.at = dict.fromkeys(layers, 0)
-        self.out: list[Unit | Copy] = []
+        self.out: list[tuple[int, int] | Copy] = []
         self.there = dict.fromkeys(loaded, 0)  # rows loaded
         self.gone = dict.fromkeys(stored, 0)  # rows stored
         self.makers: dict[int, list[int]] = {}
-        self.open = {i: [self._ends(i, k) for k in range(len(planner.works[i].units) + 1)] for i in layers}
+        self.open = {i: planner.works[i].open for i in layers}
         for i in layers:
             for t in planner._made[i]:
                 self.makers.setdefault(t, []).append(i)
+        self.front = {t: self._whole(t) for t in self.makers}
+        """Rows of each tensor that are made."""
 
-    def _ends(self, i: int, k: int) -> dict[int, int]:
-        """Of each tensor: the rows that are whole before unit k of a layer."""
-        out: dict[int, int] = {}
-        for writes in self.p.works[i].writes[k:]:
-            for t, low, _ in writes:
-                out[t] = min(low, out.get(t, low))
-        return out
-
-    def whole(self, t: int) -> int:
-        """Rows of a tensor that are made."""
+    def _whole(self, t: int) -> int:
         return min(self.open[i][self.at[i]].get(t, self.p.geometry(t)[0]) for i in self.makers[t])
 
-    def run(self) -> list[Unit | Copy]:
+    def run(self) -> list[tuple[int, int] | Copy]:
         read = {t for i in self.layers for t in self.p._read[i]}
         sinks = [i for i in self.layers if not self.p._made[i] & read]
         for i in sinks[::-1]:
@@ -331,7 +343,6 @@ class _Order:
         for i in self.layers:
             while self.at[i] < len(self.p.works[i].units):
                 self.step(i)
-        self.store(last=True)
         return self.out
 
     def ready(self, i: int) -> bool:
@@ -339,7 +350,7 @@ class _Order:
         if k == len(self.p.works[i].units):
             return False
         return all(
-            (self.whole(t) if t in self.made else self.there.get(t, 1 << 30)) >= high
+            (self.front[t] if t in self.made else self.there.get(t, 1 << 30)) >= high
             for t, _, high in self.p.works[i].reads[k]
         )
 
@@ -349,12 +360,15 @@ class _Order:
         for t, low, high in work.reads[k]:
             if t in self.loaded:
                 self.load(t, low, high)
-            while t in self.made and self.whole(t) < high and i not in self.makers[t]:
+            while t in self.made and self.front[t] < high and i not in self.makers[t]:
                 maker = min(self.makers[t], key=lambda m: self.open[m][self.at[m]].get(t, 1 << 30))
                 self.step(maker)
-        self.out.append(work.units[k])
+        self.out.append((i, k))
         self.at[i] = k + 1
-        self.store()
+        for t in self.p._made[i]:
+            self.front[t] = self._whole(t)
+            if t in self.stored:
+                self.store(t)
 
     def load(self, t: int, low: int, high: int):
         rows, pitch = self.p.geometry(t)
@@ -368,9 +382,8 @@ class _Order:
             self.out.append(Copy(t, first, end, False))
             self.there[t] = first = end
 
-    def store(self, last=False):
-        for t in self.stored:
-            ready = self.whole(t)
-            if ready > self.gone[t]:
-                self.out.append(Copy(t, self.gone[t], ready, True))
-                self.gone[t] = ready
+    def store(self, t: int):
+        """The rows that are whole and not in memory yet."""
+        if self.front[t] > self.gone[t]:
+            self.out.append(Copy(t, self.gone[t], self.front[t], True))
+            self.gone[t] = self.front[t]

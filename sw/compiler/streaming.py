@@ -42,11 +42,14 @@ class _Attempt:
         self.made = self.recorder.program
         self.made.why_host = {i: why for i, why in self.recorder.why_host.items() if why is not None}
         self.shrunk: dict[int, int] = {}
+        self._kept: list[Work] = []
 
     def program(self) -> Program:
         stretches = self._stretches()
         works = {i: self._work(i) for i, (kind, _) in enumerate(self.layers) if kind == "npu"}
         outer = self._outer(works, stretches)
+        makers = [{t for i in s for t in works[i].results} for s in stretches]
+        self.shared = {t for made in makers for t in made if sum(t in other for other in makers) > 1}
         plans = [self._plan([works[i] for i in s], s, outer) for s in stretches]
         self._lay_out(outer, works)
         r = self.recorder
@@ -109,8 +112,9 @@ class _Attempt:
 
     def _plan(self, works: list[Work], stretch: list[int], outer: set[int]) -> tuple[list[Group], Planner]:
         rigid: set[int] = set()
+        tried: dict = {}
         while True:
-            planner = Planner(self.config, works, self.recorder.geometry, outer, rigid)
+            planner = Planner(self.config, works, self.recorder.geometry, outer, rigid, self.shared, tried)
             groups = planner.plan()
             if groups is None:
                 self._shrink(planner, works, stretch)
@@ -137,6 +141,7 @@ class _Attempt:
                 error = LayerError(f"act_bytes={self.config.act_bytes:,} do not hold the rows it needs at once")
                 error.operator = self.layers[i][1][0].index
                 raise error
+            self._kept.append(works[k])  # `tried` knows it by its identity
             works[k] = self._work(i, rows)
             self.shrunk[i] = rows // 4
 

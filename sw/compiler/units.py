@@ -268,7 +268,7 @@ class Recorder(Compiler):
         t, at = tensor_at(target.address)
         _, pitch = self.geometry(t)
         axis = next((i for i, (n, s) in enumerate(zip(target.shape, target.strides)) if n > 1), None)
-        if axis is None or target.strides[axis] % pitch or source.values is not None:
+        if axis is None or target.strides[axis] % pitch:
             move(self, target, source, self.identity_entry())
             return
         count, apart, step = target.shape[axis], target.strides[axis], source.strides[axis]

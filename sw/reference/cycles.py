@@ -13,10 +13,18 @@ import numpy as np
 from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Opcode
-from lepton.rtl.spec.timing import FETCH_QUEUE, PARAM_CYCLES, TILE_QUEUE, TILE_WORDS, value_cycles
+from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, PARAM_CYCLES, TILE_QUEUE, TILE_WORDS, value_cycles
 
 RUN_START = 16
 """Cycles an external LOAD may take besides its bytes: before the first burst and after the last byte."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is behind the memory port: cycles from a request to its first beat, and from one beat to the next."""
+
+    latency: int = 30
+    interval: int = 1
 
 
 @dataclass
@@ -31,21 +39,40 @@ class Timing:
     """By the word of each instruction: causes, without drain, of the program cut by an END there."""
     issues: list[tuple[int, int, int]] = field(default_factory=list)
     """Tile passes: (word of the MUL, first cycle, vectors)."""
+    traffic: int = 0
+    """Bytes that MOVEs and the program take through the memory port."""
+
+
+PORT = 6
+"""Cycles through arbiter and registers on the way to the memory and back."""
+CHANNELS = {
+    ("move", "load"): ("post_load", "wait_move"),
+    ("move", "mul"): ("post_mul", "wait_move"),
+    ("move", "tail"): ("post_tail", "wait_move"),
+    ("mul", "move"): ("post_move", "wait_mul"),
+    ("tail", "move"): ("post_move", "wait_tail"),
+}
+"""Flags of who gives a token, and of who takes it."""
 
 
 class _Run:
-    def __init__(self, config, words, descriptors, pc, external_descriptors, tile_cycles, shifts):
-        self.config = config
+    def __init__(self, config, words, descriptors, pc, external_descriptors, tile_cycles, shifts, memory):
+        self.config, self.memory = config, memory
         self.program = self._decode(words, pc)
         self.descriptors, self.external = descriptors, external_descriptors
+        self.given: dict[tuple[str, str], list[int]] = {channel: [] for channel in CHANNELS}
+        """Cycles in which an engine gives another its tokens."""
+        self.moved: list[int] = []
+        if config.memory_width:
+            self._follow_tiles()
         self.tile_cycles = tile_cycles
         self.shifts = shifts
         self.engine_free = {q: [0] for q in ("load", "mul", "tail")}  # compact: instruction i is taken from this cycle
         self.lat = timing.of(config)
         self.valid: dict[str, list[int]] = {
-            q: [] for q in ("load", "mul", "tail")
+            q: [] for q in ("load", "mul", "tail", "move")
         }  # instruction at the queue's head from this cycle on
-        self.accept: dict[str, list[int]] = {q: [] for q in ("load", "mul", "tail")}
+        self.accept: dict[str, list[int]] = {q: [] for q in ("load", "mul", "tail", "move")}
         self.tiles: list[tuple[int, int, int]] = []  # (usable from, skip, last)
         self.popped: list[int] = []
         self.ready: list[int] = []
@@ -55,6 +82,7 @@ class _Run:
         self.gaps = dict.fromkeys(Cause, 0)
         self.done_fetching = self.multiply_idle = self.tail_idle = 0
         self.taken: dict[int, int] = {}  # cycle in which the last word before an instruction is taken
+        self.taken_tokens: dict[tuple[str, str], int] = {}
         self.passed: list[tuple[int, int, dict[Cause, int]]] = []  # of each MUL: word, last issue, causes until then
 
     @staticmethod
@@ -70,12 +98,34 @@ class _Run:
     def of(self, *opcodes):
         return [(pc, v) for pc, op, v in self.program if op.opcode in opcodes]
 
+    def _follow_tiles(self):
+        """Which tile of the image is in which slot when a LOAD reads it: program order is enough for that."""
+        slots = np.arange(self.config.weight_tiles)
+        size = isa.memory_tile_bytes(self.config)
+        for _, op, v in self.program:
+            if op is isa.MOVE and v["space"] == isa.Space.WEIGHT:
+                first = v["external"] // size
+                slots[v["chip"] : v["chip"] + v["length"]] = np.arange(first, first + v["length"])
+            elif op is isa.LOAD:
+                v["tiles"] = slots[v["tile"] : v["tile"] + v["count"]].copy()
+
     def fetch(self):
         taken = self.lat.fetch - 1  # word k is taken in cycle start + latency + k
-        target = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail"}
+        target = {
+            Opcode.LOAD: "load",
+            Opcode.MUL: "mul",
+            Opcode.TAIL: "tail",
+            Opcode.TABLE: "tail",
+            Opcode.MOVE: "move",
+        }
+        width, words = self.config.memory_width, 0
+        first = taken + (self.memory.latency + PORT if width else 0)
         for pc, op, _ in self.program:
             self.taken[pc] = taken
             taken += op.words
+            if width:
+                words += op.words
+                taken = max(taken, first + words * max(1, 8 * self.memory.interval // width))
             if op is isa.END:
                 break
             q = target[op.opcode]
@@ -86,7 +136,7 @@ class _Run:
                 taken = first + op.words - 1
                 self.valid[q].append(first if op is isa.LOAD else taken)
                 continue
-            k = len(self.valid[q]) - FETCH_QUEUE
+            k = len(self.valid[q]) - (MOVE_QUEUE if q == "move" else FETCH_QUEUE)
             if k >= 0:
                 while len(self.accept[q]) <= k:
                     yield
@@ -119,6 +169,7 @@ class _Run:
                 yield
             accept = max(self.valid["load"][i], d_en)
             self.accept["load"].append(accept)
+            accept = max(accept, (yield from self._token("move", "load", v)))
             d_en = max(d_en, accept)
             size = isa.word_bytes(isa.Region.WEIGHT, self.config)
             if v["external"]:
@@ -126,8 +177,8 @@ class _Run:
                 ring = max(ring, self.valid["load"][i]) + RUN_START
             else:
                 table, first = self.descriptors, v["tile"]
-            skips = table["skip"][first : first + v["count"]].tolist()
-            lasts = table["last"][first : first + v["count"]].tolist()
+            at = v.get("tiles", slice(first, first + v["count"]))
+            skips, lasts = table["skip"][at].tolist(), table["last"][at].tolist()
             for skip, last in zip(skips, lasts):
                 d_en += 1
                 k = len(self.tiles) - TILE_QUEUE
@@ -163,6 +214,9 @@ class _Run:
                             yield
                         t_token = self.posts[tokens] + 1
                         tokens += 1
+                    t_move = 0
+                    if first_issue is None:
+                        t_move = yield from self._token("move", "mul", v)
                     t_bank = 0
                     if not held:
                         if banks >= 2:
@@ -177,6 +231,7 @@ class _Run:
                     at = end
                     for cause, t in (
                         (Cause.FETCH, t_instr),
+                        (Cause.MEMORY, t_move),
                         (Cause.ACTIVATIONS, t_token),
                         (Cause.TAIL, t_bank),
                         (Cause.WEIGHTS, t_tile),
@@ -206,6 +261,7 @@ class _Run:
                     held = False
                     self.ready.append(end + self.lat.bank_ready)
             assert first_issue is not None  # a MUL has a group at least
+            self._give("mul", "move", v, end + self.lat.act_read + 2)
             self.timing.spans[pc] = (first_issue, end + self.lat.sums)
             self.engine_free["mul"].append(end + self.lat.sums + 1)
             self.passed.append((pc, end, dict(gaps)))
@@ -258,6 +314,7 @@ class _Run:
                 yield
             accept = max(self.valid["tail"][i], next_accept)
             self.accept["tail"].append(accept)
+            accept = max(accept, (yield from self._token("move", "tail", v)))
             if v["opcode"] == Opcode.TABLE:
                 begin = max(accept + 1, done + 1)
                 next_accept = begin + 32
@@ -294,9 +351,61 @@ class _Run:
             next_accept = at + reads
             if v["post"]:
                 self.posts.append(done)
+            self._give("tail", "move", v, done + 2)
             assert first is not None  # a TAIL has a channel at least
             self.timing.spans[pc] = (first, done)
             self.tail_idle = done + 1
+
+    # --- Memory ------------------------------------------------------------------------------------------------------
+
+    def _give(self, who, whom, v, cycle):
+        if v.get(CHANNELS[who, whom][0]):
+            self.given[who, whom].append(cycle)
+
+    def _token(self, who, whom, v):
+        """Generator: the cycle from which the token is there that an instruction waits for; 0 if it waits for none."""
+        if not v.get(CHANNELS[who, whom][1]):
+            return 0
+        taken = self.taken_tokens.setdefault((who, whom), 0)
+        while len(self.given[who, whom]) <= taken:
+            yield
+        self.taken_tokens[who, whom] += 1
+        return self.given[who, whom][taken] + 1
+
+    def move(self):
+        """MOVEs one after the other; the requests of one may begin while the data of the one before still come."""
+        c = self.config
+        width, interval = c.memory_width, self.memory.interval
+        end, asked, stored = 0, 0, False
+        for i, (pc, v) in enumerate(self.of(Opcode.MOVE)):
+            while len(self.valid["move"]) <= i:
+                yield
+            start = max(self.valid["move"][i], asked)
+            start = max(start, (yield from self._token("mul", "move", v)), (yield from self._token("tail", "move", v)))
+            if stored or v["store"]:
+                start = max(start, end)
+            self.accept["move"].append(start)
+            beats = self._beats(v)
+            self.timing.traffic += beats * width
+            cycles = max(beats * interval, beats * -(-width // min(width, c.banks)))
+            asked = start + beats
+            end = max(end, start + PORT + (0 if v["fill"] else self.memory.latency)) + cycles
+            stored = bool(v["store"])
+            self.timing.spans[pc] = start, end
+            for whom in ("load", "mul", "tail"):
+                self._give("move", whom, v, end + 2)
+            self.moved.append(end)
+
+    def _beats(self, v) -> int:
+        """Beats of a copy: each run touches all that hold a byte of it."""
+        c, width = self.config, self.config.memory_width
+        if v["space"] == isa.Space.WEIGHT:
+            return v["length"] * isa.memory_tile_bytes(c) // width
+        if v["space"] == isa.Space.PARAM:
+            return v["length"] * isa.memory_param_bytes(c) // width
+        starts = v["external"] + np.arange(v["rows"]) * v["external_step"]
+        starts = (starts + np.arange(v["planes"])[:, None] * v["external_plane"]).ravel()
+        return int(((starts + v["length"] - 1) // width - starts // width + 1).sum())
 
     def cuts(self) -> dict[int, dict[str, int]]:
         """What comes later in a program changes nothing before: the cuts are read off the whole run."""
@@ -312,7 +421,7 @@ class _Run:
         return out
 
     def run(self) -> Timing:
-        processes = {name: getattr(self, name)() for name in ("fetch", "loader", "multiply", "tail")}
+        processes = {name: getattr(self, name)() for name in ("fetch", "loader", "multiply", "tail", "move")}
         state = None
         while processes:
             for name, process in list(processes.items()):
@@ -322,6 +431,7 @@ class _Run:
                     del processes[name]
             seen = (len(self.tiles), *(len(x) for x in (*self.valid.values(), *self.accept.values())))
             seen += tuple(len(x) for x in self.engine_free.values())
+            seen += (len(self.moved), *(len(x) for x in self.given.values()), *self.taken_tokens.values())
             seen += (len(self.popped), len(self.ready), len(self.free), len(self.posts), len(processes))
             if seen == state:
                 raise ValueError(f"program waits for ever: {', '.join(processes)} cannot go on")
@@ -338,23 +448,29 @@ def predict(
     latency: int = 8,
     interval: int = 1,
     params: bytes = b"",
+    memory: Memory = Memory(),
 ) -> Timing:
     """Cycles of the program from word `pc` on.
 
     `tiles` and `external` are the images of the weight store and the external memory; only the descriptors
     are looked at.
     `params` is the image of the parameter memory; only compact configurations look at it, for the shifts.
+    `memory`: what is behind the memory port; the result is a bound then.
     External memory answers a burst after `latency` cycles with a byte each `interval`; the result is then a bound.
     """
-    size = isa.word_bytes(isa.Region.WEIGHT, config)
+    size = isa.memory_tile_bytes(config) if config.memory_width else isa.word_bytes(isa.Region.WEIGHT, config)
 
     def table(raw):
         return isa.DESCRIPTOR.unpack_array(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])
 
     shifts = np.frombuffer(params, np.int8)[isa.PARAM_BYTES - 1 :: isa.PARAM_BYTES].tolist()
-    run = _Run(config, words, table(tiles), pc, table(external), latency + 2 + size * interval, shifts)
+    run = _Run(config, words, table(tiles), pc, table(external), latency + 2 + size * interval, shifts, memory)
     timing = run.run()
-    end = max(run.done_fetching, run.multiply_idle, run.tail_idle) + 1  # the counter runs in cycle 0 too
+    if config.memory_width:
+        timing.traffic += 8 * sum(op.words for _, op, _ in run.program)
+    end = (
+        max(run.done_fetching, run.multiply_idle, run.tail_idle, *run.moved[-1:]) + 1
+    )  # the counter runs in cycle 0 too
     timing.cycles = end
     causes = run.gaps
     # Until END is read, the array may be waiting for another MUL.

@@ -48,6 +48,8 @@ class _Step:
 
     number: int
     """Of the instruction in its run."""
+    known: dict[str, int]
+    """What its engine knew of the others at its end."""
 
     vectors: tuple[np.ndarray, np.ndarray, np.ndarray]
     """MUL: addresses, byte positions and rows of the vectors of a tile at the origin."""
@@ -66,6 +68,9 @@ class _Step:
 
 class _Tiles:
     """Tiles that one LOAD handed over."""
+
+    known: dict[str, int]
+    """What its engine knew of the others."""
 
     def __init__(self, weights, descriptors):
         self.weights, self.descriptors, self.at = weights, descriptors, 0
@@ -238,7 +243,10 @@ class Iss:
         self.doubtful = np.zeros(0, int)
         self._count = 0  # of instructions
         if self.hazards:
-            self._seen = dict.fromkeys(CHANNELS, -1)  # number of the last instruction whose token was taken
+            # What each engine knows of each: the number of the last instruction that has ended.
+            self._known = {e: dict.fromkeys(self._steps, -1) for e in self._steps}
+            self._filler: list[dict[str, int]] = [{}, {}]  # what the MUL knew that filled a bank
+            self._leaving = np.full(self.config.act_bytes, -1, np.int32)  # number of the MOVE that read
             self._mover = np.full(self.config.act_bytes, -1, np.int32)  # number of the MOVE that wrote
             self._writer_number = np.full(self.config.act_bytes, -1, np.int32)  # of the TAIL that wrote
             self._reader_number = np.full(self.config.act_bytes, -1, np.int32)  # of the MUL that read last
@@ -302,6 +310,11 @@ class Iss:
                     step.fail(f"gives a token more than {TOKENS} that {whom} has not taken", Status.BAD_INSTRUCTION)
                 self._given[who, whom].append(step)
 
+    def _learn(self, engine, known):
+        mine = self._known[engine]
+        for who, number in known.items():
+            mine[who] = max(mine[who], number)
+
     def _await(self, step):
         """Generator: takes the tokens that an instruction waits for, yields the reason while they are not there."""
         taker = ENGINES[step.op.opcode.name]
@@ -311,7 +324,7 @@ class Iss:
                     yield f"no {who.upper()} gives its token"
                 giver = self._given[who, whom].popleft()
                 if self.hazards:
-                    self._seen[who, whom] = giver.number
+                    self._learn(whom, giver.known)
 
     def _stall(self, step, why):
         """Nothing moves any more, and `step` (if any) does not get into its queue."""
@@ -371,6 +384,9 @@ class Iss:
             if waits is None:
                 self._active[engine] = None
                 done = queue.popleft()
+                if self.hazards:
+                    self._known[engine][engine] = done.number
+                    done.known = dict(self._known[engine])
                 self._give(done)
                 if self._trace and engine != "load":
                     self._trace(done.word, done.op, done.fields)
@@ -431,6 +447,8 @@ class Iss:
             descriptors = isa.DESCRIPTOR.unpack_array(raw[:, : isa.DESCRIPTOR_BYTES])
         if len(weights):
             self._loaded.append(_Tiles(weights, descriptors))
+            if self.hazards:
+                self._loaded[-1].known = dict(self._known["load"])
         self._ends.append(self._ends[-1] + n)
         self._read_ahead()
 
@@ -448,6 +466,8 @@ class Iss:
             while not self._loaded:
                 yield f"no LOAD hands over the group's tile {have}"
             t = self._loaded[0]
+            if self.hazards:
+                self._learn("mul", t.known)
             rest = t.last[t.at :]
             k = int(rest.argmax())
             done = bool(rest[k])
@@ -471,7 +491,10 @@ class Iss:
         if step.wait:
             while not self._tokens:
                 yield "no TAIL posts its data token"
-            self._synced = self._tokens.popleft().word
+            giver = self._tokens.popleft()
+            self._synced = giver.word
+            if self.hazards:
+                self._learn("mul", giver.known)
         vectors = step.height * (step.out_width if step.depthwise else step.width)
         self._vectors += vectors * step.groups
         if self._limit is not None and self._vectors > self._limit:
@@ -509,6 +532,9 @@ class Iss:
                 np.add.at(self.acc[bank], at, total)
             if step.release and (not step.stack or g == step.groups - 1):
                 self._banks[bank], self._held["mul"] = "full", None
+                if self.hazards:
+                    last = step.number if g == step.groups - 1 else step.number - 1  # other groups still read
+                    self._filler[bank] = self._known["mul"] | {"mul": last}
                 yield ""
 
     def _check_lanes(self, step, a, x, y):
@@ -551,7 +577,7 @@ class Iss:
                 step.fail(
                     f"reads byte {at[late][0]}, written by the TAIL at word {word}, without waiting for its token"
                 )
-            unseen = self._mover[at] > self._seen["move", "mul"]
+            unseen = self._mover[at] > self._known["mul"]["move"]
             if unseen.any():
                 step.fail(f"reads byte {at[unseen][0]}, written by a MOVE, without waiting for its token")
             self._reader[at] = self._fills
@@ -671,11 +697,12 @@ class Iss:
     def _move_hazards(self, step, chip):
         """Raises IssError where what a MOVE reads or overwrites depends on timing."""
         if step.store:
-            late = self._writer_number[chip] > self._seen["tail", "move"]
+            late = self._writer_number[chip] > self._known["move"]["tail"]
             if late.any():
                 step.fail(f"reads byte {chip[late][0]}, written by a TAIL, without waiting for its token")
+            self._leaving[chip] = step.number
             return
-        late = self._reader_number[chip] > self._seen["mul", "move"]
+        late = self._reader_number[chip] > self._known["move"]["mul"]
         if late.any():
             step.fail(f"writes byte {chip[late][0]}, which a MUL may still have to read")
         self._writer[chip] = -1
@@ -688,6 +715,8 @@ class Iss:
         while self._banks[bank] != "full":
             yield f"no MUL hands over accumulator bank {bank}"
         self._banks[bank], self._held["tail"], self._next["tail"] = "tail", bank, bank ^ 1
+        if self.hazards:
+            self._learn("tail", self._filler[bank])
 
     def _entries(self, param, n, step):
         if param + n > len(self.params):
@@ -802,6 +831,8 @@ class Iss:
                 late = self._reader[at] > self._filled[bank]
                 if late.any():
                     step.fail(f"writes byte {at[late][0]}, which a MUL ahead of this bank may still have to read")
+                if (self._leaving[at] > self._known["tail"]["move"]).any():
+                    step.fail(f"writes byte {at.flat[0]} and on, which a MOVE may still have to read")
                 self._writer[at] = step.word
                 self._writer_number[at] = step.number
                 self._mover[at] = -1
