@@ -1,6 +1,6 @@
 """The multiply engine of a machine with a memory port: tokens of MOVE, passes that it holds, addresses turned back."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import ports
@@ -81,13 +81,12 @@ class MemoryMultiply(MultiplyEngine):
 
     def _address(self, m: Module, stage, walk):
         self._tokens(m, stage, walk)
-        mul, blocks = stage.o.mul, walk.address[4:]
-        end, size, wraps = Signal(16, name="wrap_end"), Signal(16, name="wrap_size"), Signal(name="wraps")
+        mul = stage.o.mul
+        first, size = (Signal.like(mul[name], name=name, reset_less=True) for name in ("wrap_y", "wrap_size"))
         with m.If(stage.start):
-            m.d.sync += [end.eq(mul.wrap_end), size.eq(mul.wrap_size), wraps.eq(mul.wrap_size != 0)]
+            m.d.sync += [first.eq(mul.wrap_y), size.eq(mul.wrap_size)]
         turned = Signal.like(walk.address, name="turned", reset_less=True)
-        block = Mux(wraps & (blocks >= end), blocks - size, blocks)
-        m.d.sync += turned.eq(Cat(walk.address[:4], block[:16]))
+        m.d.sync += turned.eq(walk.address - Mux(walk.y >= first, size, 0))
         return turned
 
     def _tokens(self, m, stage, walk):

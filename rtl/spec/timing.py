@@ -90,7 +90,7 @@ class Timing:
     link_way: int
     """Registers between the host link and the activation memory."""
     wrap: int = 0
-    """From a vector's address to where it is turned back to (`MUL.wrap_end`), with a memory port."""
+    """From a vector's address to where it is turned back to (`MUL.wrap_size`), with a memory port."""
 
     @property
     def load_delay(self) -> int:
