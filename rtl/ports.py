@@ -148,9 +148,9 @@ def external_read() -> Signature:
 
 
 def host_memory(width: int) -> Signature:
-    """The link at the memory, pulses: ``write`` byte ``byte`` of beat ``index``; the beat is complete with its last byte
-    or with the ``last`` of them. ``read`` beat ``index``: it is ``beat`` when ``valid``. Not while ``busy``, nor right
-    behind a ``write``."""
+    """The link at the memory, pulses: ``write`` byte ``byte`` of beat ``index``; the beat is complete with its last
+    byte or with the ``last`` of them. ``read`` beat ``index``: it is ``beat`` when ``valid``. Not while ``busy``, nor
+    right behind a ``write``."""
     return Signature(
         {
             "write": Out(1),
@@ -174,11 +174,11 @@ def program_stream() -> Signature:
 
 
 def memory_client(width: int) -> Signature:
-    """A user of the memory port at the arbiter, `width` bytes a beat: ``a`` bursts, ``w`` exactly the beats of the write
-    bursts, ``r`` those of the read bursts, each in the order of the bursts; data of a burst may come before or after it
-    is taken at ``a``. What a client asks for it has room for (``r.ready`` may be low for a while, never for ever), and
-    what it promises to write it has, or gets without any other client's doing. Forgetting all at the machine's
-    ``clear``, it starts anew: the arbiter deals with what is under way then."""
+    """A user of the memory port at the arbiter, `width` bytes a beat: ``a`` bursts, ``w`` exactly the beats of the
+    write bursts, ``r`` those of the read bursts, each in the order of the bursts; data of a burst may come before or
+    after it is taken at ``a``. What a client asks for it has room for (``r.ready`` may be low for a while, never for
+    ever), and what it promises to write it has, or gets without any other client's doing. Forgetting all at the
+    machine's ``clear``, it starts anew: the arbiter deals with what is under way then."""
     return Signature(
         {
             "a": Out(stream.Signature(layouts.MEMORY_BURST)),

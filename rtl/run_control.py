@@ -20,7 +20,8 @@ class RunControl(wiring.Component):
         ``request`` `ports.run_request` · ``registers`` Out(ArrayLayout(32, len(Reg))) · ``status`` Out(Status)
         ``running`` Out(1) · ``clear`` Out(1): the engines forget everything · ``go`` Out(1), ``pc`` Out: fetch starts
         ``finished`` In(1): END was read and everything is idle · ``progress`` In(1): something goes on
-        ``bad_opcode``, ``bad_instruction``, ``bad_address``, ``bus_error`` In(1): they end the run, the first of them with its status
+        ``bad_opcode``, ``bad_instruction``, ``bad_address``, ``bus_error`` In(1): they end the run, the first of them
+        with its status
         ``cause`` In(Cause): what this cycle is spent on · ``no_more`` In(1): END was read, and no MUL waits
 
     With ``start`` in cycle s, ``clear`` is in s and ``go`` in s + 1, the first cycle that counts. DRAIN is FETCH when

@@ -691,7 +691,7 @@ def test_driver_refuses_before_sending():
         (lambda: device.write(Region.PARAM, -1, b"1"), "PARAM -1"),
         (lambda: device.write(Region.REG, 0, b"1"), "registers cannot be written"),
         (lambda: device.read(Region.ACT, 1000, 25), "ACT 1000 \\+ 25 words"),
-        (lambda: device.read(Region.REG, 17, 2), "REG 17 \\+ 2 words"),
+        (lambda: device.read(Region.REG, 22, 2), "REG 22 \\+ 2 words"),
         (lambda: device.read(Region.WEIGHT, 0, 1), "WEIGHT cannot be read"),
         (lambda: device.start(64), "START at word 64: the program memory has 64"),
     ):
