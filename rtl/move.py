@@ -108,7 +108,7 @@ class MoveEngine(wiring.Component):
         m.d.comb += [
             done_storing.eq(ending & empty & requests.idle),
             requests.drained.eq(walk.idle & ~jobs.o.valid & ~ending & empty),
-            self.idle.eq(requests.drained & requests.idle),
+            self.idle.eq(requests.drained & requests.idle & ~(self.post_load | self.post_mul | self.post_tail)),
             self.moved.eq(taken | beats.i.valid | (walk.o.valid & walk.o.ready)),
             self.bad_address.eq(requests.bad_address | walk.bad_address),
         ]

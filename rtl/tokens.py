@@ -13,8 +13,8 @@ from lepton.rtl.spec import timing
 class TokenCounter(wiring.Component):
     """Tokens given and not yet taken.
 
-    Members: ``give`` In(1) · ``token`` `ports.token`: there from the cycle after ``give`` on · ``lost`` Out(1): pulse,
-    one more than `timing.TOKENS` was given. Reset: none.
+    Members: ``give`` In(1) · ``token`` `ports.token`: there from the cycle after ``give`` on · ``lost`` Out(1): this
+    one is more than `timing.TOKENS`. Reset: none.
     """
 
     give: In(1)
@@ -24,11 +24,11 @@ class TokenCounter(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         count = Signal(range(timing.TOKENS + 1))
-        m.d.comb += self.token.there.eq(count != 0)
-        m.d.sync += [
-            count.eq(count + self.give - self.token.take),
+        m.d.comb += [
+            self.token.there.eq(count != 0),
             self.lost.eq(self.give & ~self.token.take & (count == timing.TOKENS)),
         ]
+        m.d.sync += count.eq(count + self.give - self.token.take)
         return m
 
 

@@ -290,7 +290,9 @@ def test_words_of_a_program(width, image, pc):
             ctx.set(dut.read.words.ready, 0)
             assert got[:count] == words[:count]
             assert all(word >> 64 for word in got[count:])
-            await ctx.tick().repeat(1600 // width + 200)  # all that was asked for comes: the arbiter drops it after a clear
+            await ctx.tick().repeat(
+                1600 // width + 200
+            )  # all that was asked for comes: the arbiter drops it after a clear
 
     simulate(dut, *memory.processes(), (bench, False))
     assert all(address % 128 + beats * width <= 128 for _, address, beats in memory.bursts)
