@@ -44,7 +44,7 @@ def activation_write(config: NpuConfig) -> Signature:
 
 
 def masked_write(config: NpuConfig) -> Signature:
-    """Bytes ``low`` .. ``count`` - 1 of ``data``, as many as the tail or MOVE writes, go as far behind byte ``addr``."""
+    """Bytes ``low`` .. ``count`` - 1 of ``data``, as long as the tail's or MOVE's, go as far behind byte ``addr``."""
     size = max(config.lanes, layouts.move_bytes(config))
     ends, data = range(size + 1), ArrayLayout(signed(8), size)
     return Signature({"en": Out(1), "addr": Out(ADDRESS), "low": Out(ends), "count": Out(ends), "data": Out(data)})

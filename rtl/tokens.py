@@ -36,7 +36,8 @@ class TokenGate(wiring.Component):
     """Instructions wait for their token on their way to an engine.
 
     Parameters: `bits` of an instruction; `asks`, which of its bits says that it takes one.
-    Members: ``i``, ``o`` Stream(bits) · ``token`` `ports.token` · ``waits`` Out(1): an instruction lacks it. No latency.
+    Members: ``i``, ``o`` Stream(bits) · ``token`` `ports.token` · ``waits`` Out(1): an instruction lacks it.
+    No latency.
     """
 
     def __init__(self, bits: int, asks: Callable[[Value], Value]):

@@ -1,4 +1,4 @@
-"""Multiply engine and tail of the machine with a memory port: MOVE's tokens and holds, addresses that are turned back."""
+"""Multiply engine and tail of the machine with a memory port: MOVE's tokens and holds, rows that are turned back."""
 
 import random
 from dataclasses import replace
