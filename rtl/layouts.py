@@ -81,6 +81,30 @@ def memory_beat(width: int) -> data.StructLayout:
     return data.StructLayout({"data": 8 * width, "mask": width})
 
 
+def move_bytes(config: NpuConfig) -> int:
+    """Bytes that MOVE moves between activation memory and a beat at once: a power of two, a beat or a part of one."""
+    return min(config.memory_width, 1 << max(config.rows, config.cols).bit_length() - 1)
+
+
+def tile_byte(config: NpuConfig, byte):
+    """Where byte `byte` of a tile's word lies in a tile in memory, whose parts are filled up to whole beats."""
+    fill = -isa.DESCRIPTOR_BYTES % config.memory_width
+    return byte + fill * (byte >= isa.DESCRIPTOR_BYTES)
+
+
+def move_data(config: NpuConfig) -> data.ArrayLayout:
+    """What MOVE reads or writes at once in the activation memory."""
+    return data.ArrayLayout(8, move_bytes(config))
+
+
+def move_job(config: NpuConfig) -> data.StructLayout:
+    """A MOVE on the chip: its instruction but for the upper bits of what counts bytes in memory."""
+    low = (config.memory_width - 1).bit_length()
+    same = "chip chip_step chip_plane length rows planes space store fill flip value post_load post_mul post_tail"
+    lows = {name: low for name in ("external", "external_step", "external_plane")}
+    return data.StructLayout({**{name: MOVE_LAYOUT[name].shape for name in same.split()}, **lows})
+
+
 STEERING = data.StructLayout(
     {"product": 1}
     | {name: TAIL_LAYOUT[name].shape for name in ("pre_shift", "clamp", "table", "zero_point", "low", "high")}

@@ -4,7 +4,9 @@ Latencies are those of `lepton.rtl.spec.timing`. A stream of instructions carrie
 the compact machine's carries their words (`layouts.WORD_LAYOUT`).
 """
 
+from amaranth.hdl import signed
 from amaranth.lib import stream
+from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out, Signature
 
 from lepton.rtl import layouts
@@ -39,6 +41,13 @@ def activation_write(config: NpuConfig) -> Signature:
             "data": Out(layouts.results(config)),
         }
     )
+
+
+def masked_write(config: NpuConfig) -> Signature:
+    """Bytes ``low`` .. ``count`` - 1 of ``data``, as long as the tail's or MOVE's, go as far behind byte ``addr``."""
+    size = max(config.lanes, layouts.move_bytes(config))
+    ends, data = range(size + 1), ArrayLayout(signed(8), size)
+    return Signature({"en": Out(1), "addr": Out(ADDRESS), "low": Out(ends), "count": Out(ends), "data": Out(data)})
 
 
 def host_write() -> Signature:
@@ -183,3 +192,34 @@ def memory_port(width: int) -> Signature:
     """The machine at its memory: a client's streams, answered in the order asked (a read accepted after a write sees
     it). ``idle``: no write is under way; ``error``, a pulse: a burst failed."""
     return Signature({**memory_client(width).members, "idle": In(1), "error": In(1)})
+
+
+def move_read(config: NpuConfig) -> Signature:
+    """MOVE at the activation memory: consecutive bytes from byte ``addr`` on; ``en`` waits for ``ready``, ``data``
+    comes `act_read` cycles after the cycle in which both are up, for one cycle."""
+    data = layouts.move_data(config)
+    return Signature({"en": Out(1), "addr": Out(ADDRESS), "ready": In(1), "data": In(data)})
+
+
+def move_write(config: NpuConfig) -> Signature:
+    """Bytes ``low`` .. ``count`` - 1 of ``data`` go as far behind byte ``addr``; ``en`` waits for ``ready``."""
+    data = layouts.move_data(config)
+    ends = range(data.length + 1)
+    members = {"en": Out(1), "addr": Out(ADDRESS), "low": Out(ends), "count": Out(ends), "data": Out(data)}
+    return Signature({**members, "ready": In(1)})
+
+
+def beat_write(config: NpuConfig) -> Signature:
+    """Beat ``beat`` of word ``index``, a tile or a parameter entry, laid out as in memory."""
+    members = {"index": Out(INDEX), "beat": Out(BYTE), "data": Out(8 * config.memory_width)}
+    return Signature({"en": Out(1), **members})
+
+
+def masked_beat(config: NpuConfig) -> Signature:
+    """`beat_write` of the bytes with their bit in ``mask``."""
+    return Signature({**beat_write(config).members, "mask": Out(config.memory_width)})
+
+
+def token() -> Signature:
+    """Who awaits a token: one is ``there``, it is ``take``n. Another may be there in the next cycle."""
+    return Signature({"there": In(1), "take": Out(1)})
