@@ -318,7 +318,8 @@ class _Order:
         self.p, self.layers, self.made, self.stored, self.loaded = planner, layers, made, stored, loaded
         self.at = dict.fromkeys(layers, 0)
         self.out: list[tuple[int, int] | Copy] = []
-        self.there = dict.fromkeys(loaded, 0)  # rows loaded
+        reads = [r for i in layers for unit in planner.works[i].reads for r in unit]
+        self.there = {t: min(low for u, low, _ in reads if u == t) for t in loaded}  # up to which row they are loaded
         self.gone = dict.fromkeys(stored, 0)  # rows stored
         self.makers: dict[int, list[int]] = {}
         self.open = {i: planner.works[i].open for i in layers}
@@ -359,7 +360,7 @@ class _Order:
         work, k = self.p.works[i], self.at[i]
         for t, low, high in work.reads[k]:
             if t in self.loaded:
-                self.load(t, low, high)
+                self.load(t, high)
             while t in self.made and self.front[t] < high and i not in self.makers[t]:
                 maker = min(self.makers[t], key=lambda m: self.open[m][self.at[m]].get(t, 1 << 30))
                 self.step(maker)
@@ -370,17 +371,16 @@ class _Order:
             if t in self.stored:
                 self.store(t)
 
-    def load(self, t: int, low: int, high: int):
+    def load(self, t: int, high: int):
         rows, pitch = self.p.geometry(t)
         if self.there[t] >= high:
             return
         chunk = max(1, min(rows, -(-1024 // pitch)))
-        first = self.there[t] if self.there[t] >= low or t in self.p.rigid else low // chunk * chunk
         while self.there[t] < high:
-            first = max(first, self.there[t])
+            first = self.there[t]
             end = min(rows, first - first % chunk + chunk)
             self.out.append(Copy(t, first, end, False))
-            self.there[t] = first = end
+            self.there[t] = end
 
     def store(self, t: int):
         """The rows that are whole and not in memory yet."""
