@@ -65,22 +65,23 @@ class Group:
 
 @dataclass
 class Work:
-    """A layer's units, and what they read and write of each tensor."""
+    """A layer in steps, units that write the same rows, and what each reads and writes of each tensor."""
 
     units: list[Unit]
+    steps: list[list[Unit]]
     reads: list[list[tuple[int, int, int]]]
-    """Of each unit: (tensor, first row, row behind the last)."""
+    """Of each step: (tensor, first row, row behind the last)."""
     writes: list[list[tuple[int, int, int]]]
     tiles: set[int]
     cycles: int
     open: list[dict[int, int]]
-    """Before each unit, and behind the last: of the tensors still to be written, the first row that is not whole."""
+    """Before each step, and behind the last: of the tensors still to be written, the first row that is not whole."""
 
     @classmethod
     def of(cls, units: list[Unit], geometry) -> "Work":
-        def rows(unit, op):
+        def rows(units, op):
             found: dict[int, tuple[int, int]] = {}
-            for i in unit.accesses(op):
+            for i in (i for unit in units for i in unit.accesses(op)):
                 _, pitch = geometry(i.tensor)
                 low, high = i.low // pitch, -(-i.high // pitch)
                 if i.tensor in found:
@@ -88,17 +89,23 @@ class Work:
                 found[i.tensor] = low, high
             return [(t, *r) for t, r in found.items()]
 
+        steps: list[list[Unit]] = []
+        for unit in units:
+            if steps and rows(steps[-1][:1], isa.TAIL) == rows([unit], isa.TAIL):
+                steps[-1].append(unit)
+            else:
+                steps.append([unit])
         tiles = {
             n for u in units for i in u.instructions if i.span for n in range(i.span.first, i.span.first + i.span.count)
         }
-        writes = [rows(u, isa.TAIL) for u in units]
+        writes = [rows(step, isa.TAIL) for step in steps]
         open_rows: list[dict[int, int]] = [{}]
         for written in reversed(writes):
             open_rows.append(dict(open_rows[-1]))
             for t, low, _ in written:
                 open_rows[-1][t] = min(low, open_rows[-1].get(t, low))
-        reads = [rows(u, isa.MUL) for u in units]
-        return cls(units, reads, writes, tiles, sum(u.cycles for u in units), open_rows[::-1])
+        reads = [rows(step, isa.MUL) for step in steps]
+        return cls(units, steps, reads, writes, tiles, sum(u.cycles for u in units), open_rows[::-1])
 
     @property
     def sources(self) -> set[int]:
@@ -238,15 +245,16 @@ class Planner:
         parts = {t for t in made if t in self.shared or (t in others and t not in self.whole)}
         order: list[tuple[int, int] | Copy] = [Copy(t, 0, self.geometry(t)[0], False) for t in sorted(parts)]
         order += _Order(self, layers, made, stored, loaded).run()
-        group.order = [step if isinstance(step, Copy) else self.works[step[0]].units[step[1]] for step in order]
+        for step in order:
+            group.order += [step] if isinstance(step, Copy) else self.works[step[0]].steps[step[1]]
         tiles = set().union(*(self.works[i].tiles for i in layers))
         again = 1
         if len(tiles) > self.config.weight_tiles:
-            again = max(len(self.works[i].units) for i in layers)
+            again = max(len(self.works[i].steps) for i in layers)
         group.cycles = sum(self.works[i].cycles for i in layers)
         group.traffic = len(tiles) * self.tile_bytes * again
         group.traffic += sum((s.end - s.first) * self.geometry(s.tensor)[1] for s in order if isinstance(s, Copy))
-        group.traffic += 80 * sum(not isinstance(s, Copy) for s in order)
+        group.traffic += 80 * sum(not isinstance(s, Copy) for s in group.order)
         for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}).items():
             all_rows, pitch = self.geometry(t)
             if t in self.whole or t in self.rigid or t in parts:
@@ -336,19 +344,19 @@ class _Order:
         read = {t for i in self.layers for t in self.p._read[i]}
         sinks = [i for i in self.layers if not self.p._made[i] & read]
         for i in sinks[::-1]:
-            while self.at[i] < len(self.p.works[i].units):
+            while self.at[i] < len(self.p.works[i].steps):
                 self.step(i)
                 for other in sinks:
                     while other != i and self.ready(other):
                         self.step(other)
         for i in self.layers:
-            while self.at[i] < len(self.p.works[i].units):
+            while self.at[i] < len(self.p.works[i].steps):
                 self.step(i)
         return self.out
 
     def ready(self, i: int) -> bool:
         k = self.at[i]
-        if k == len(self.p.works[i].units):
+        if k == len(self.p.works[i].steps):
             return False
         return all(
             (self.front[t] if t in self.made else self.there.get(t, 1 << 30)) >= high

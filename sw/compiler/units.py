@@ -78,6 +78,7 @@ class Recorder(Compiler):
 
     def __init__(self, *args, **options):
         self._sliced: dict[int, tuple[int, int]] = {}  # rows that are looked at
+        self._geometry: dict[int, tuple[int, int]] = {}
         super().__init__(*args, **options)
         self.ahead = False
         self.most_tiles = max(16, self.config.weight_tiles // 4)
@@ -94,6 +95,11 @@ class Recorder(Compiler):
 
     def geometry(self, t: int) -> tuple[int, int]:
         """Rows of a tensor that others lie in, and bytes of a row."""
+        if t not in self._geometry:
+            self._geometry[t] = self._rows_of(t)
+        return self._geometry[t]
+
+    def _rows_of(self, t: int) -> tuple[int, int]:
         shape = self.model.tensors[t].shape
         size = max(1, self.model.tensors[t].size)
         if len(shape) == 4 and shape[0] == 1:
