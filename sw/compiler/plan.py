@@ -91,7 +91,7 @@ class Work:
 
         steps: list[list[Unit]] = []
         for unit in units:
-            if steps and rows(steps[-1][:1], isa.TAIL) == rows([unit], isa.TAIL):
+            if steps and not steps[-1][-1].holds and rows(steps[-1][:1], isa.TAIL) == rows([unit], isa.TAIL):
                 steps[-1].append(unit)
             else:
                 steps.append([unit])
@@ -108,6 +108,11 @@ class Work:
         return cls(units, steps, reads, writes, tiles, sum(u.cycles for u in units), open_rows[::-1])
 
     @property
+    def alone(self) -> bool:
+        """Whether a bank is held from one unit to the next, so that no other layer may run between them."""
+        return any(unit.holds for unit in self.units)
+
+    @property
     def sources(self) -> set[int]:
         return {t for r in self.reads for t, _, _ in r}
 
@@ -120,7 +125,7 @@ class Planner:
     """Plans one stretch of layers that run without the host between them.
 
     `geometry(tensor)`: rows and bytes of a row; `outer`: tensors that others than these layers make or read; `rigid`:
-    tensors whose rows may not be used round and round; `shared`: tensors that other stretches make a part of;
+    pairs of a tensor and a layer that does not use its rows round and round; `shared`: tensors that other stretches make a part of;
     `tried`: what is known of groups of the same works.
     """
 
@@ -130,7 +135,7 @@ class Planner:
         works: Sequence[Work],
         geometry,
         outer: set[int],
-        rigid: set[int],
+        rigid: set[tuple[int, int]],
         shared: set[int],
         tried: dict,
     ):
@@ -148,7 +153,7 @@ class Planner:
         n = len(self.works)
         inner = set().union(*self._made, *self._read)
         # Everything at once on the chip, each tensor as long as it is wanted.
-        self.whole = {t for t in inner if t not in self.outer or not self._passes(t)}
+        self.whole = {t for t in inner if t not in self.outer}
         groups = self._groups([range(i, i + 1) for i in range(n)])
         if groups and self._placed(groups):
             return groups
@@ -165,10 +170,6 @@ class Planner:
             if not self.whole:
                 return None
             self.whole.discard(min(self.whole, key=lambda t: self._benefit(t)))
-
-    def _passes(self, t: int) -> bool:
-        """Whether rows of a tensor may pass through a buffer that does not hold all of them."""
-        return t not in self.rigid
 
     def _benefit(self, t):
         rows, pitch = self.geometry(t)
@@ -230,13 +231,16 @@ class Planner:
         """Its order and buffers; None when they do not fit."""
         inside = set().union(*(self._made[i] | self._read[i] for i in layers))
         works = tuple(id(self.works[i]) for i in layers)
-        key = works, frozenset(inside & self.whole), frozenset(inside & self.rigid)
+        key = works, frozenset(inside & self.whole), frozenset(r for r in self.rigid if r[1] in layers)
         if key not in self._tried:
             self._tried[key] = self._group(layers)
         return self._tried[key]
 
     def _group(self, layers: range) -> Group | None:
+        if len(layers) > 1 and any(self.works[i].alone for i in layers):
+            return None
         group = Group(layers)
+        rigid = {t for t, i in self.rigid if i in layers}
         made = {t for i in layers for t in self._made[i]}
         elsewhere = {t for i in range(len(self.works)) if i not in layers for t in self._read[i]}
         stored = {t for t in made if t not in self.whole and (t in self.outer or t in elsewhere)}
@@ -257,7 +261,7 @@ class Planner:
         group.traffic += 80 * sum(not isinstance(s, Copy) for s in group.order)
         for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}).items():
             all_rows, pitch = self.geometry(t)
-            if t in self.whole or t in self.rigid or t in parts:
+            if t in self.whole or t in rigid or t in parts:
                 rows = all_rows
             group.buffers[t] = Buffer(t, min(rows, all_rows), pitch)
         if group.size > self.config.act_bytes:

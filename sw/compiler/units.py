@@ -63,6 +63,8 @@ class Unit:
 
     layer: int
     instructions: list[Instruction] = field(default_factory=list)
+    holds: bool = False
+    """The bank that it fills goes on to be filled by the layer's next unit."""
 
     def accesses(self, op: isa.Op) -> list[Instruction]:
         return [i for i in self.instructions if i.op is op and i.tensor is not None]
@@ -131,7 +133,12 @@ class Recorder(Compiler):
         self.made, self._layer, self._ahead, self._table = [], number, [], None
         self.most_rows = most_rows
         self.layer(ops)
+        if any(unit.holds for unit in self.made):
+            return self.made
         return sorted(self.made, key=lambda u: min((i.low for i in u.accesses(isa.TAIL)), default=0))
+
+    def hold(self):
+        self.made[-1].holds = True
 
     def layer(self, ops: list[Operator]):
         op = ops[0]
@@ -181,7 +188,7 @@ class Recorder(Compiler):
 
     def _add(self, made: Instruction):
         last = self.made[-1].instructions[-1] if self.made else None
-        if last is None or (last.op is isa.TAIL and made.op is not isa.TAIL):
+        if last is None or (last.op is isa.TAIL and made.op is not isa.TAIL) or self.made[-1].holds:
             self.made.append(Unit(self._layer))
         self.made[-1].instructions.append(made)
 
