@@ -325,7 +325,7 @@ CHECKS = [
         Bug(ProgramStream, *bug),
     )
     for width, bug in (
-        (4, ("(used < self.WORDS // self.BLOCK)", "(used <= self.WORDS // self.BLOCK)", 24)),
-        (16, ("memory.a.payload.beats.eq(~ask[1:block])", "memory.a.payload.beats.eq(7)", 12)),
+        (4, ("taken.eq(taken + read.en)", "taken.eq(taken + room)", 8)),
+        (16, ("memory.a.payload.beats.eq(~ask[1:block])", "memory.a.payload.beats.eq(7)", 8)),
     )
 ]
