@@ -6,6 +6,7 @@ used round and round); tensors that others use too lie in memory, and their rows
 the chip as a whole from one group to another.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -125,7 +126,8 @@ class Planner:
     """Plans one stretch of layers that run without the host between them.
 
     `geometry(tensor)`: rows and bytes of a row; `outer`: tensors that others than these layers make or read; `rigid`:
-    pairs of a tensor and a layer that does not use its rows round and round; `shared`: tensors that other stretches make a part of;
+    of a tensor and a layer that does not use its rows round and round, 1 if it may do where
+    the buffer is a multiple of what it uses at a time, else 2; `shared`: tensors that other stretches make a part of;
     `tried`: what is known of groups of the same works.
     """
 
@@ -135,7 +137,7 @@ class Planner:
         works: Sequence[Work],
         geometry,
         outer: set[int],
-        rigid: set[tuple[int, int]],
+        rigid: dict[tuple[int, int], int],
         shared: set[int],
         tried: dict,
     ):
@@ -231,7 +233,7 @@ class Planner:
         """Its order and buffers; None when they do not fit."""
         inside = set().union(*(self._made[i] | self._read[i] for i in layers))
         works = tuple(id(self.works[i]) for i in layers)
-        key = works, frozenset(inside & self.whole), frozenset(r for r in self.rigid if r[1] in layers)
+        key = works, frozenset(inside & self.whole), frozenset(r for r in self.rigid.items() if r[0][1] in layers)
         if key not in self._tried:
             self._tried[key] = self._group(layers)
         return self._tried[key]
@@ -240,7 +242,8 @@ class Planner:
         if len(layers) > 1 and any(self.works[i].alone for i in layers):
             return None
         group = Group(layers)
-        rigid = {t for t, i in self.rigid if i in layers}
+        rigid = {t for (t, i), level in self.rigid.items() if i in layers and level == 2}
+        even = {t for t, i in self.rigid if i in layers} - rigid
         made = {t for i in layers for t in self._made[i]}
         elsewhere = {t for i in range(len(self.works)) if i not in layers for t in self._read[i]}
         stored = {t for t in made if t not in self.whole and (t in self.outer or t in elsewhere)}
@@ -259,7 +262,7 @@ class Planner:
         group.traffic = len(tiles) * self.tile_bytes * again
         group.traffic += sum((s.end - s.first) * self.geometry(s.tensor)[1] for s in order if isinstance(s, Copy))
         group.traffic += 80 * sum(not isinstance(s, Copy) for s in group.order)
-        for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}).items():
+        for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}, even).items():
             all_rows, pitch = self.geometry(t)
             if t in self.whole or t in rigid or t in parts:
                 rows = all_rows
@@ -268,7 +271,7 @@ class Planner:
             return None
         return group
 
-    def _windows(self, order: list, tensors: set[int]) -> dict[int, int]:
+    def _windows(self, order: list, tensors: set[int], even: set[int]) -> dict[int, int]:
         """Rows of each tensor that must be there at one time: from the lowest that is still read to what is written."""
         events: dict[int, list[tuple[int, int, int, bool]]] = {t: [] for t in tensors}
         for at, step in enumerate(order):
@@ -296,6 +299,8 @@ class Planner:
                     need = max(need, high - min(lowest, low))
             if any(not write for *_, write in found) and any(isinstance(s, Copy) and s.tensor == t for s in order):
                 need += chunk  # the next rows come, or the last ones go, while these are at work
+            if t in even:
+                chunk = math.lcm(chunk, *{high - low for _, low, high, write in found[:-1] if not write})
             out[t] = -(-need // chunk) * chunk
         return out
 

@@ -123,7 +123,7 @@ class _Attempt:
         return out
 
     def _plan(self, works: list[Work], stretch: list[int], outer: set[int]) -> tuple[list[Group], Planner]:
-        rigid: set[tuple[int, int]] = set()
+        rigid: dict[tuple[int, int], int] = {}
         tried: dict = {}
         while True:
             planner = Planner(self.config, works, self.recorder.geometry, outer, rigid, self.shared, tried)
@@ -135,8 +135,8 @@ class _Attempt:
                 Binder(self.config, 0, 0, (False, False), lambda t: 0).bind(groups)
             except RigidError as error:
                 pair = error.tensor, stretch.index(error.layer)
-                assert pair not in rigid
-                rigid.add(pair)
+                rigid[pair] = rigid.get(pair, 0) + 1
+                assert rigid[pair] <= 2
                 continue
             return groups, planner
 
