@@ -39,9 +39,16 @@ class ActMemory(wiring.Component):
         super().__init__(
             {
                 "read": In(ports.activation_read(layouts.activations(config))),
-                "write": In(ports.activation_write(config)),
+                "write": In(self._write_port(config)),
             }
         )
+
+    def _write_port(self, config):
+        return ports.activation_write(config)
+
+    def _inside(self, m):
+        """Whether byte `index` of a write is one of its bytes; the write is registered, `w_count` with it."""
+        return lambda index, w_count: index < w_count
 
     def elaborate(self, platform):
         cfg = self._config
@@ -80,6 +87,7 @@ class ActMemory(wiring.Component):
         low_1, low_2, low_3 = (Signal(low_bits, name=f"r_low_{k}", reset_less=True) for k in (1, 2, 3))
         m.d.sync += [en_1.eq(self.read.en), low_1.eq(r_low), low_2.eq(low_1), low_3.eq(low_2)]
 
+        inside = self._inside(m)
         w_bytes = Signal(8 * banks)
         m.d.comb += w_bytes.eq(w_data)
         w_rotated = Signal(8 * banks, reset_less=True)
@@ -97,7 +105,7 @@ class ActMemory(wiring.Component):
             m.d.sync += [
                 r_at.eq(Mux(b < r_low, r_next, r_word)),
                 w_at.eq(Mux(b < w_low, w_next, w_word)),
-                w_on.eq(w_en & (index < w_count)),
+                w_on.eq(w_en & inside(index, w_count)),
             ]
             m.d.comb += [
                 read.en.eq(en_1),
@@ -117,3 +125,15 @@ class ActMemory(wiring.Component):
         m.d.sync += result.eq(_rotate_right(m, half, low_3[near:], "r_rotate", near))
         m.d.comb += self.read.data.as_value().eq(result)
         return m
+
+
+class WideActMemory(ActMemory):
+    """`ActMemory` with ``write`` `ports.masked_write`."""
+
+    def _write_port(self, config):
+        return ports.masked_write(config)
+
+    def _inside(self, m):
+        low = Signal.like(self.write.low, name="late_low", reset_less=True)
+        m.d.sync += low.eq(self.write.low)
+        return lambda index, w_count: (index >= low) & (index < w_count)

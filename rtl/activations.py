@@ -21,16 +21,17 @@ class Activations(wiring.Component):
 
     def __init__(self, config: NpuConfig):
         self._config = config
-        super().__init__(
-            {
-                "running": In(1),
-                "busy": In(1),
-                "read": In(ports.activation_read(layouts.activations(config))),
-                "write": In(ports.activation_write(config)),
-                "host_read": In(ports.activation_read(8)),
-                "host": In(ports.host_write()),
-            }
-        )
+        super().__init__(self._members(config))
+
+    def _members(self, config: NpuConfig) -> dict:
+        return {
+            "running": In(1),
+            "busy": In(1),
+            "read": In(ports.activation_read(layouts.activations(config))),
+            "write": In(ports.activation_write(config)),
+            "host_read": In(ports.activation_read(8)),
+            "host": In(ports.host_write()),
+        }
 
     def elaborate(self, platform):
         m = Module()
@@ -38,8 +39,7 @@ class Activations(wiring.Component):
         self._reads(m, memory)
         host = self.host
         with m.If(self.running):
-            m.d.comb += [getattr(memory.write, name).eq(getattr(self.write, name)) for name in ("en", "addr", "count")]
-            m.d.comb += memory.write.data.eq(self.write.data)
+            self._engine_writes(m, memory)
         with m.Else():
             m.d.comb += [
                 memory.write.en.eq(host.en & (host.region == Region.ACT)),
@@ -49,6 +49,14 @@ class Activations(wiring.Component):
             ]
         m.d.comb += self.read.data.eq(memory.read.data)
         return m
+
+    def _engine_writes(self, m, memory):
+        m.d.comb += [getattr(memory.write, name).eq(getattr(self.write, name)) for name in ("en", "addr", "count")]
+        m.d.comb += memory.write.data.eq(self.write.data)
+
+    def _engine_read(self, m):
+        """A read, and its address."""
+        return self.read.en, self.read.addr
 
     def _memory(self):
         return ActMemory(self._config)
@@ -64,5 +72,6 @@ class Activations(wiring.Component):
         with m.If(en):
             m.d.comb += [memory.read.en.eq(en), memory.read.addr.eq(addr)]
         with m.Else():
-            m.d.comb += [memory.read.en.eq(self.read.en), memory.read.addr.eq(self.read.addr)]
+            read, address = self._engine_read(m)
+            m.d.comb += [memory.read.en.eq(read), memory.read.addr.eq(address)]
         m.d.comb += self.host_read.data.eq(memory.read.data[0])

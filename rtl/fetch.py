@@ -11,11 +11,11 @@ from lepton.rtl.layouts import PC
 from lepton.rtl.skid import SkidQueue
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.isa import OPS, WORD_BITS, Op, Opcode, last_word, rules
+from lepton.rtl.spec.isa import OPS, WORD_BITS, Op, Opcode, last_word, operations, rules
 
 __all__ = ["AtHand", "Fetch", "TARGETS"]
 
-TARGETS = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail"}
+TARGETS = {Opcode.LOAD: "load", Opcode.MUL: "mul", Opcode.TAIL: "tail", Opcode.TABLE: "tail", Opcode.MOVE: "move"}
 """The engine of each instruction."""
 
 
@@ -54,18 +54,17 @@ class Fetch(wiring.Component):
 
     DEPTH = timing.FETCH_QUEUE
     AHEAD = timing.FETCH_AHEAD
-    OPS = tuple(OPS.values())
-    """The instructions it knows."""
     PAYLOADS: dict[str, object] = {"load": layouts.LOAD_BITS, "mul": layouts.MUL_BITS, "tail": layouts.TAIL_BITS}
     """What its outputs carry."""
 
     def __init__(self, config: NpuConfig):
         self._config = config
+        self._ops = self._operations()
         super().__init__(
             {
                 "start": In(1),
-                "pc": In(PC),
-                "program": Out(ports.memory_read(PC, WORD_BITS)),
+                "pc": In(layouts.pc_bits(config)),
+                "program": Out(self._program()),
                 **{f"o_{name}": Out(stream.Signature(payload)) for name, payload in self.PAYLOADS.items()},
                 "done_fetching": Out(1),
                 "error": Out(1),
@@ -73,6 +72,18 @@ class Fetch(wiring.Component):
                 "moved": Out(1),
             }
         )
+
+    def _operations(self) -> tuple[Op, ...]:
+        """The instructions it knows."""
+        return operations(self._config)
+
+    def _program(self) -> wiring.Signature:
+        """Where the words come from."""
+        return ports.memory_read(PC, WORD_BITS)
+
+    def _queue(self, name: str, bits: int) -> wiring.Component:
+        """Where an engine's instructions wait."""
+        return SkidQueue(bits, self.DEPTH)
 
     def elaborate(self, platform):
         m = Module()
@@ -92,7 +103,7 @@ class Fetch(wiring.Component):
         room, broken = self._hand_over(m, at_hand)
 
         with m.Switch(opcode):
-            for op in self.OPS:
+            for op in self._ops:
                 with m.Case(op.opcode):
                     m.d.comb += [known.eq(1), last.eq(index == op.words - 1)]
                     if op.opcode == Opcode.END:
@@ -153,7 +164,7 @@ class Fetch(wiring.Component):
         word, index = at_hand.word, at_hand.index
         queues = {}
         for name, bits in self.PAYLOADS.items():
-            m.submodules[f"queue_{name}"] = queue = SkidQueue(bits, self.DEPTH)
+            m.submodules[f"queue_{name}"] = queue = self._queue(name, bits)
             wiring.connect(m, queue.o, wiring.flipped(getattr(self, f"o_{name}")))
             queues[name] = queue.i
         parts = [Signal(WORD_BITS, name=f"part{k}", reset_less=True) for k in range(3)]
@@ -163,7 +174,7 @@ class Fetch(wiring.Component):
                     m.d.sync += part.eq(word)
 
         # The word at hand is the instruction's last: it goes to the queue directly, the ones before from `parts`.
-        whole = {op.words: Cat(*parts[: op.words - 1], word) for op in self.OPS}
+        whole = {op.words: Cat(*parts[: op.words - 1], word) for op in self._ops}
         for name, queue in queues.items():
             ops = [OPS[code] for code, target in TARGETS.items() if target == name]
             with m.Switch(at_hand.opcode):
@@ -179,7 +190,7 @@ class Fetch(wiring.Component):
     def _rules(self, m, at_hand: "AtHand", parts):
         """Whether the instruction breaks a rule that is looked at with this word, the last one it needs."""
         broken = Signal()
-        for op in self.OPS:
+        for op in self._ops:
             for k in range(op.words):
                 so_far = Cat(*parts[:k], at_hand.word)
                 found = [self._broken(op, rule, so_far) for rule in rules(op, self._config) if last_word(op, rule) == k]

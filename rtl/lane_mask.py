@@ -14,7 +14,8 @@ from lepton.rtl.vector_walk import STEPS
 class LaneMask(wiring.Component):
     """Lane j of a vector is the byte at position x + j; outside the row, and outside the rows, it reads `zero_point`.
 
-    Parameters: `config`; `operands`, cycles from a vector's issue to ``o`` (`Timing`): ``data`` comes one before.
+    Parameters: `config`; `operands`, cycles from a vector's issue to ``o`` (`Timing`): ``data`` comes one before;
+    `wrap`, by how many ``address`` is later than what else tells of the vector.
 
     Members:
         ``running`` In(1), ``address``, ``x``, ``y`` In, ``v`` In(STEPS): the vector issued in this cycle
@@ -23,8 +24,9 @@ class LaneMask(wiring.Component):
     Throughput: one vector a cycle. Reset: none on the data path.
     """
 
-    def __init__(self, config: NpuConfig, operands: int, address_bits: int = ADDRESS):
+    def __init__(self, config: NpuConfig, operands: int, address_bits: int = ADDRESS, wrap: int = 0):
         self._config = config
+        self._wrap = wrap
         self._path = operands
         self._first = 1 if operands >= 3 else 0  # a register between subtraction and comparators when there is time
         self.OUTSIDE = self._first + min(1, operands - 1 - self._first)
@@ -90,12 +92,12 @@ class LaneMask(wiring.Component):
         k = (lanes - 1).bit_length()
 
         def with_mask(value, name, **options):
-            return late(m, value, self.OUTSIDE, name, **options)
+            return late(m, value, self.OUTSIDE - self._wrap, name, **options)
 
         near = address[k:bits].all()
         plain = with_mask(address[bits:] == 0, "read_plain")
         carried = with_mask(Mux(near, address[bits:].all(), address[bits:] == 0), "read_carried")
         low = with_mask(address[:k], "read_low")
-        issued = with_mask(self.running, "read_issued", reset_less=False)
+        issued = late(m, self.running, self.OUTSIDE, "read_issued", reset_less=False)
         wrong = [mask[j] & ~Mux(low >= (1 << k) - j, carried, plain) for j in range(lanes)]
         m.d.comb += self.outside.eq(issued & Cat(wrong).any())

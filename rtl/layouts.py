@@ -30,6 +30,8 @@ PARAM = bits_of(isa.TAIL, "param")
 """Entry of the parameter memory."""
 PC = 16
 """Word of the program memory (`isa.Command.START`)."""
+MEMORY_PC = 29
+"""Word of a program behind the memory port."""
 LINE_DELAY = bits_of(isa.MUL, "line_delay")
 INDEX = max(ADDRESS, TILE, PARAM, PC)
 """Word of any memory that the host writes."""
@@ -39,13 +41,21 @@ REGION = max(isa.Region).bit_length()
 POSITION = signed(18)
 """Position of a byte in its row, or of a row; padding included."""
 
+
+def pc_bits(config: NpuConfig) -> int:
+    """Word of the program, wherever this machine has it."""
+    return MEMORY_PC if config.memory_width else PC
+
+
 # --- Instructions, each from bit 0 of its words -----------------------------------------------------------------------
 LOAD_LAYOUT = layout_of(isa.LOAD.fields)
 MUL_LAYOUT = layout_of(isa.MUL.fields)
 TAIL_LAYOUT = layout_of(isa.TAIL.fields)
 TABLE_LAYOUT = layout_of(isa.TABLE.fields)
 
-LOAD_BITS, MUL_BITS, TAIL_BITS = (WORD_BITS * op.words for op in (isa.LOAD, isa.MUL, isa.TAIL))
+MOVE_LAYOUT = layout_of(isa.MOVE.fields)
+
+LOAD_BITS, MUL_BITS, TAIL_BITS, MOVE_BITS = (WORD_BITS * op.words for op in (isa.LOAD, isa.MUL, isa.TAIL, isa.MOVE))
 """Whole instructions, as queues hold them; the bits above the layout's are undefined."""
 
 WORD_LAYOUT = data.StructLayout({"word": WORD_BITS, "index": 2})
@@ -61,6 +71,39 @@ BURST = data.StructLayout({"address": 32, "length": 16})
 """A burst read of external memory: `length` bytes from byte `address` on."""
 RUN = data.StructLayout({"address": bits_of(isa.LOAD, "address"), "count": bits_of(isa.LOAD, "count")})
 """A run of tiles in external memory."""
+
+MEMORY_BURST = data.StructLayout({"write": 1, "address": 32, "beats": 8})
+"""A burst of the memory port: from byte `address` on, a multiple of a beat's, `beats` + 1 beats, not across 4 KB."""
+
+
+def memory_beat(width: int) -> data.StructLayout:
+    """A beat of a write burst, of which only the bytes with their bit in `mask` are written."""
+    return data.StructLayout({"data": 8 * width, "mask": width})
+
+
+def move_bytes(config: NpuConfig) -> int:
+    """Bytes that MOVE moves between activation memory and a beat at once: a power of two, a beat or a part of one."""
+    return min(config.memory_width, 1 << max(config.rows, config.cols).bit_length() - 1)
+
+
+def tile_byte(config: NpuConfig, byte):
+    """Where byte `byte` of a tile's word lies in a tile in memory, whose parts are filled up to whole beats."""
+    fill = -isa.DESCRIPTOR_BYTES % config.memory_width
+    return byte + fill * (byte >= isa.DESCRIPTOR_BYTES)
+
+
+def move_data(config: NpuConfig) -> data.ArrayLayout:
+    """What MOVE reads or writes at once in the activation memory."""
+    return data.ArrayLayout(8, move_bytes(config))
+
+
+def move_job(config: NpuConfig) -> data.StructLayout:
+    """A MOVE on the chip: its instruction but for the upper bits of what counts bytes in memory."""
+    low = (config.memory_width - 1).bit_length()
+    same = "chip chip_step chip_plane length rows planes space store fill flip value post_load post_mul post_tail"
+    lows = {name: low for name in ("external", "external_step", "external_plane")}
+    return data.StructLayout({**{name: MOVE_LAYOUT[name].shape for name in same.split()}, **lows})
+
 
 STEERING = data.StructLayout(
     {"product": 1}

@@ -9,7 +9,7 @@ from lepton.rtl import ports
 from lepton.rtl.layouts import BYTE
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.frames import WRITE_HEADER
+from lepton.rtl.spec.frames import READ, START, WRITE_HEADER
 from lepton.rtl.spec.isa import Command, Reg, Region, Result
 
 
@@ -31,7 +31,7 @@ def _above(value, limit):
 class _Frame:
     """What the link knows of the frame it receives and of its reply, and the units it shows their bytes."""
 
-    def __init__(self, m, word_bits: int, act_latency: int):
+    def __init__(self, m, word_bits: int, act_latency: int, index_bits: int):
         m.submodules.crc = self.crc = CRC32_ISO_HDLC(data_width=8).create()
         m.submodules.buffer = buffer = memory.Memory(shape=8, depth=isa.MAX_PAYLOAD, init=[], attrs={"no_rw_check": 1})
         self.buffer_w, self.buffer_r = buffer.write_port(), buffer.read_port()
@@ -45,10 +45,11 @@ class _Frame:
         self.offset = Cat(head[4], head[5])  # WRITE: byte in the word; READ: words; START: first program word
         self.arguments = head.as_value()
         # The walk over the range of a WRITE, twice, as it arrives (to check) and to commit; and the range of a READ.
-        self.walk_index, self.walk_byte = Signal(24, name="walk_index"), Signal(BYTE, name="walk_byte")
+        self.walk_index, self.walk_byte = Signal(index_bits, name="walk_index"), Signal(BYTE, name="walk_byte")
         self.walk_step = Signal()
         self.last_byte = Signal(BYTE)  # of the region's words
         self.outside = Signal()  # some word walked over was not in the region
+        self.behind = Signal()  # START: the first program word is beyond what `offset` holds
         self.beyond = Signal()  # walk_index is not a word of the region
         # Verdicts on the arguments.
         self.is_reg, self.write_bad, self.read_bad, self.start_bad, self.same_run, self.run_known = (
@@ -104,18 +105,25 @@ class Link(wiring.Component):
                 "write": Out(ports.host_write()),
                 "read": Out(ports.activation_read(8)),
                 "registers": In(data.ArrayLayout(32, len(Reg))),
-                "run": Out(ports.run_request()),
+                "run": Out(ports.run_request(config)),
+                **self._members(),
             }
         )
 
     WORD = 32
     """Bits of a register held for the reply."""
+    WALK = 24
+    """Bits of a word's index."""
     WRITES = "sync"
     """Domain of the write strobes: the memories are far."""
 
+    def _members(self) -> dict:
+        """Members of a machine's own."""
+        return {}
+
     def elaborate(self, platform):
         m = Module()
-        f = _Frame(m, self.WORD, self._act_latency)
+        f = _Frame(m, self.WORD, self._act_latency, self.WALK)
         idle = Signal(range(self._timeout))
         m.d.sync += [
             f.at.eq(f.at_next),
@@ -140,17 +148,7 @@ class Link(wiring.Component):
         with m.FSM():
             self._receive(m, f)
             self._execute(m, f)
-            with m.State("COMMIT"):
-                m.d.comb += [f.at_next.eq(f.at + 1), f.walk_step.eq(1)]
-                m.d[self.WRITES] += [
-                    self.write.en.eq(1),
-                    self.write.region.eq(f.region),
-                    self.write.index.eq(f.walk_index),
-                    self.write.byte.eq(f.walk_byte),
-                    self.write.data.eq(f.buffer_r.data),
-                ]
-                with m.If(f.at_next == f.length):
-                    m.next = "HEADER_OUT"
+            self._commit(m, f)
             self._reply_header(m, f)
             self._reply_data(m, f)
         return m
@@ -164,7 +162,7 @@ class Link(wiring.Component):
         with m.Switch(f.region):
             for r in Region:
                 with m.Case(r):
-                    m.d.comb += f.beyond.eq(_at_least(f.walk_index, isa.depth(r, self._config)))
+                    m.d.comb += f.beyond.eq(self._beyond(f, r))
             with m.Default():
                 m.d.comb += f.beyond.eq(1)
         with m.If(f.walk_step):
@@ -173,6 +171,43 @@ class Link(wiring.Component):
                 m.d.sync += f.walk_byte.eq(0)
                 m.d.sync += f.walk_index.eq(f.walk_index + 1)
 
+    def _beyond(self, f, region):
+        """The word walked over is not one of the region's that are written."""
+        return _at_least(f.walk_index, isa.depth(region, self._config))
+
+    def _unwritable(self, f):
+        """The region has no word that is written."""
+        return f.region == Region.REG
+
+    def _unreadable(self, f):
+        """The region cannot be read."""
+        return (f.region != Region.REG) & (f.region != Region.ACT)
+
+    def _too_far(self, f, read_end):
+        """A READ reaches beyond its region."""
+        return Mux(f.region == Region.REG, _above(read_end, len(Reg)), _above(read_end, self._config.act_bytes))
+
+    def _bad_pc(self, f):
+        """START names a word outside the program memory."""
+        return (f.offset >= self._config.program_words) | f.behind
+
+    def _pc(self, f):
+        """START's word, if it is not bad."""
+        return f.offset
+
+    def _after_head(self, m, f):
+        """A byte of the payload behind the first WRITE_HEADER."""
+        with m.If(self.i.payload.any()):
+            m.d.sync += f.behind.eq(1)
+
+    def _reply_bytes(self, f):
+        """Of a READ's answer."""
+        return Mux(f.is_reg, f.offset << 2, f.offset)
+
+    def _refused(self, f):
+        """A WRITE, or a READ of anything but registers, cannot be carried out now."""
+        return self.run.busy
+
     def _judge(self, m, f):
         """Verdicts on the arguments, settled before the CRC has arrived."""
         read_end = Signal(25)
@@ -180,19 +215,19 @@ class Link(wiring.Component):
         m.d.sync += [
             f.is_reg.eq(f.region == Region.REG),
             f.write_bad.eq(
-                (f.region == Region.REG)
+                self._unwritable(f)
                 | (f.length < WRITE_HEADER)
                 | ((f.length == WRITE_HEADER) & f.beyond)
                 | (f.offset > f.last_byte)
                 | f.outside
             ),
             f.read_bad.eq(
-                ((f.region != Region.REG) & (f.region != Region.ACT))
-                | (f.length != 6)
-                | Mux(f.region == Region.REG, _above(read_end, len(Reg)), _above(read_end, self._config.act_bytes))
+                self._unreadable(f)
+                | (f.length != READ.size)
+                | self._too_far(f, read_end)
                 | (f.offset > isa.MAX_PAYLOAD)  # all registers fit a reply
             ),
-            f.start_bad.eq((f.length != 6) | (f.offset >= self._config.program_words)),
+            f.start_bad.eq((f.length != START.size) | self._bad_pc(f)),
             f.same_run.eq(f.run_known & (f.arguments[:32] == self.run.id)),
         ]
 
@@ -203,7 +238,7 @@ class Link(wiring.Component):
             m.d.comb += self.i.ready.eq(1)
             m.d.comb += f.crc.start.eq(1)
             m.d.sync += f.count.eq(0)
-            m.d.sync += f.outside.eq(0)
+            m.d.sync += [f.outside.eq(0), f.behind.eq(0)]
             with m.If(f.received & (self.i.payload == isa.SYNC_HOST)):
                 m.next = "HEADER"
 
@@ -233,6 +268,7 @@ class Link(wiring.Component):
                     m.d.sync += f.walk_byte.eq(Cat(f.head[4], self.i.payload))
                 with m.Else():
                     m.d.comb += f.walk_step.eq(1)
+                    self._after_head(m, f)
                     with m.If(f.beyond):
                         m.d.sync += f.outside.eq(1)
                 with m.If(f.count + 1 == f.length):
@@ -276,17 +312,17 @@ class Link(wiring.Component):
                     with m.Case(Command.WRITE):
                         with m.If(f.write_bad):
                             m.d.sync += f.result.eq(Result.BAD_RANGE)
-                        with m.Elif(self.run.busy):
+                        with m.Elif(self._refused(f)):
                             m.d.sync += f.result.eq(Result.BUSY)
                         with m.Elif(f.length != WRITE_HEADER):
                             m.next = "COMMIT"
                     with m.Case(Command.READ):
                         with m.If(f.read_bad):
                             m.d.sync += f.result.eq(Result.BAD_RANGE)
-                        with m.Elif(self.run.busy & ~f.is_reg):
+                        with m.Elif(self._refused(f) & ~f.is_reg):
                             m.d.sync += f.result.eq(Result.BUSY)
                         with m.Else():
-                            m.d.sync += f.reply_length.eq(Mux(f.is_reg, f.offset << 2, f.offset))
+                            m.d.sync += f.reply_length.eq(self._reply_bytes(f))
                     with m.Case(Command.START):
                         with m.If(f.start_bad):
                             m.d.sync += f.result.eq(Result.BAD_RANGE)
@@ -297,7 +333,7 @@ class Link(wiring.Component):
                         with m.Else():
                             m.d.sync += [
                                 self.run.start.eq(1),
-                                self.run.pc.eq(f.offset),
+                                self.run.pc.eq(self._pc(f)),
                                 self.run.id.eq(f.arguments[:32]),
                                 f.run_known.eq(1),
                             ]
@@ -308,6 +344,23 @@ class Link(wiring.Component):
                             m.d.sync += [self.run.reset.eq(1), self.run.id.eq(0), f.run_known.eq(0)]
                     with m.Default():
                         m.d.sync += f.result.eq(Result.BAD_COMMAND)
+
+    def _commit(self, m, f):
+        with m.State("COMMIT"):
+            self._step(m, f)
+
+    def _step(self, m, f):
+        """A byte of a WRITE to its memory."""
+        m.d.comb += [f.at_next.eq(f.at + 1), f.walk_step.eq(1)]
+        with m.If(f.at_next == f.length):
+            m.next = "HEADER_OUT"
+        m.d[self.WRITES] += [
+            self.write.en.eq(1),
+            self.write.region.eq(f.region),
+            self.write.index.eq(f.walk_index),
+            self.write.byte.eq(f.walk_byte),
+            self.write.data.eq(f.buffer_r.data),
+        ]
 
     # --- The reply ---
     def _reply_header(self, m, f):
@@ -347,8 +400,7 @@ class Link(wiring.Component):
             with m.Elif(f.is_reg):
                 self._register(m, f, self.registers[f.walk_index[: len(Reg).bit_length()]])
             with m.Else():
-                m.d.comb += self.read.en.eq(1)
-                m.next = "WAIT"
+                self._fetch(m, f)
 
         with m.State("WAIT"):
             m.d.sync += f.latency.eq(f.latency - 1)
@@ -381,6 +433,11 @@ class Link(wiring.Component):
                 m.d.sync += f.count.eq(f.count + 1)
                 with m.If(f.count == 3):
                     m.next = "SYNC"
+
+    def _fetch(self, m, f):
+        """A byte that is neither a PING's nor a register's."""
+        m.d.comb += self.read.en.eq(1)
+        m.next = "WAIT"
 
     def _register(self, m, f, register):
         """Bytes of a register: captured in one cycle, with the first."""

@@ -52,28 +52,29 @@ class MultiplyEngine(wiring.Component):
     def __init__(self, config: NpuConfig, latencies: Timing | None = None):
         self._config = config
         self.timing = latencies or timing.of(config)
-        super().__init__(
-            {
-                "i": In(stream.Signature(layouts.MUL_BITS)),
-                "tiles": Out(ports.tiles()),
-                "read": Out(ports.activation_read(layouts.activations(config))),
-                "vectors": Out(ports.vectors(config)),
-                "sums": Out(ports.accumulate()),
-                "banks": Out(ports.handover()),
-                "idle": Out(1),
-                "cause": Out(Cause, init=Cause.FETCH),
-                "bad_address": Out(1),
-                "bad_outputs": Out(1),
-            }
-        )
+        super().__init__(self._members(config))
+
+    def _members(self, config: NpuConfig) -> dict:
+        return {
+            "i": In(stream.Signature(layouts.MUL_BITS)),
+            "tiles": Out(ports.tiles()),
+            "read": Out(ports.activation_read(layouts.activations(config))),
+            "vectors": Out(ports.vectors(config)),
+            "sums": Out(ports.accumulate()),
+            "banks": Out(ports.handover()),
+            "idle": Out(1),
+            "cause": Out(Cause, init=Cause.FETCH),
+            "bad_address": Out(1),
+            "bad_outputs": Out(1),
+        }
 
     def elaborate(self, platform):
         m = Module()
         t = self.timing
         m.submodules.loader = loader = Loader(self._config)
-        m.submodules.tile_stage = stage = TileStage(self._config)
+        m.submodules.tile_stage = stage = self._stage()
         m.submodules.vector_walk = walk = VectorWalk(self._config)
-        m.submodules.lane_mask = mask = LaneMask(self._config, t.operands)
+        m.submodules.lane_mask = mask = LaneMask(self._config, t.operands, wrap=t.wrap)
 
         wiring.connect(m, wiring.flipped(self.tiles.i), loader.i)
         wiring.connect(m, loader.descriptor, wiring.flipped(self.tiles.descriptor))
@@ -102,10 +103,12 @@ class MultiplyEngine(wiring.Component):
             loader.ring_free.eq(ring.free),
         ]
         # Activations: read, mask; the swap goes with the first of a tile.
+        address = self._address(m, stage, walk)
+        of_vector = {name: getattr(walk, name) for name in ("running", "address", "x", "y", "v")} | {"address": address}
         m.d.comb += [
             self.read.en.eq(late(m, walk.running, t.read_delay, "r_en", reset_less=False)),
-            self.read.addr.eq(late(m, walk.address, t.read_delay, "r_addr")),
-            *(getattr(mask, name).eq(getattr(walk, name)) for name in ("running", "address", "x", "y", "v")),
+            self.read.addr.eq(late(m, address, t.read_delay - t.wrap, "r_addr")),
+            *(getattr(mask, name).eq(value) for name, value in of_vector.items()),
             mask.data.eq(self.read.data),
             self.vectors.act.eq(mask.o),
             self.vectors.swap.eq(late(m, walk.swap, t.operands, "swap", reset_less=False)),
@@ -132,3 +135,10 @@ class MultiplyEngine(wiring.Component):
             self.bad_outputs.eq(walk.bad_outputs),
         ]
         return m
+
+    def _stage(self):
+        return TileStage(self._config)
+
+    def _address(self, m, stage, walk):
+        """Of the vector issued `Timing.wrap` cycles before."""
+        return walk.address

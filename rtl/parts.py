@@ -1,7 +1,7 @@
 """The parts of a machine: which unit does each job. The small machine's are in `lepton.rtl.compact.parts`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from amaranth.lib.wiring import Component
 
@@ -11,7 +11,15 @@ from lepton.rtl.fetch import Fetch
 from lepton.rtl.host_memory import HostMemory
 from lepton.rtl.layouts import PARAM, PC
 from lepton.rtl.link import Link
+from lepton.rtl.memory_activations import MemoryActivations
+from lepton.rtl.memory_fetch import MemoryFetch
+from lepton.rtl.memory_link import MemoryLink
+from lepton.rtl.memory_multiply import MemoryMultiply
+from lepton.rtl.memory_params import MemoryParameters
+from lepton.rtl.memory_tail import MemoryTail
+from lepton.rtl.memory_tiles import MemoryTiles
 from lepton.rtl.multiply import MultiplyEngine
+from lepton.rtl.program_stream import ProgramStream
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Region
 from lepton.rtl.tail import TailEngine
@@ -49,5 +57,19 @@ LARGE = Parts(
     activations=Activations,
     tiles=TileSupply,
     accumulators=Accumulators,
+    counted=tuple(cause for cause in Cause if cause is not Cause.MEMORY),
+)
+
+MEMORY = replace(
+    LARGE,
+    link=MemoryLink,
+    fetch=MemoryFetch,
+    multiply=MemoryMultiply,
+    tail=MemoryTail,
+    program=ProgramStream,
+    params=MemoryParameters,
+    activations=MemoryActivations,
+    tiles=MemoryTiles,
     counted=tuple(Cause),
 )
+"""With a memory port."""

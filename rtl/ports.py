@@ -4,11 +4,14 @@ Latencies are those of `lepton.rtl.spec.timing`. A stream of instructions carrie
 the compact machine's carries their words (`layouts.WORD_LAYOUT`).
 """
 
+from amaranth.hdl import signed
 from amaranth.lib import stream
+from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out, Signature
 
 from lepton.rtl import layouts
-from lepton.rtl.layouts import ADDRESS, BYTE, DESCRIPTOR_LAYOUT, ENTRY, INDEX, LINE_DELAY, PC, REGION, TILE
+from lepton.rtl.layouts import ADDRESS, BYTE, DESCRIPTOR_LAYOUT, ENTRY, INDEX, LINE_DELAY, REGION, TILE
+from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -40,6 +43,13 @@ def activation_write(config: NpuConfig) -> Signature:
     )
 
 
+def masked_write(config: NpuConfig) -> Signature:
+    """Bytes ``low`` .. ``count`` - 1 of ``data``, as long as the tail's or MOVE's, go as far behind byte ``addr``."""
+    size = max(config.lanes, layouts.move_bytes(config))
+    ends, data = range(size + 1), ArrayLayout(signed(8), size)
+    return Signature({"en": Out(1), "addr": Out(ADDRESS), "low": Out(ends), "count": Out(ends), "data": Out(data)})
+
+
 def host_write() -> Signature:
     """The host writes byte ``byte`` of word ``index`` of a memory (`isa.Region`)."""
     return Signature({"en": Out(1), "region": Out(REGION), "index": Out(INDEX), "byte": Out(BYTE), "data": Out(8)})
@@ -50,10 +60,12 @@ def tile_write() -> Signature:
     return Signature({"en": Out(1), "tile": Out(TILE), "byte": Out(BYTE), "data": Out(8)})
 
 
-def run_request() -> Signature:
+def run_request(config: NpuConfig) -> Signature:
     """The host starts a run at word ``pc`` (pulse ``start``; ``pc`` and ``id`` change with it) or stops it (pulse
     ``reset``); ``busy``: a run is in progress."""
-    return Signature({"start": Out(1), "pc": Out(PC), "id": Out(32), "reset": Out(1), "busy": In(1)})
+    return Signature(
+        {"start": Out(1), "pc": Out(layouts.pc_bits(config)), "id": Out(32), "reset": Out(1), "busy": In(1)}
+    )
 
 
 def vectors(config: NpuConfig) -> Signature:
@@ -133,3 +145,81 @@ def ring() -> Signature:
 def external_read() -> Signature:
     """Burst reads of external memory: requests, and their bytes in the order of the requests."""
     return Signature({"req": Out(stream.Signature(layouts.BURST)), "data": In(stream.Signature(8))})
+
+
+def host_memory(width: int) -> Signature:
+    """The link at the memory, pulses: ``write`` byte ``byte`` of beat ``index``; the beat is complete with its last
+    byte or with the ``last`` of them. ``read`` beat ``index``: it is ``beat`` when ``valid``. Not while ``busy``, nor
+    right behind a ``write``."""
+    return Signature(
+        {
+            "write": Out(1),
+            "read": Out(1),
+            "last": Out(1),
+            "index": Out(25),
+            "byte": Out(range(width)),
+            "data": Out(8),
+            "busy": In(1),
+            "valid": In(1),
+            "beat": In(8 * width),
+        }
+    )
+
+
+def program_stream() -> Signature:
+    """Fetch at a program in memory: ``words`` from word ``pc`` on, after a pulse ``start``. The highest bit: there is
+    no such word, the program runs past the end of its memory."""
+    words = stream.Signature(isa.WORD_BITS + 1)
+    return Signature({"start": Out(1), "pc": Out(layouts.MEMORY_PC), "words": In(words)})
+
+
+def memory_client(width: int) -> Signature:
+    """A user of the memory port at the arbiter, `width` bytes a beat: ``a`` bursts, ``w`` exactly the beats of the
+    write bursts, ``r`` those of the read bursts, each in the order of the bursts; data of a burst may come before or
+    after it is taken at ``a``. What a client asks for it has room for (``r.ready`` may be low for a while, never for
+    ever), and what it promises to write it has, or gets without any other client's doing. Forgetting all at the
+    machine's ``clear``, it starts anew: the arbiter deals with what is under way then."""
+    return Signature(
+        {
+            "a": Out(stream.Signature(layouts.MEMORY_BURST)),
+            "w": Out(stream.Signature(layouts.memory_beat(width))),
+            "r": In(stream.Signature(8 * width)),
+        }
+    )
+
+
+def memory_port(width: int) -> Signature:
+    """The machine at its memory: a client's streams, answered in the order asked (a read accepted after a write sees
+    it). ``idle``: no write is under way; ``error``, a pulse: a burst failed."""
+    return Signature({**memory_client(width).members, "idle": In(1), "error": In(1)})
+
+
+def move_read(config: NpuConfig) -> Signature:
+    """MOVE at the activation memory: consecutive bytes from byte ``addr`` on; ``en`` waits for ``ready``, ``data``
+    comes `act_read` cycles after the cycle in which both are up, for one cycle."""
+    data = layouts.move_data(config)
+    return Signature({"en": Out(1), "addr": Out(ADDRESS), "ready": In(1), "data": In(data)})
+
+
+def move_write(config: NpuConfig) -> Signature:
+    """Bytes ``low`` .. ``count`` - 1 of ``data`` go as far behind byte ``addr``; ``en`` waits for ``ready``."""
+    data = layouts.move_data(config)
+    ends = range(data.length + 1)
+    members = {"en": Out(1), "addr": Out(ADDRESS), "low": Out(ends), "count": Out(ends), "data": Out(data)}
+    return Signature({**members, "ready": In(1)})
+
+
+def beat_write(config: NpuConfig) -> Signature:
+    """Beat ``beat`` of word ``index``, a tile or a parameter entry, laid out as in memory."""
+    members = {"index": Out(INDEX), "beat": Out(BYTE), "data": Out(8 * config.memory_width)}
+    return Signature({"en": Out(1), **members})
+
+
+def masked_beat(config: NpuConfig) -> Signature:
+    """`beat_write` of the bytes with their bit in ``mask``."""
+    return Signature({**beat_write(config).members, "mask": Out(config.memory_width)})
+
+
+def token() -> Signature:
+    """Who awaits a token: one is ``there``, it is ``take``n. Another may be there in the next cycle."""
+    return Signature({"there": In(1), "take": Out(1)})

@@ -4,8 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from lepton.rtl import ports
-from lepton.rtl.layouts import PC
+from lepton.rtl import layouts, ports
 from lepton.rtl.spec import identity
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Reg, Status
@@ -21,7 +20,8 @@ class RunControl(wiring.Component):
         ``request`` `ports.run_request` · ``registers`` Out(ArrayLayout(32, len(Reg))) · ``status`` Out(Status)
         ``running`` Out(1) · ``clear`` Out(1): the engines forget everything · ``go`` Out(1), ``pc`` Out: fetch starts
         ``finished`` In(1): END was read and everything is idle · ``progress`` In(1): something goes on
-        ``bad_opcode``, ``bad_instruction``, ``bad_address`` In(1): they end the run, the first of them with its status
+        ``bad_opcode``, ``bad_instruction``, ``bad_address``, ``bus_error`` In(1): they end the run, the first of them
+        with its status
         ``cause`` In(Cause): what this cycle is spent on · ``no_more`` In(1): END was read, and no MUL waits
 
     With ``start`` in cycle s, ``clear`` is in s and ``go`` in s + 1, the first cycle that counts. DRAIN is FETCH when
@@ -34,16 +34,16 @@ class RunControl(wiring.Component):
         self._config = config
         self._watchdog = watchdog
         self._counted = counted
-        inputs = "finished progress bad_opcode bad_instruction bad_address no_more".split()
+        inputs = "finished progress bad_opcode bad_instruction bad_address bus_error no_more".split()
         super().__init__(
             {
-                "request": In(ports.run_request()),
+                "request": In(ports.run_request(config)),
                 "registers": Out(data.ArrayLayout(32, len(Reg))),
                 "status": Out(Status),
                 "running": Out(1),
                 "clear": Out(1),
                 "go": Out(1),
-                "pc": Out(PC),
+                "pc": Out(layouts.pc_bits(config)),
                 **{name: In(1) for name in inputs},
                 "cause": In(Cause),
             }
@@ -84,13 +84,15 @@ class RunControl(wiring.Component):
         ]
         failed = Signal()
         failure = Signal(Status)
-        m.d.comb += failed.eq(self.bad_opcode | self.bad_instruction | self.bad_address | stalled)
+        m.d.comb += failed.eq(self.bad_opcode | self.bad_instruction | self.bad_address | self.bus_error | stalled)
         with m.If(self.bad_opcode):
             m.d.comb += failure.eq(Status.BAD_OPCODE)
         with m.Elif(self.bad_instruction):
             m.d.comb += failure.eq(Status.BAD_INSTRUCTION)
         with m.Elif(self.bad_address):
             m.d.comb += failure.eq(Status.BAD_ADDRESS)
+        with m.Elif(self.bus_error):
+            m.d.comb += failure.eq(Status.BUS_ERROR)
         with m.Else():
             m.d.comb += failure.eq(Status.STALLED)
         return failed, failure

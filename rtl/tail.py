@@ -61,22 +61,23 @@ class TailEngine(wiring.Component):
         if self.timing.acc_read < 1:
             raise ValueError(f"acc_read={self.timing.acc_read}: must be at least 1")
         self._config = config
-        super().__init__(
-            {
-                "i": In(stream.Signature(layouts.TAIL_BITS)),
-                "banks": In(ports.handover()),
-                "acc": Out(ports.accumulator_access(config)),
-                "write": Out(ports.activation_write(config)),
-                "params": Out(ports.memory_read(PARAM, PARAM_LAYOUT.size)),
-                "idle": Out(1),
-                "bad_address": Out(1),
-                "bad_bank": Out(1),
-            }
-        )
+        super().__init__(self._members(config))
+
+    def _members(self, config: NpuConfig) -> dict:
+        return {
+            "i": In(stream.Signature(layouts.TAIL_BITS)),
+            "banks": In(ports.handover()),
+            "acc": Out(ports.accumulator_access(config)),
+            "write": Out(ports.activation_write(config)),
+            "params": Out(ports.memory_read(PARAM, PARAM_LAYOUT.size)),
+            "idle": Out(1),
+            "bad_address": Out(1),
+            "bad_bank": Out(1),
+        }
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.tail_walk = walk = TailWalk(self._config)
+        m.submodules.tail_walk = walk = self._walk()
         m.submodules.tail_params = parameters = TailParameters(self._config)
         m.submodules.tail_banks = banks = TailBanks()
         wiring.connect(m, parameters.read, wiring.flipped(self.params))
@@ -89,11 +90,15 @@ class TailEngine(wiring.Component):
             self.i.ready.eq(~walk.have & ~parameters.have_table),
             accept.eq(self.i.valid & self.i.ready),
             ready.eq(
-                walk.have
-                & Mux(walk.run, walk.sub_done & ~walk.last_sub & ~banks.close, 1)
-                & parameters.there
-                & (walk.begun | ~busy | done)
-                & banks.open
+                self._also(
+                    m,
+                    walk,
+                    walk.have
+                    & Mux(walk.run, walk.sub_done & ~walk.last_sub & ~banks.close, 1)
+                    & parameters.there
+                    & (walk.begun | ~busy | done)
+                    & banks.open,
+                )
             ),
         ]
         for unit in (walk, parameters, banks):
@@ -141,11 +146,24 @@ class TailEngine(wiring.Component):
             self.acc.w_en.eq(valid[t.to_acc] & back.to_acc),
             self.write.en.eq(emit & ~back.to_acc),
         ]
+        self._ends(m, done, back)
         self._lanes(m, walk, parameters, back, starts_now, valid[t.to_acc], starts)
         self._places(m, walk)
         self._check(m, walk, parameters, go)
         return m
 
+    # --- What MOVE adds, where there is one ---
+    def _walk(self):
+        return TailWalk(self._config)
+
+    def _also(self, m, walk, ready):
+        """Whether, but for the bank, the next sub-group may start, for which all this class knows of is `ready`."""
+        return ready
+
+    def _ends(self, m, done, back):
+        """Instruction `back` is done."""
+
+    # --- The datapath ---
     def _lanes(self, m, walk, parameters, back, starts_now, valid, starts):
         """The lanes, and what steers them as the read's accumulators come."""
         lanes, latency, ins = self._config.lanes, self.timing.acc_read, walk.ins

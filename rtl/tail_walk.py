@@ -41,11 +41,21 @@ class TailWalk(wiring.Component):
                 "address": Out(ADDRESS),
                 "sub": Out(range(config.cols // config.lanes)),
                 "count": Out(range(config.lanes + 1)),
+                **self._besides(),
             }
         )
 
+    def _besides(self) -> dict:
+        """Further members."""
+        return {}
+
+    def _running(self, m):
+        """The register behind ``run``."""
+        return self.run
+
     def elaborate(self, platform):
         m = Module()
+        running = self._running(m)
         lanes, subs = self._config.lanes, self._config.cols // self._config.lanes
         new, accept = self.new, self.accept
         ins = output(m, self.ins, "instruction")
@@ -75,11 +85,11 @@ class TailWalk(wiring.Component):
             with m.If(ox_last):
                 m.d.sync += advance["oy"]
         with m.If(self.sub_done):
-            m.d.sync += [left.eq(left - lanes), self.sub.eq(Mux(self.last_of_group, 0, self.sub + 1)), self.run.eq(0)]
+            m.d.sync += [left.eq(left - lanes), self.sub.eq(Mux(self.last_of_group, 0, self.sub + 1)), running.eq(0)]
         with m.If(self.all_done):
             m.d.sync += self.have.eq(0)
         with m.If(self.go):
-            m.d.sync += [self.run.eq(1), self.begun.eq(1)]
+            m.d.sync += [running.eq(1), self.begun.eq(1)]
         with m.If(accept):
             m.d.sync += [ins.eq(new), self.begun.eq(0), left.eq(new.channels)]
             with m.If(new.opcode != isa.Opcode.TABLE):

@@ -27,20 +27,21 @@ class TileStage(wiring.Component):
 
     def __init__(self, config: NpuConfig, address_bits: int = layouts.ADDRESS):
         self._config = config
-        super().__init__(
-            {
-                "i": In(stream.Signature(self.payload)),
-                "tile": In(stream.Signature(layouts.DESCRIPTOR_LAYOUT)),
-                "running": In(1),
-                "final": In(1),
-                "drained": In(1),
-                "start": Out(1),
-                "o": Out(layouts.pass_layout(address_bits)),
-                "banks": Out(ports.handover()),
-                "held": Out(1),
-                "cause": Out(Cause, init=Cause.FETCH),
-            }
-        )
+        super().__init__(self._members(address_bits))
+
+    def _members(self, address_bits: int) -> dict:
+        return {
+            "i": In(stream.Signature(self.payload)),
+            "tile": In(stream.Signature(layouts.DESCRIPTOR_LAYOUT)),
+            "running": In(1),
+            "final": In(1),
+            "drained": In(1),
+            "start": Out(1),
+            "o": Out(layouts.pass_layout(address_bits)),
+            "banks": Out(ports.handover()),
+            "held": Out(1),
+            "cause": Out(Cause, init=Cause.FETCH),
+        }
 
     payload: object = layouts.MUL_BITS
     """What the stream of instructions carries."""
@@ -66,7 +67,13 @@ class TileStage(wiring.Component):
         need_token, token_ok = self._tokens(m)
         bank, release, bank_ok = self._banks(m, group_end & t.release & (~t.stack | last_group))
         m.d.comb += [
-            start.eq(self.held & (~self.running | self.final) & self.tile.valid & token_ok & bank_ok),
+            start.eq(
+                self._also(
+                    m,
+                    self.held & (~self.running | self.final) & self.tile.valid & token_ok & bank_ok,
+                    take_end & t.post_move,
+                )
+            ),
             self.tile.ready.eq(start),
             group_end.eq(tile.last),
             take_end.eq(start & group_end & last_group),
@@ -108,6 +115,7 @@ class TileStage(wiring.Component):
                 narrow_out.eq(new.out_width == 1),
                 flat.eq(new.height == 1),
             ]
+            self._accepts(m, new)
         self._waits(m, token_ok, bank_ok)
         return m
 
@@ -154,6 +162,14 @@ class TileStage(wiring.Component):
             m.d.sync += self.cause.eq(Cause.TAIL)
         with m.Else():
             m.d.sync += self.cause.eq(Cause.WEIGHTS)
+
+    # --- What MOVE adds, where there is one ---
+    def _also(self, m, ready, posts):
+        """Whether a pass starts for which all this class knows of is `ready`; it is the last of a MUL that `posts`."""
+        return ready
+
+    def _accepts(self, m, new):
+        """An instruction is taken."""
 
     # --- How an instruction comes: whole; the compact machine's comes in words ---
     def _instruction(self):

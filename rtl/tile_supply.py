@@ -23,19 +23,20 @@ class TileSupply(wiring.Component):
 
     def __init__(self, config: NpuConfig):
         self._config = config
-        super().__init__(
-            {
-                "i": In(stream.Signature(layouts.LOAD_BITS)),
-                "tiles": In(ports.tiles()),
-                "rows": Out(ports.tile_rows(config)),
-                "host": In(ports.host_write()),
-                "running": In(1),
-                "clear": In(1),
-                "idle": Out(1),
-                "moved": Out(1),
-                **({"x": Out(ports.external_read())} if config.ring_tiles else {}),
-            }
-        )
+        super().__init__(self._members(config))
+
+    def _members(self, config: NpuConfig) -> dict:
+        return {
+            "i": In(stream.Signature(layouts.LOAD_BITS)),
+            "tiles": In(ports.tiles()),
+            "rows": Out(ports.tile_rows(config)),
+            "host": In(ports.host_write()),
+            "running": In(1),
+            "clear": In(1),
+            "idle": Out(1),
+            "moved": Out(1),
+            **({"x": Out(ports.external_read())} if config.ring_tiles else {}),
+        }
 
     def elaborate(self, platform):
         m = Module()

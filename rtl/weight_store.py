@@ -1,11 +1,11 @@
 """Weight store: tiles and their descriptors; a tile leaves a cycle, skewed like the array."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from lepton.rtl import ports
+from lepton.rtl import layouts, ports
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
 from lepton.rtl.spec.isa import DESCRIPTOR_BYTES
@@ -35,9 +35,16 @@ class WeightStore(wiring.Component):
                 "load": In(ports.tile_load()),
                 "o": Out(ports.tile_rows(config)),
                 "descriptor": In(ports.descriptor_read()),
-                "write": In(ports.tile_write()),
+                "write": In(self._write_port(config)),
             }
         )
+
+    def _write_port(self, config):
+        return ports.tile_write()
+
+    def _write(self, bits):
+        """What travels with a write, first ``en``, the tile and the byte."""
+        return [self.write.en, self.write.tile[:bits], self.write.byte, self.write.data]
 
     def elaborate(self, platform):
         cfg = self._config
@@ -58,21 +65,12 @@ class WeightStore(wiring.Component):
             m.submodules[name] = unit = Memory(
                 shape=8 * count, depth=cfg.weight_tiles, init=[], attrs=cfg.memory_attrs("weight")
             )
-            on = Signal(name=f"{name}_write", attrs=KEEP)
-            index = Signal(range(count), name=f"{name}_byte", reset_less=True, attrs=KEEP)
-            en, _, byte, _ = before
-            _, at, _, value = now
-            m.d.sync += [on.eq(en & (byte >= base) & (byte < base + count)), index.eq(byte - base)]
             write = unit.write_port(granularity=8)
-            m.d.comb += [
-                write.addr.eq(at),
-                write.data.eq(value.replicate(count)),
-                write.en.eq(Mux(on, 1 << index, 0)),
-            ]
+            self._writes(m, write, name, range(base, base + count), before, now)
             return unit.read_port()
 
         # Writes go down the array as loads do, so no wire crosses the chip in one cycle.
-        before = [self.write.en, self.write.tile[:bits], self.write.byte, self.write.data]
+        before = self._write(bits)
         now = stage(before, "w_0")
         read = memory("descriptors", 0, DESCRIPTOR_BYTES, before, now)
         m.d.comb += [
@@ -100,3 +98,42 @@ class WeightStore(wiring.Component):
                 self.o.weights[r].as_value().eq(read.data),
             ]
         return m
+
+    def _writes(self, m, write, name, bytes_, before, now):
+        """Steer the write port of a memory of those bytes of a tile; `now` is `before` a cycle later."""
+        count = len(bytes_)
+        on = Signal(name=f"{name}_write", attrs=KEEP)
+        index = Signal(range(count), name=f"{name}_byte", reset_less=True, attrs=KEEP)
+        en, _, byte, _ = before
+        _, at, _, value = now
+        m.d.sync += [on.eq(en & (byte >= bytes_.start) & (byte < bytes_.stop)), index.eq(byte - bytes_.start)]
+        m.d.comb += [
+            write.addr.eq(at),
+            write.data.eq(value.replicate(count)),
+            write.en.eq(Mux(on, 1 << index, 0)),
+        ]
+
+
+class WideWeightStore(WeightStore):
+    """`WeightStore` with ``write`` `ports.masked_beat`: a beat a cycle. A beat beyond the tile writes nothing."""
+
+    def _write_port(self, config):
+        return ports.masked_beat(config)
+
+    def _write(self, bits):
+        return [self.write.en, self.write.index[:bits], self.write.beat, self.write.data, self.write.mask]
+
+    def _writes(self, m, write, name, bytes_, before, now):
+        width = self._config.memory_width
+        places = [divmod(layouts.tile_byte(self._config, byte), width) for byte in bytes_]  # (beat, byte of it)
+        first, last = places[0][0], places[-1][0]
+        on = Signal(name=f"{name}_write", attrs=KEEP)
+        index = Signal(range(last - first + 1), name=f"{name}_beat", reset_less=True, attrs=KEEP)
+        en, _, beat, *_ = before
+        _, at, _, value, mask = now
+        m.d.sync += [on.eq(en & (beat >= first) & (beat <= last)), index.eq(beat - first)]
+        m.d.comb += [
+            write.addr.eq(at),
+            write.data.eq(Cat(value.word_select(lane, 8) for _, lane in places)),
+            write.en.eq(Cat(on & (index == beat - first) & mask[lane] for beat, lane in places)),
+        ]

@@ -114,7 +114,7 @@ def test_unknown_opcode(code):
 RULES = [
     pytest.param(config, op, rule, id=f"{config.name}-{op.opcode.name}-{rule.field}-{rule.when}")
     for config in (NpuConfig("plain", program_words=64, params=16), NpuConfig("ring", rows=9, cols=8, ring_tiles=8))
-    for op in isa.OPS.values()
+    for op in isa.operations(config)
     for rule in isa.rules(op, config)
 ]
 LEGAL = dict.fromkeys(["count", "groups", "width", "height", "out_width", "subsample", "window_x", "window_y"], 1)

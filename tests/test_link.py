@@ -45,7 +45,7 @@ def read_payload(region, index, words):
 
 
 def start_payload(run_id, pc):
-    return run_id.to_bytes(4, "little") + pc.to_bytes(2, "little")
+    return run_id.to_bytes(4, "little") + pc.to_bytes(4, "little")
 
 
 class Bench:
@@ -325,7 +325,7 @@ def test_start_once_per_run_id():
     assert bench.request(Command.START, start_payload(0, 2)) == (Result.OK, b"")
     assert bench.started.pop() == (0, 2)
     good = start_payload(5, 0)
-    for payload in (start_payload(5, 64), start_payload(5, 0xFFFF), good[:5], good + b"\0"):
+    for payload in (start_payload(5, 64), start_payload(5, 1 << 16), start_payload(5, 1 << 24), good[:7], good + b"\0"):
         assert bench.request(Command.START, payload) == (Result.BAD_RANGE, b"")
     assert bench.request(Command.RESET, b"\0") == (Result.BAD_RANGE, b"")
     assert len(bench.started) == 3 and bench.resets == 2
@@ -691,7 +691,7 @@ def test_driver_refuses_before_sending():
         (lambda: device.write(Region.PARAM, -1, b"1"), "PARAM -1"),
         (lambda: device.write(Region.REG, 0, b"1"), "registers cannot be written"),
         (lambda: device.read(Region.ACT, 1000, 25), "ACT 1000 \\+ 25 words"),
-        (lambda: device.read(Region.REG, 17, 2), "REG 17 \\+ 2 words"),
+        (lambda: device.read(Region.REG, 22, 2), "REG 22 \\+ 2 words"),
         (lambda: device.read(Region.WEIGHT, 0, 1), "WEIGHT cannot be read"),
         (lambda: device.start(64), "START at word 64: the program memory has 64"),
     ):

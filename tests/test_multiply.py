@@ -72,6 +72,7 @@ def expected(config, muls, tiles, store, act, outside=None):
                     a = i["address"] + step + d["offset"] + oy * i["row_step"] + ox * i["x_step"]
                     x = i["x"] + step + d["x"] + ox * i["x_step"]
                     y = i["y"] + d["y"] + oy * i["y_step"]
+                    a -= i["wrap_size"] if y >= i["wrap_y"] else 0
                     lanes = [
                         int(act[(a + j) % config.act_bytes])
                         if 0 <= x + j < i["x_limit"] and 0 <= y < i["y_limit"]
@@ -104,9 +105,11 @@ def expected(config, muls, tiles, store, act, outside=None):
 class Bench:
     """Runs the engine; collects what it did, cycle by cycle."""
 
+    engine = MultiplyEngine
+
     def __init__(self, config, latencies, store, act, loads, muls, give=lambda cycle, bench: (0, 0), ring=None):
         self.config, self.store, self.act = config, store, act
-        self.dut = MultiplyEngine(config, replace(timing.of(config), **dict(zip(AROUND, latencies))))
+        self.dut = self.engine(config, replace(timing.of(config), **dict(zip(AROUND, latencies))))
         self.latencies = latencies
         self.queues = {"i_load": list(loads), "i_mul": list(muls)}
         self.give = give
@@ -136,6 +139,7 @@ class Bench:
                 port = dut.i if name == "i_mul" else dut.tiles.i
                 ctx.set(port.valid, bool(queue))
                 ctx.set(port.payload, queue[0] if queue else 0)
+            self.besides(ctx, cycle)
             token, free = self.give(cycle, self)
             ctx.set(dut.banks.token, token)
             ctx.set(dut.banks.free, free)
@@ -193,6 +197,9 @@ class Bench:
             if self.ring_at is not None and cycle in self.ring_at:
                 self.arrived += 1
             await ctx.tick()
+
+    def besides(self, ctx, cycle):
+        """What else is to be set and seen in a cycle."""
 
     def check(self, muls, tiles):
         outside = []

@@ -54,7 +54,7 @@ def test_the_causes_of_a_run_sum_to_its_cycles():
         assert registers[Reg.CYCLES] == len(seen) and registers[Reg.STATUS] == Status.DONE
         assert registers[Reg.RUN_ID] == 77
         found = [registers[Reg[cause.name]] for cause in Cause]
-        assert found == [2, 1, 0, 1, 1, 2] and sum(found) == len(seen)
+        assert found == [2, 1, 0, 1, 1, 2, 0] and sum(found) == len(seen)
         assert {reg: registers[reg] for reg in identity.pack(CONFIG)} == identity.pack(CONFIG)
 
     simulate(bench)
@@ -68,7 +68,8 @@ def test_the_causes_of_a_run_sum_to_its_cycles():
         (["bad_address"], Status.BAD_ADDRESS),
         (["bad_opcode", "bad_instruction", "bad_address", "finished"], Status.BAD_OPCODE),
         (["bad_instruction", "bad_address", "finished"], Status.BAD_INSTRUCTION),
-        (["bad_address", "finished"], Status.BAD_ADDRESS),
+        (["bad_address", "bus_error", "finished"], Status.BAD_ADDRESS),
+        (["bus_error", "finished"], Status.BUS_ERROR),
     ],
 )
 def test_an_error_clears_the_engines_and_names_itself(raised, status):

@@ -241,9 +241,9 @@ def program(rng, config, count):
     return out
 
 
-def simulate(config, latency, reference, instructions, gaps, bank_gap, rng):
+def simulate(config, latency, reference, instructions, gaps, bank_gap, rng, engine=TailEngine, besides=lambda *_: 0):
     """Run; return the accumulators, activations and the event cycles, with when each instruction was offered."""
-    dut = TailEngine(config, replace(timing.of(config), acc_read=latency))
+    dut = engine(config, replace(timing.of(config), acc_read=latency))
     acc = [[list(v) for v in bank] for bank in reference.acc]
     act, events = {}, {k: [] for k in ("reads", "posts", "frees", "banks", "offered", "idle", "bad", "bad_bank")}
     params = [reference.param_word(n) for n in range(PARAMS)]
@@ -276,6 +276,7 @@ def simulate(config, latency, reference, instructions, gaps, bank_gap, rng):
                 handed += 1
                 events["banks"].append(clock)
                 bank_at = clock + 1 + bank_gap()
+            besides(ctx, dut, clock)
             # outputs of this cycle
             entry = None
             bank = ctx.get(dut.acc.bank)

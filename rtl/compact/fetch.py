@@ -11,8 +11,10 @@ class CompactFetch(Fetch):
     """`Fetch` without TABLE (an unknown opcode here) and without rules: each output is a Stream(WORD_LAYOUT); each word
     of an instruction is valid at its engine's output while it is at hand, and waits there."""
 
-    OPS = END, LOAD, MUL, TAIL
     PAYLOADS = dict.fromkeys(Fetch.PAYLOADS, WORD_LAYOUT)
+
+    def _operations(self):
+        return END, LOAD, MUL, TAIL
 
     def _words(self, m, running, take):
         at, after = (Signal(self._config.program_words.bit_length(), name=name) for name in ("at", "after"))

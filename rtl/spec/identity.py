@@ -30,7 +30,7 @@ class IdentityError(LeptonError, ValueError):
 
 
 def pack(config: NpuConfig) -> dict[Reg, int]:
-    """Values of the registers MAGIC to RING_TILES and EXTERNAL_BYTES."""
+    """Values of the registers MAGIC to RING_TILES, EXTERNAL_BYTES, and those of the memory port."""
     shape = {
         "rows": config.rows,
         "cols": config.cols,
@@ -53,6 +53,8 @@ def pack(config: NpuConfig) -> dict[Reg, int]:
         Reg.PROGRAM_WORDS: config.program_words,
         Reg.RING_TILES: config.ring_tiles,
         Reg.EXTERNAL_BYTES: config.external_bytes,
+        Reg.MEMORY_WIDTH: config.memory_width,
+        Reg.MEMORY_BYTES: config.memory_bytes % 2**32,
     }
 
 
@@ -88,6 +90,8 @@ def unpack(registers: Mapping[Reg, int]) -> NpuConfig:
             program_words=registers[Reg.PROGRAM_WORDS],
             ring_tiles=registers[Reg.RING_TILES],
             external_bytes=registers[Reg.EXTERNAL_BYTES],
+            memory_width=registers[Reg.MEMORY_WIDTH],
+            memory_bytes=registers[Reg.MEMORY_BYTES] or (2**32 if registers[Reg.MEMORY_WIDTH] else 0),
         )
     except ConfigError as error:
         raise IdentityError(f"device reports an impossible configuration: {error}") from None

@@ -192,6 +192,9 @@ class Base(IntEnum):
     ARENA = 1
 
 
+BASE_ALIGN = 16
+"""A base is a multiple of this; the lowest bits of what the host writes are dropped."""
+
 TABLE_ENTRIES = 32
 """Parameter entries that a TABLE reads."""
 
@@ -359,7 +362,7 @@ def depth(region: Region, config: NpuConfig) -> int:
         Region.ACT: config.act_bytes,
         Region.WEIGHT: config.weight_tiles,
         Region.PARAM: config.params,
-        Region.PROGRAM: config.program_words,
+        Region.PROGRAM: 0 if config.memory_width else config.program_words,
         Region.EXTERNAL: config.external_bytes,
         Region.MEMORY: config.memory_bytes // (config.memory_width or 1),
     }[region]

@@ -14,6 +14,15 @@ MOVE_QUEUE = 4
 """MOVEs that wait for their engine."""
 TOKENS = 255
 """Tokens of a kind that are given and not yet taken, at most: one more ends the run."""
+MOVE_WAIT, MOVE_TURN = 8, 16
+"""Cycles that MOVE waits for a port of the activation memory before it holds whom it waits for; reads that it then has
+at most before the next pass starts."""
+MEMORY_BURST = 128
+"""Bytes of a client's burst at the memory port, at most."""
+MEMORY_AHEAD = 4
+"""Bursts of a client that are under way at the memory port, at most."""
+PROGRAM_QUEUE = 64
+"""Program words read ahead from memory."""
 FETCH_AHEAD = 3
 """Program words read before they are taken."""
 TILE_QUEUE = 3
@@ -80,16 +89,18 @@ class Timing:
     acc_read: int
     link_way: int
     """Registers between the host link and the activation memory."""
+    wrap: int = 0
+    """From a vector's address to where it is turned back to (`MUL.wrap_size`), with a memory port."""
 
     @property
     def load_delay(self) -> int:
         """From a pass's start to its tile's load, which is at the array one cycle before the swap."""
-        return max(0, 1 + self.act_read - self.weight_load)
+        return max(0, 1 + self.wrap + self.act_read - self.weight_load)
 
     @property
     def read_delay(self) -> int:
-        """From a vector's issue to its read: 0 unless the tile takes longer than the activations."""
-        return max(0, self.weight_load - 1 - self.act_read)
+        """From a vector's issue to its read: `wrap` unless the tile takes longer than the activations."""
+        return max(self.wrap, self.weight_load - 1 - self.act_read)
 
     @property
     def first_read(self) -> int:
@@ -147,4 +158,5 @@ def of(config: NpuConfig) -> Timing:
         acc_sum=ACC_SUM,
         acc_read=ACC_READ,
         link_way=2,
+        wrap=1 if config.memory_width else 0,
     )

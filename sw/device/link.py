@@ -12,7 +12,7 @@ from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
 
 LONGEST_SWALLOW = 0xFFFF + OVERHEAD
 """Bytes a device may still expect after a length field was corrupted."""
-READABLE = (Region.REG, Region.ACT)
+READABLE = (Region.REG, Region.ACT, Region.MEMORY)
 
 REFUSALS = {
     Result.BAD_COMMAND: "it does not know this command; does its bitstream match this software?",
@@ -25,6 +25,7 @@ FAILURES = {
     Status.BAD_OPCODE: "an unknown instruction, or END is missing; load the program again",
     Status.BAD_INSTRUCTION: "an instruction that this machine does not have; is the program for this configuration?",
     Status.BAD_ADDRESS: "an access outside a memory; is the program for this configuration?",
+    Status.BUS_ERROR: "the memory refused an access; is all of memory_bytes there?",
     Status.STALLED: "the program waits for something that never comes; load program and weights again",
 }
 """What a run that ended with an error means, by its status."""
@@ -107,27 +108,32 @@ class Device:
     def write(self, region: Region, index: int, data: bytes) -> None:
         """Write bytes to words of a region from word `index` on. Nothing is sent if they do not fit."""
         region = Region(region)
-        if region == Region.REG:
-            raise LinkError("registers cannot be written", Result.BAD_RANGE)
         size = isa.word_bytes(region, self.config())
-        self._check_range(region, index, -(-len(data) // size))
-        step = isa.MAX_PAYLOAD - WRITE_HEADER
+        words = -(-len(data) // size)
+        if region == Region.REG and not (self.config().memory_width and Reg.IMAGE <= index <= Reg.ARENA + 1 - words):
+            raise LinkError("registers cannot be written", Result.BAD_RANGE)
+        self._check_range(region, index, words)
+        self._write(region, index * size, data)
+
+    def _write(self, region: Region, first: int, data: bytes) -> None:
+        """Bytes to a region, from its byte `first` on."""
+        size, step = isa.word_bytes(region, self.config()), isa.MAX_PAYLOAD - WRITE_HEADER
         for at in range(0, len(data), step):
-            word, byte = divmod(at, size)
-            header = frames.WRITE.to_bytes(region=region, index=index + word, byte=byte)
-            self._request(Command.WRITE, header + bytes(data[at : at + step]), f"WRITE {region.name} {index + word}", 0)
+            index, byte = divmod(first + at, size)
+            header = frames.WRITE.to_bytes(region=region, index=index, byte=byte)
+            self._request(Command.WRITE, header + bytes(data[at : at + step]), f"WRITE {region.name} {index}", 0)
 
     def read(self, region: Region, index: int, words: int) -> bytes:
-        """Read words of ACT or REG."""
+        """Read words of ACT, REG or MEMORY."""
         region = Region(region)
         if region not in READABLE:
-            raise LinkError(f"{region.name} cannot be read; ACT and REG can", Result.BAD_RANGE)
+            raise LinkError(f"{region.name} cannot be read; ACT, REG and MEMORY can", Result.BAD_RANGE)
         if region == Region.REG:
             size, limit = 4, len(Reg)
             if index < 0 or words < 0 or index + words > limit:
                 raise LinkError(f"REG {index} + {words} words: there are {limit}", Result.BAD_RANGE)
         else:
-            size = 1
+            size = isa.word_bytes(region, self.config())
             self._check_range(region, index, words)
         out = b""
         while words:
@@ -137,6 +143,28 @@ class Device:
             index, words = index + n, words - n
         return out
 
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write bytes behind the memory port, from byte `address` on; during a run, too."""
+        self._check_memory(address, len(data))
+        self._check_reach(address + len(data))
+        self._write(Region.MEMORY, address, data)
+
+    def read_memory(self, address: int, count: int) -> bytes:
+        """Read bytes behind the memory port, from byte `address` on; during a run, too."""
+        self._check_memory(address, count)
+        self._check_reach(address + count)
+        width = self.config().memory_width
+        first, end = address // width, -(-(address + count) // width)
+        return self.read(Region.MEMORY, first, end - first)[address % width :][:count]
+
+    def set_bases(self, image: int, arena: int) -> None:
+        """Tell the machine where in memory image and arena begin."""
+        for name, value in (("image", image), ("arena", arena)):
+            if value % isa.BASE_ALIGN or not 0 <= value < self.config().memory_bytes:
+                raise LinkError(f"{name} at byte {value}: must be a multiple of {isa.BASE_ALIGN} in the memory")
+        data = image.to_bytes(4, "little") + arena.to_bytes(4, "little")
+        self.write(Region.REG, Reg.IMAGE, data)
+
     def load(self, images: list[tuple[Region, bytes]]) -> None:
         """Stop a run and write memories, each from its first word on, the program last.
 
@@ -144,16 +172,25 @@ class Device:
         (If it happens later, the program is lost too, and a run ends with an error.)
         """
         self.reset()
-        self.write(Region.PROGRAM, 0, isa.encode(isa.END)[0].to_bytes(8, "little"))
+        end = isa.encode(isa.END)[0].to_bytes(8, "little")
+        if self.config().memory_width:
+            self.set_bases(0, 0)
+            self.write_memory(0, end)
+        else:
+            self.write(Region.PROGRAM, 0, end)
         self.start(0)
         self.wait()
         for region, data in images:
-            self.write(region, 0, data)
+            if region == Region.MEMORY:
+                self.write_memory(0, data)
+            else:
+                self.write(region, 0, data)
         self.check_run("while it was loaded")
 
     def start(self, pc: int = 0) -> int:
         """Start the program at word `pc`; returns the run's id."""
-        words = self.config().program_words
+        config = self.config()
+        words = config.memory_bytes // 8 if config.memory_width else config.program_words
         if not 0 <= pc < words:
             raise LinkError(f"START at word {pc}: the program memory has {words}", Result.BAD_RANGE)
         run_id = secrets.randbelow(2**32 - 1) + 1
@@ -209,6 +246,19 @@ class Device:
         depth = isa.depth(region, self.config())
         if index < 0 or words < 0 or index + words > depth:
             raise LinkError(f"{region.name} {index} + {words} words: the memory has {depth}", Result.BAD_RANGE)
+
+    def _check_memory(self, address: int, count: int) -> None:
+        size = self.config().memory_bytes
+        if not size:
+            raise LinkError("the device has no memory port", Result.BAD_RANGE)
+        if address < 0 or count < 0 or address + count > size:
+            raise LinkError(f"memory {address} + {count} bytes: there are {size}", Result.BAD_RANGE)
+
+    def _check_reach(self, end: int) -> None:
+        """Of the frames' indexes."""
+        reach = self.config().memory_width << 24
+        if end > reach:
+            raise LinkError(f"memory up to byte {end}: the link reaches {reach}", Result.BAD_RANGE)
 
     def _request(self, command: Command, payload: bytes, what: str, reply_bytes: int) -> bytes:
         """Carry out one request; returns the reply's payload."""

@@ -193,6 +193,8 @@ def build_library(text: str, name: str, waves: str = "") -> Path:
     kind = [f"-DVM_TRACE={int(bool(waves))}", f"-DVM_TRACE_FST={int(waves == 'fst')}"]
     kind += [f"-DVM_TRACE_VCD={int(waves == 'vcd')}", *(["-DWAVES"] if waves else [])]
     kind += ["-DEXTERNAL"] if "x_req__valid" in ports else ["-DUART"] if "rx" in re.findall(r"\w+", ports) else []
+    if found := re.search(r"input (?:wire )?\[(\d+):0\] memory__r__payload;", text):
+        kind.append(f"-DMEMORY={(int(found[1]) + 1) // 8}")
     recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME, *kind))
     key = hashlib.sha256("\0".join((text, harness, recipe)).encode()).hexdigest()[:20]
     folder = cache_folder()
@@ -287,12 +289,17 @@ class Model:
         lib.sim_destroy.argtypes = [pointer]
         lib.sim_cycles.argtypes, lib.sim_cycles.restype = [pointer], u64
         lib.sim_memory.argtypes = [pointer, ctypes.c_char_p, u64, ctypes.c_uint32, ctypes.c_uint32]
-        lib.sim_stalls.argtypes = [pointer, *[ctypes.c_uint32] * 5]
+        lib.sim_stalls.argtypes = [pointer, *[ctypes.c_uint32] * 6]
         lib.sim_reset.argtypes = [pointer, ctypes.c_uint32]
         lib.sim_waves.argtypes = [pointer, ctypes.c_char_p]
         lib.sim_step.argtypes = [pointer, ctypes.c_char_p, u64, pointer, u64, u64, u64, pointer]
         lib.sim_step.restype = u64
         self._lib, self._sim = lib, lib.sim_create()
+        self.has_port = hasattr(lib, "sim_port")
+        if self.has_port:
+            lib.sim_port.argtypes, lib.sim_port.restype = [pointer, u64], pointer
+            lib.sim_pace.argtypes = [pointer, *[ctypes.c_uint32] * 4]
+            lib.sim_traffic.argtypes = [pointer, pointer]
 
     def step(self, data: bytes = b"", cap: int = 0, want: int = 0, max_cycles: int = 1000) -> tuple[int, bytes, int]:
         """Run until `data` is taken and `want` bytes have come (at most `cap` are accepted), or for `max_cycles`.
@@ -308,9 +315,31 @@ class Model:
         """Fill the external memory: `latency` cycles from a request to its first byte, then a byte each `interval`."""
         self._lib.sim_memory(self._sim, bytes(data), len(data), latency, interval)
 
-    def set_stalls(self, seed: int = 1, host: int = 0, reply: int = 0, request: int = 0, data: int = 0) -> None:
-        """Chances in 256 that a stream stands still in a cycle: bytes from and to the host, bursts, their bytes."""
-        self._lib.sim_stalls(self._sim, seed & 0xFFFFFFFF, host, reply, request, data)
+    def set_stalls(
+        self, seed: int = 1, host: int = 0, reply: int = 0, request: int = 0, data: int = 0, written: int = 0
+    ) -> None:
+        """Chances in 256 that a stream stands still in a cycle: bytes from and to the host, bursts, what is read in
+        them, what is written."""
+        self._lib.sim_stalls(self._sim, seed & 0xFFFFFFFF, host, reply, request, data, written)
+
+    def open_port(self, size: int) -> np.ndarray:
+        """The bytes of the memory behind the memory port, of that size now, all zero: what is changed here is changed
+        there. A beat outside it is an error on the bus. Valid until `close`, or the next call."""
+        first = self._lib.sim_port(self._sim, size)
+        if not first:
+            raise BackendError(f"the memory behind the port, {size} bytes, is more than this computer gives")
+        return np.ctypeslib.as_array(ctypes.cast(first, ctypes.POINTER(ctypes.c_uint8)), (size,))
+
+    def set_pace(self, latency: int = 30, interval: int = 1, refresh: tuple[int, int] = (0, 0)) -> None:
+        """The memory port's pace in cycles: from a burst to its first byte read, from beat to beat, and (every so many,
+        so many at a time) for refresh."""
+        self._lib.sim_pace(self._sim, latency, interval, *refresh)
+
+    def traffic(self) -> tuple[int, int, int]:
+        """Since the beginning, at the memory port: bursts, beats read, beats written."""
+        counts = (ctypes.c_uint64 * 3)()
+        self._lib.sim_traffic(self._sim, counts)
+        return tuple(counts)
 
     def reset(self, cycles: int = 1) -> None:
         """Hold the reset input for some cycles; the external memory forgets what it was asked for."""
@@ -354,6 +383,8 @@ class SimTransport:
                 raise ValueError("give a configuration or a library")
             library = library_for(config, waves_kind(waves) if waves else "")
         self.model = Model(library)
+        self.memory = self.model.open_port(config.memory_bytes) if config and config.memory_width else None
+        """The bytes behind the memory port."""
         self._received = bytearray()
 
     def record(self) -> None:
@@ -404,6 +435,7 @@ class SimTransport:
         return self.model.cycles
 
     def close(self) -> None:
+        self.memory = None
         self.model.close()
 
 
@@ -418,6 +450,16 @@ class SimDevice(Device):
         """As `Device.load`; waveforms, if they are wanted, begin behind it: the bytes of a program tell nothing."""
         super().load(images)
         self._sim.record()
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """As `Device.write_memory`, at once."""
+        self._check_memory(address, len(data))
+        self._sim.memory[address : address + len(data)] = np.frombuffer(bytes(data), np.uint8)
+
+    def read_memory(self, address: int, count: int) -> bytes:
+        """As `Device.read_memory`, at once."""
+        self._check_memory(address, count)
+        return self._sim.memory[address : address + count].tobytes()
 
     def wait(self, timeout: float = 20_000_000, poll: float = 256) -> dict[Reg, int]:
         """As `Device.wait`; `timeout` and the first `poll` interval are in simulated cycles."""
