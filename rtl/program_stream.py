@@ -96,7 +96,8 @@ class ProgramStream(wiring.Component):
         wiring.connect(m, words.o, wiring.flipped(self.read.words))
         ahead = Signal(range(timing.FETCH_AHEAD + 1))  # words read and not yet handed on
         room, over = Signal(), Signal()
-        reading, was_over = Signal(), Signal()  # a word comes out of the ring; there is none
+        reading = Signal()  # a word comes out of the ring
+        was_over = Signal()  # there is none
         half = Signal(skip)
         m.d.comb += [
             room.eq(asking & (ahead != timing.FETCH_AHEAD)),

@@ -4,6 +4,7 @@ import random
 from collections import deque
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from amaranth.sim import Simulator
 from test_npu import Program
@@ -13,9 +14,10 @@ from lepton.rtl.memory_fetch import MemoryFetch
 from lepton.rtl.memory_host import MemoryHost
 from lepton.rtl.program_stream import ProgramStream
 from lepton.rtl.ram_queue import RamQueue
-from lepton.rtl.spec import isa, timing
+from lepton.rtl.spec import frames, isa, timing
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.isa import Cause, Reg, Region, Status
+from lepton.rtl.spec.isa import Cause, Command, Reg, Region, Result, Status
+from lepton.sw.device.link import Device, LinkError
 from lepton.sw.device.verilated import open_device
 
 SIZES = dict(act_bytes=4096, weight_tiles=128, params=256, program_words=128, acc_depth=64, line_depth=32)
@@ -425,3 +427,190 @@ def test_the_host_at_the_memory_beat_by_beat():
     simulate(dut, *memory.processes(), (bench, False))
     assert memory.bytes == known
     assert all(beats == 1 for *_, beats in memory.bursts)
+
+
+# --- The machine, by frames
+
+
+def by_frames(device):
+    """The driver of the same simulation as a serial line would have it."""
+    return Device(device._transport)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_host_reads_and_writes_memory(four, seed):
+    slow, rng = by_frames(four), random.Random(seed)
+    known = bytearray(four.read_memory(0, BYTES))
+    for _ in range(12):
+        at, data = rng.randrange(1, BYTES - 700), rng.randbytes(rng.choice((1, 2, 3, 4, 5, 255, 700)))
+        slow.write_memory(at, data)
+        known[at : at + len(data)] = data
+        first = rng.randrange(BYTES - 600)
+        count = rng.choice((1, 3, 4, 300))
+        assert slow.read_memory(first, count) == known[first : first + count]
+        assert slow.read_memory(at, len(data)) == data
+    assert four.read_memory(0, BYTES) == known
+
+
+def refused(call, result=Result.BAD_RANGE):
+    with pytest.raises(LinkError) as error:
+        call()
+    assert error.value.result == result
+
+
+def test_what_the_host_may_not_do(four):
+    slow = by_frames(four)
+    four.reset()
+    slow.config()
+
+    def write(region, index, byte, data):
+        payload = frames.WRITE.to_bytes(region=region, index=index, byte=byte) + data
+        slow._request(Command.WRITE, payload, "WRITE", 0)
+
+    def read(region, index, words):
+        payload = frames.READ.to_bytes(region=region, index=index, words=words)
+        slow._request(Command.READ, payload, "READ", 4 * words)
+
+    def start(pc):
+        slow._request(Command.START, frames.START.to_bytes(run_id=1, pc=pc), "START", 0)
+
+    last = BYTES // 4
+    before = four.read_memory(0, BYTES)
+    for call in (
+        lambda: write(Region.MEMORY, last, 0, b"1"),
+        lambda: write(Region.MEMORY, last - 1, 0, b"12345"),
+        lambda: write(Region.MEMORY, 0, 4, b"1"),
+        lambda: write(Region.MEMORY, 2**24 - 1, 0, b"1"),
+        lambda: write(Region.REG, Reg.IMAGE - 1, 0, b"12345678"),
+        lambda: write(Region.REG, Reg.ARENA, 0, b"12345"),
+        lambda: write(Region.PROGRAM, 0, 0, b"1"),
+        lambda: read(Region.MEMORY, last, 1),
+        lambda: read(Region.MEMORY, last - 1, 2),
+        lambda: read(Region.MEMORY, 0, 65),
+        lambda: read(Region.WEIGHT, 0, 1),
+        lambda: start(BYTES // 8),
+        lambda: start(1 << 29),
+        lambda: start(1 << 31),
+    ):
+        refused(call)
+    assert four.read_memory(0, BYTES) == before
+    write(Region.MEMORY, last - 1, 3, b"\x5a")
+    read(Region.MEMORY, 0, 64)
+    assert four.read_memory(BYTES - 1, 1) == b"\x5a"
+    for call, text in (
+        (lambda: four.write_memory(BYTES - 1, b"12"), f"memory {BYTES - 1} \\+ 2 bytes: there are {BYTES}"),
+        (lambda: four.read_memory(-1, 1), "memory -1"),
+        (lambda: four.set_bases(8, 0), "image at byte 8: must be a multiple of 16"),
+        (lambda: four.set_bases(0, BYTES), "arena at byte 65536"),
+        (lambda: four.write(Region.REG, Reg.STATUS, bytes(4)), "registers cannot be written"),
+        (lambda: four.write(Region.PROGRAM, 0, bytes(8)), "PROGRAM 0"),
+        (lambda: four.start(BYTES // 8), "START at word 8192: the program memory has 8192"),
+    ):
+        with pytest.raises(LinkError, match=text):
+            call()
+
+
+def test_the_bases_are_registers(four):
+    four.reset()
+    four.set_bases(0x1230, 0xFFF0)
+    registers = four.registers()
+    assert (registers[Reg.IMAGE], registers[Reg.ARENA]) == (0x1230, 0xFFF0)
+    four.write(Region.REG, Reg.ARENA, (0x12345678).to_bytes(4, "little"))
+    registers = four.registers()
+    assert (registers[Reg.IMAGE], registers[Reg.ARENA]) == (0x1230, 0x12345670)
+
+
+def endless(device):
+    """A program that waits for a token until the watchdog ends it."""
+    four_words = isa.encode(isa.MUL, wait=1, groups=1, width=1, height=1)
+    device.write_memory(0, b"".join(w.to_bytes(8, "little") for w in four_words + isa.encode(isa.END)))
+    device.set_bases(0, 0)
+    device.start(0)
+
+
+def test_the_host_reads_and_writes_memory_during_a_run(four):
+    slow = by_frames(four)
+    endless(four)
+    slow.write_memory(5001, b"while it runs")
+    assert slow.read_memory(5000, 20)[1:14] == b"while it runs"
+    refused(lambda: four.read(Region.ACT, 0, 1), Result.BUSY)
+    refused(lambda: four.write(Region.PARAM, 0, b"1"), Result.BUSY)
+    refused(lambda: four.set_bases(0, 0), Result.BUSY)
+    assert four.registers()[Reg.STATUS] == Status.RUNNING
+    four.reset()
+
+
+@pytest.mark.parametrize("pace", [dict(latency=200), dict(interval=5), dict(refresh=(100, 37)), dict(latency=1)])
+def test_a_slow_memory_changes_nothing_but_the_time(four, pace):
+    model = four._transport.model
+    model.set_pace(**pace)
+    model.set_stalls(5, 0, 0, 90, 120, 90)
+    try:
+        p = network(2, four.config())
+        load(four, p, 64, 5)
+        check(four, p, 5)
+    finally:
+        model.set_pace()
+        model.set_stalls()
+
+
+def test_after_a_reset_in_the_middle_the_next_run_is_as_ever(four):
+    p = network(3, four.config())
+    load(four, p, 0, 0)
+    rng = random.Random(1)
+    four._transport.model.set_pace(latency=90)
+    for _ in range(25):
+        four.start(0)
+        four._transport.run(rng.randrange(400))
+        four.reset()
+    four._transport.model.set_pace()
+    four.write(Region.ACT, 0, p.read(Region.ACT, 0, p.config.act_bytes))
+    check(four, p, 0)
+
+
+def test_how_runs_end_at_the_memory(four):
+    def run(words, image=0):
+        four.reset()
+        four.set_bases(image, 0)
+        four.write_memory(image, b"".join(w.to_bytes(8, "little") for w in words))
+        four.start(0)
+        with pytest.raises(LinkError):
+            four.wait(timeout=100_000)
+        return four.registers()[Reg.STATUS]
+
+    table = isa.encode(isa.TABLE, param=0)
+    assert run(table * 16, BYTES - 128) == Status.BAD_OPCODE  # it runs past the end
+    assert run([15]) == Status.BAD_OPCODE
+    assert run(isa.encode(isa.MUL)) == Status.BAD_INSTRUCTION
+    four.set_bases(BYTES - 16, 0)
+    four.start(2)  # the first word is behind the end
+    with pytest.raises(LinkError, match="END is missing"):
+        four.wait(timeout=100_000)
+
+
+def test_a_memory_that_fails_ends_the_run():
+    device = open_device(config_of(4))
+    memory = device._transport.model.open_port(8192)  # of the 64 KB it should have
+    device._transport.memory = memory
+    words = isa.encode(isa.TABLE, param=0) * 1100
+    memory[:8192] = np.frombuffer(np.array(words[:1024], "<u8").tobytes(), np.uint8)
+    device.set_bases(0, 0)
+    device.start(0)
+    with pytest.raises(LinkError, match="the memory refused an access"):
+        device.wait(timeout=200_000)
+    assert device.registers()[Reg.STATUS] == Status.BUS_ERROR
+    memory[:8] = np.frombuffer(np.array(isa.encode(isa.END), "<u8").tobytes(), np.uint8)
+    device.start(0)
+    assert device.wait()[Reg.STATUS] == Status.DONE
+    device.close()
+
+
+def test_the_driver_loads_images(four):
+    p = network(4, four.config())
+    program = p.program[: p.pc].tobytes()
+    images = [
+        (region, p.read(region, 0, count))
+        for region, count in ((Region.ACT, 4096), (Region.WEIGHT, p.tile_count), (Region.PARAM, p.param_count))
+    ]
+    four.load([*images, (Region.MEMORY, program)])
+    check(four, p, 0)

@@ -36,11 +36,11 @@ POSTS = {
 
 
 class RigidError(CompileError):
-    """Rows of a tensor cannot be used round and round: `tensor`."""
+    """A layer does not use the rows of a tensor round and round: `tensor`, `layer`."""
 
-    def __init__(self, tensor: int):
-        super().__init__(f"tensor {tensor} is not used row by row")
-        self.tensor = tensor
+    def __init__(self, tensor: int, layer: int):
+        super().__init__(f"layer {layer} does not use tensor {tensor} row by row")
+        self.tensor, self.layer = tensor, layer
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Binder:
                 i.op, dict(i.fields), i.span, i.params, i.table, i.tensor, i.low, i.high, i.row, i.cycles
             )
             if i.tensor is not None:
-                self._address(made, group.buffers[i.tensor])
+                self._address(made, group.buffers[i.tensor], unit.layer)
                 for grains in self._grains(made.ranges):
                     self._user[grains] = number
                 if i.op is isa.TAIL:
@@ -155,9 +155,9 @@ class Binder:
             if i.params is not None:
                 made.fields["param"] = self._slot(isa.Space.PARAM, *i.params, number)
             bound.append(made)
-        self.units.append((Unit(unit.layer, bound), group))
+        self.units.append((Unit(unit.layer, bound, unit.holds), group))
 
-    def _address(self, i: Instruction, b: Buffer):
+    def _address(self, i: Instruction, b: Buffer, layer: int):
         """The instruction's address on the chip, and the bytes that it reads or writes."""
         lap = b.rows * b.pitch
         first, last = i.low // b.pitch // b.rows, (i.high - 1) // b.pitch // b.rows
@@ -168,7 +168,7 @@ class Binder:
             return
         wrap = (first + 1) * b.rows - (i.row or 0)
         if i.op is not isa.MUL or i.row is None or last > first + 1 or not 0 <= wrap < 4096:
-            raise RigidError(b.tensor)
+            raise RigidError(b.tensor, layer)
         i.fields |= {"wrap_y": wrap, "wrap_size": lap}
         end = b.address + lap
         i.ranges = [(low, end), (b.address, high - lap)]

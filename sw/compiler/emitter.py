@@ -322,6 +322,9 @@ class Emitter:
         else:
             self.emit(isa.LOAD, tile=span.first, count=span.count)
 
+    def hold(self):
+        """What comes next fills the same bank."""
+
     def emit_mul(self, **values):
         """One MUL, field by field."""
         self.emit(isa.MUL, **{"init": 1, "groups": 1, **values})

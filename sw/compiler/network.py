@@ -45,14 +45,17 @@ class Compiler(Emitter):
         external: frozenset[int] = frozenset(),
         odd: frozenset[int] = frozenset(),
         host: dict[int, str] | None = None,
+        apart: frozenset[int] = frozenset(),
     ):
         """`odd`: tensors placed at odd addresses, when the configuration's reads are aligned.
 
-        `host`: operators that the array turned out not to compute, and why.
+        `host`: operators that the array turned out not to compute, and why. `apart`: those that join tensors by a copy,
+        as these cannot be made in their place.
         """
         super().__init__(model, config, external)
         self.odd = odd
         self.host = host or {}
+        self.apart = apart
         self.views: dict[int, tuple[int, int]] = {}
         """Tensors that are a part of another: that tensor, and the first byte in it."""
         self.kept = self.find_variables()
@@ -343,7 +346,7 @@ class Compiler(Emitter):
         self.find_reads(layers)
         for i, (kind, ops) in enumerate(layers):
             op = ops[0]
-            if kind != "npu" or len(ops) > 1 or op.op not in ("CONCATENATION", "PACK"):
+            if kind != "npu" or len(ops) > 1 or op.op not in ("CONCATENATION", "PACK") or op.index in self.apart:
                 continue
             pieces = self.moves(op)
             whole = [p for p in pieces if p.contiguous and p.size == self.tensor(p.source).size]

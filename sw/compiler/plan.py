@@ -65,22 +65,23 @@ class Group:
 
 @dataclass
 class Work:
-    """A layer's units, and what they read and write of each tensor."""
+    """A layer in steps, units that write the same rows, and what each reads and writes of each tensor."""
 
     units: list[Unit]
+    steps: list[list[Unit]]
     reads: list[list[tuple[int, int, int]]]
-    """Of each unit: (tensor, first row, row behind the last)."""
+    """Of each step: (tensor, first row, row behind the last)."""
     writes: list[list[tuple[int, int, int]]]
     tiles: set[int]
     cycles: int
     open: list[dict[int, int]]
-    """Before each unit, and behind the last: of the tensors still to be written, the first row that is not whole."""
+    """Before each step, and behind the last: of the tensors still to be written, the first row that is not whole."""
 
     @classmethod
     def of(cls, units: list[Unit], geometry) -> "Work":
-        def rows(unit, op):
+        def rows(units, op):
             found: dict[int, tuple[int, int]] = {}
-            for i in unit.accesses(op):
+            for i in (i for unit in units for i in unit.accesses(op)):
                 _, pitch = geometry(i.tensor)
                 low, high = i.low // pitch, -(-i.high // pitch)
                 if i.tensor in found:
@@ -88,17 +89,28 @@ class Work:
                 found[i.tensor] = low, high
             return [(t, *r) for t, r in found.items()]
 
+        steps: list[list[Unit]] = []
+        for unit in units:
+            if steps and not steps[-1][-1].holds and rows(steps[-1][:1], isa.TAIL) == rows([unit], isa.TAIL):
+                steps[-1].append(unit)
+            else:
+                steps.append([unit])
         tiles = {
             n for u in units for i in u.instructions if i.span for n in range(i.span.first, i.span.first + i.span.count)
         }
-        writes = [rows(u, isa.TAIL) for u in units]
+        writes = [rows(step, isa.TAIL) for step in steps]
         open_rows: list[dict[int, int]] = [{}]
         for written in reversed(writes):
             open_rows.append(dict(open_rows[-1]))
             for t, low, _ in written:
                 open_rows[-1][t] = min(low, open_rows[-1].get(t, low))
-        reads = [rows(u, isa.MUL) for u in units]
-        return cls(units, reads, writes, tiles, sum(u.cycles for u in units), open_rows[::-1])
+        reads = [rows(step, isa.MUL) for step in steps]
+        return cls(units, steps, reads, writes, tiles, sum(u.cycles for u in units), open_rows[::-1])
+
+    @property
+    def alone(self) -> bool:
+        """Whether a bank is held from one unit to the next, so that no other layer may run between them."""
+        return any(unit.holds for unit in self.units)
 
     @property
     def sources(self) -> set[int]:
@@ -113,7 +125,7 @@ class Planner:
     """Plans one stretch of layers that run without the host between them.
 
     `geometry(tensor)`: rows and bytes of a row; `outer`: tensors that others than these layers make or read; `rigid`:
-    tensors whose rows may not be used round and round; `shared`: tensors that other stretches make a part of;
+    pairs of a tensor and a layer that does not use its rows round and round; `shared`: tensors that other stretches make a part of;
     `tried`: what is known of groups of the same works.
     """
 
@@ -123,7 +135,7 @@ class Planner:
         works: Sequence[Work],
         geometry,
         outer: set[int],
-        rigid: set[int],
+        rigid: set[tuple[int, int]],
         shared: set[int],
         tried: dict,
     ):
@@ -141,7 +153,7 @@ class Planner:
         n = len(self.works)
         inner = set().union(*self._made, *self._read)
         # Everything at once on the chip, each tensor as long as it is wanted.
-        self.whole = {t for t in inner if t not in self.outer or not self._passes(t)}
+        self.whole = {t for t in inner if t not in self.outer}
         groups = self._groups([range(i, i + 1) for i in range(n)])
         if groups and self._placed(groups):
             return groups
@@ -158,10 +170,6 @@ class Planner:
             if not self.whole:
                 return None
             self.whole.discard(min(self.whole, key=lambda t: self._benefit(t)))
-
-    def _passes(self, t: int) -> bool:
-        """Whether rows of a tensor may pass through a buffer that does not hold all of them."""
-        return t not in self.rigid
 
     def _benefit(self, t):
         rows, pitch = self.geometry(t)
@@ -223,13 +231,16 @@ class Planner:
         """Its order and buffers; None when they do not fit."""
         inside = set().union(*(self._made[i] | self._read[i] for i in layers))
         works = tuple(id(self.works[i]) for i in layers)
-        key = works, frozenset(inside & self.whole), frozenset(inside & self.rigid)
+        key = works, frozenset(inside & self.whole), frozenset(r for r in self.rigid if r[1] in layers)
         if key not in self._tried:
             self._tried[key] = self._group(layers)
         return self._tried[key]
 
     def _group(self, layers: range) -> Group | None:
+        if len(layers) > 1 and any(self.works[i].alone for i in layers):
+            return None
         group = Group(layers)
+        rigid = {t for t, i in self.rigid if i in layers}
         made = {t for i in layers for t in self._made[i]}
         elsewhere = {t for i in range(len(self.works)) if i not in layers for t in self._read[i]}
         stored = {t for t in made if t not in self.whole and (t in self.outer or t in elsewhere)}
@@ -238,18 +249,19 @@ class Planner:
         parts = {t for t in made if t in self.shared or (t in others and t not in self.whole)}
         order: list[tuple[int, int] | Copy] = [Copy(t, 0, self.geometry(t)[0], False) for t in sorted(parts)]
         order += _Order(self, layers, made, stored, loaded).run()
-        group.order = [step if isinstance(step, Copy) else self.works[step[0]].units[step[1]] for step in order]
+        for step in order:
+            group.order += [step] if isinstance(step, Copy) else self.works[step[0]].steps[step[1]]
         tiles = set().union(*(self.works[i].tiles for i in layers))
         again = 1
         if len(tiles) > self.config.weight_tiles:
-            again = max(len(self.works[i].units) for i in layers)
+            again = max(len(self.works[i].steps) for i in layers)
         group.cycles = sum(self.works[i].cycles for i in layers)
         group.traffic = len(tiles) * self.tile_bytes * again
         group.traffic += sum((s.end - s.first) * self.geometry(s.tensor)[1] for s in order if isinstance(s, Copy))
-        group.traffic += 80 * sum(not isinstance(s, Copy) for s in order)
+        group.traffic += 80 * sum(not isinstance(s, Copy) for s in group.order)
         for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}).items():
             all_rows, pitch = self.geometry(t)
-            if t in self.whole or t in self.rigid or t in parts:
+            if t in self.whole or t in rigid or t in parts:
                 rows = all_rows
             group.buffers[t] = Buffer(t, min(rows, all_rows), pitch)
         if group.size > self.config.act_bytes:
@@ -318,7 +330,8 @@ class _Order:
         self.p, self.layers, self.made, self.stored, self.loaded = planner, layers, made, stored, loaded
         self.at = dict.fromkeys(layers, 0)
         self.out: list[tuple[int, int] | Copy] = []
-        self.there = dict.fromkeys(loaded, 0)  # rows loaded
+        reads = [r for i in layers for unit in planner.works[i].reads for r in unit]
+        self.there = {t: min(low for u, low, _ in reads if u == t) for t in loaded}  # up to which row they are loaded
         self.gone = dict.fromkeys(stored, 0)  # rows stored
         self.makers: dict[int, list[int]] = {}
         self.open = {i: planner.works[i].open for i in layers}
@@ -335,19 +348,19 @@ class _Order:
         read = {t for i in self.layers for t in self.p._read[i]}
         sinks = [i for i in self.layers if not self.p._made[i] & read]
         for i in sinks[::-1]:
-            while self.at[i] < len(self.p.works[i].units):
+            while self.at[i] < len(self.p.works[i].steps):
                 self.step(i)
                 for other in sinks:
                     while other != i and self.ready(other):
                         self.step(other)
         for i in self.layers:
-            while self.at[i] < len(self.p.works[i].units):
+            while self.at[i] < len(self.p.works[i].steps):
                 self.step(i)
         return self.out
 
     def ready(self, i: int) -> bool:
         k = self.at[i]
-        if k == len(self.p.works[i].units):
+        if k == len(self.p.works[i].steps):
             return False
         return all(
             (self.front[t] if t in self.made else self.there.get(t, 1 << 30)) >= high
@@ -359,7 +372,7 @@ class _Order:
         work, k = self.p.works[i], self.at[i]
         for t, low, high in work.reads[k]:
             if t in self.loaded:
-                self.load(t, low, high)
+                self.load(t, high)
             while t in self.made and self.front[t] < high and i not in self.makers[t]:
                 maker = min(self.makers[t], key=lambda m: self.open[m][self.at[m]].get(t, 1 << 30))
                 self.step(maker)
@@ -370,17 +383,16 @@ class _Order:
             if t in self.stored:
                 self.store(t)
 
-    def load(self, t: int, low: int, high: int):
+    def load(self, t: int, high: int):
         rows, pitch = self.p.geometry(t)
         if self.there[t] >= high:
             return
         chunk = max(1, min(rows, -(-1024 // pitch)))
-        first = self.there[t] if self.there[t] >= low or t in self.p.rigid else low // chunk * chunk
         while self.there[t] < high:
-            first = max(first, self.there[t])
+            first = self.there[t]
             end = min(rows, first - first % chunk + chunk)
             self.out.append(Copy(t, first, end, False))
-            self.there[t] = first = end
+            self.there[t] = end
 
     def store(self, t: int):
         """The rows that are whole and not in memory yet."""

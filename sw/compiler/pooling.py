@@ -36,7 +36,7 @@ def max_pool(e: Emitter, op: Operator, out: int):
     bw = k.ow
     while bw > 1 and ((bw - 1) * k.sx + k.kw) * k.kh > depth:
         bw = -(-bw // 2)
-    bh = max(1, min(k.oh, (depth // ((bw - 1) * k.sx + k.kw) - k.kh) // k.sy + 1))
+    bh = max(1, min(k.oh, e.most_rows, (depth // ((bw - 1) * k.sx + k.kw) - k.kh) // k.sy + 1))
     for py in range(0, k.oh, bh):
         for px in range(0, k.ow, bw):
             nh, nw = min(bh, k.oh - py), min(bw, k.ow - px)
@@ -120,7 +120,23 @@ def average_pool(e: Emitter, op: Operator, out: int):
 
 def sum_up(e: Emitter, feed: Feed, rows: int, columns: int, target: int, scale: dict):
     """The pixels of the map's first rows and columns into one entry, written with one scale."""
-    for channel, n in e.channel_groups(feed.c):
+    groups = list(e.channel_groups(feed.c))
+    if not e.ahead and len(groups) <= e.config.acc_depth and 4 * rows * feed.w * feed.c > e.config.act_bytes:
+        # All channels of some rows after the other, so that no row is wanted twice.
+        step = max(1, min(e.most_rows, e.config.act_bytes // 8 // (feed.w * feed.c)))
+        for y in range(0, rows, step):
+            for _, n in groups:
+                e.load(e.identity(n))
+            block = (y, 0, min(step, rows - y), columns)
+            last = y + step >= rows
+            held = {"still": 1, "stack": 1, "init": int(y == 0), "release": int(last)}
+            e.mul(feed, block, 0, groups=len(groups), group_step=e.config.cols, **held)
+            if not last:
+                e.hold()
+        cells = onto((0, 0, 1, 1), target, 1, feed.c) | {"group_step": e.config.cols, "channels": feed.c}
+        e.tail(**scale, **cells, take=1, release=1, stack=1)
+        return
+    for channel, n in groups:
         e.copy_in(feed, (0, 0, rows, columns), channel, n, still=1, release=1)
         e.tail(**scale, **onto((0, 0, 1, 1), target + channel, 1, feed.c), take=1, release=1, channels=n)
 

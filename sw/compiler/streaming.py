@@ -26,17 +26,29 @@ def aligned(size: int) -> int:
 
 def compile_streaming(model: Model, config: NpuConfig, host: dict[int, str]) -> Program:
     """Compile; `host` gathers what the array does not compute, and why. Raises CompileError."""
+    apart: frozenset[int] = frozenset()
     while True:
         try:
-            return _Attempt(model, config, host).program()
+            return _Attempt(model, config, host, apart).program()
+        except _Apart as error:
+            assert not error.joins <= apart
+            apart |= error.joins
         except LayerError as error:
             assert error.operator not in host
             host[error.operator] = str(error)
 
 
+class _Apart(Exception):
+    """Operators whose inputs do not fit on the chip where these would join them."""
+
+    def __init__(self, joins: set[int]):
+        super().__init__(joins)
+        self.joins = joins
+
+
 class _Attempt:
-    def __init__(self, model: Model, config: NpuConfig, host: dict[int, str]):
-        self.recorder = Recorder(model, config, host=host)
+    def __init__(self, model: Model, config: NpuConfig, host: dict[int, str], apart: frozenset[int]):
+        self.recorder = Recorder(model, config, host=host, apart=apart)
         self.model, self.config = model, config
         self.layers = self.recorder.fuse()
         self.made = self.recorder.program
@@ -111,7 +123,7 @@ class _Attempt:
         return out
 
     def _plan(self, works: list[Work], stretch: list[int], outer: set[int]) -> tuple[list[Group], Planner]:
-        rigid: set[int] = set()
+        rigid: set[tuple[int, int]] = set()
         tried: dict = {}
         while True:
             planner = Planner(self.config, works, self.recorder.geometry, outer, rigid, self.shared, tried)
@@ -122,14 +134,21 @@ class _Attempt:
             try:
                 Binder(self.config, 0, 0, (False, False), lambda t: 0).bind(groups)
             except RigidError as error:
-                assert error.tensor not in rigid
-                rigid.add(error.tensor)
+                pair = error.tensor, stretch.index(error.layer)
+                assert pair not in rigid
+                rigid.add(pair)
                 continue
             return groups, planner
 
     def _shrink(self, planner: Planner, works: list[Work], stretch: list[int]):
         """Layers that do not fit alone in smaller units; what does not fit then is for the host."""
+        r = self.recorder
         stuck = [k for k in range(len(works)) if planner.group(range(k, k + 1)) is None]
+        joins = {
+            r.in_place[t] for k in stuck for op in self.layers[stretch[k]][1] for t in op.outputs if t in r.in_place
+        }
+        if joins:
+            raise _Apart(joins)
         if not stuck:
             error = LayerError(f"act_bytes={self.config.act_bytes:,} are too few for its place among the others")
             error.operator = self.layers[stretch[-1]][1][0].index

@@ -63,6 +63,8 @@ class Unit:
 
     layer: int
     instructions: list[Instruction] = field(default_factory=list)
+    holds: bool = False
+    """The bank that it fills goes on to be filled by the layer's next unit."""
 
     def accesses(self, op: isa.Op) -> list[Instruction]:
         return [i for i in self.instructions if i.op is op and i.tensor is not None]
@@ -78,6 +80,7 @@ class Recorder(Compiler):
 
     def __init__(self, *args, **options):
         self._sliced: dict[int, tuple[int, int]] = {}  # rows that are looked at
+        self._geometry: dict[int, tuple[int, int]] = {}
         super().__init__(*args, **options)
         self.ahead = False
         self.most_tiles = max(16, self.config.weight_tiles // 4)
@@ -94,6 +97,11 @@ class Recorder(Compiler):
 
     def geometry(self, t: int) -> tuple[int, int]:
         """Rows of a tensor that others lie in, and bytes of a row."""
+        if t not in self._geometry:
+            self._geometry[t] = self._rows_of(t)
+        return self._geometry[t]
+
+    def _rows_of(self, t: int) -> tuple[int, int]:
         shape = self.model.tensors[t].shape
         size = max(1, self.model.tensors[t].size)
         if len(shape) == 4 and shape[0] == 1:
@@ -125,7 +133,12 @@ class Recorder(Compiler):
         self.made, self._layer, self._ahead, self._table = [], number, [], None
         self.most_rows = most_rows
         self.layer(ops)
+        if any(unit.holds for unit in self.made):
+            return self.made
         return sorted(self.made, key=lambda u: min((i.low for i in u.accesses(isa.TAIL)), default=0))
+
+    def hold(self):
+        self.made[-1].holds = True
 
     def layer(self, ops: list[Operator]):
         op = ops[0]
@@ -175,7 +188,7 @@ class Recorder(Compiler):
 
     def _add(self, made: Instruction):
         last = self.made[-1].instructions[-1] if self.made else None
-        if last is None or (last.op is isa.TAIL and made.op is not isa.TAIL):
+        if last is None or (last.op is isa.TAIL and made.op is not isa.TAIL) or self.made[-1].holds:
             self.made.append(Unit(self._layer))
         self.made[-1].instructions.append(made)
 

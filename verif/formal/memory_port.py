@@ -287,7 +287,7 @@ CHECKS = [
         fair,
         "prove",
         2,
-        Bug(MemoryArbiter, "memory.a.payload.eq(asked), turn.eq(chosen)]", "memory.a.payload.eq(asked)]", 12),
+        Bug(MemoryArbiter, "range(last, last - len(clients), -1)", "range(len(clients), 0, -1)"),
     ),
     Check(
         "memory_port.reads",
