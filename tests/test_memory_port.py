@@ -240,6 +240,8 @@ def test_what_was_asked_for_before_a_clear_goes_to_nobody():
         ctx.set(dut.move.a.valid, 0)
 
     async def bench(ctx):
+        ctx.set(dut.move.w.payload.mask, 3)  # not valid: nothing of it is to be written
+        ctx.set(dut.move.w.payload.data, 0x5A5A)
         for _ in range(20):
             for write, beats in ((1, 4), (0, 9), (1, 2), (0, 1)):
                 await ask(ctx, write, beats)
@@ -284,6 +286,7 @@ def test_words_of_a_program(width, image, pc):
             ctx.set(dut.read.start, 0)
             ctx.set(dut.read.pc, 0x1234)
             got = []
+            await ctx.tick().repeat(2500 // width)  # the ring is full
             while len(got) < count + 2 * (count == len(words)):
                 ctx.set(dut.read.words.ready, rng.random() < 0.7)
                 word = dut.read.words
