@@ -21,6 +21,8 @@ from lepton.sw.compiler.units import Instruction, Unit, virtual
 GRAIN = 16
 SLACK = 1500
 """Cycles that a copy is ahead of its use, where there is room."""
+LAG = 2
+"""Units that stand between a copy and the last one that it waits for, where there is room: fetch would wait with it."""
 STORE_LAG = 2
 """Units behind which a result is copied to memory: until then it is written."""
 ENGINES = {isa.LOAD: "load", isa.MUL: "mul", isa.TAIL: "tail", isa.TABLE: "tail", isa.MOVE: "move"}
@@ -245,28 +247,59 @@ class Binder:
             end = min(following, starts[move.need])
             following = end - LATENCY - move.bytes / self.config.memory_width
             at = int(np.searchsorted(starts, following - SLACK, side="right")) - 2
-            move.after = max(move.after, min(at, move.need - 1))
+            free = -1 if move.after < 0 else move.after + LAG  # there it waits for hardly anything any more
+            move.after = max(move.after, min(max(at, free), move.need - 1))
             assert move.after < move.need
 
     def _in_order(self) -> list[Instruction]:
         last = len(self.units) - 1
         behind: dict[int, list[Instruction]] = {}
+        wanted: dict[int, int] = {}  # behind each unit: the first that needs one of the copies there
         for move in self.moves:
             fields = {f.name: 0 for f in isa.MOVE.fields} | {"opcode": int(isa.MOVE.opcode), "rows": 1, "planes": 1}
             made = Instruction(isa.MOVE, fields | move.fields)
             made.ranges = move.chip
             behind.setdefault(min(move.after, last), []).append(made)
-        out, table = list(behind.get(-1, [])), None
+            if not move.fields.get("store"):
+                wanted[move.after] = min(move.need, wanted.get(move.after, move.need))
+        out: list[Instruction] = list(behind.get(-1, []))
+        table: tuple[int, int] | None = None
+        ready: list[tuple[Unit, int]] = []  # units whose tails are to come
         for number, (unit, _) in enumerate(self.units):
-            for i in unit.instructions:
-                if i.table is not None and (i.table, i.fields["table_at"]) != table:
-                    table = i.table, i.fields["table_at"]
-                    loads = Instruction(isa.TABLE, {"opcode": int(isa.TABLE.opcode), "param": table[1], "wait_move": 0})
-                    out.append(loads)
-                i.fields.pop("table_at", None)
-                out.append(i)
-            out += behind.get(number, [])
+            out += [i for i in unit.instructions if i.op is not isa.TAIL]
+            ready.append((unit, number))
+            following = self.units[number + 1][0] if number < last else None
+            waits = following and wanted.get(number, last + 2) > number + 1 and self._may_wait(unit, following)
+            for done, at in ready[:-1] if waits else ready:
+                table = self._tails(out, done, table)
+                out += behind.get(at, [])
+            ready = ready[-1:] if waits else []
         return out
+
+    @staticmethod
+    def _may_wait(unit: Unit, following: Unit) -> bool:
+        """Whether the tails of a unit may stand behind the multiplications of the next, so that fetch never holds them up."""
+        if unit.layer != following.layer or sum(i.op is isa.TAIL for i in unit.instructions) < 2:
+            return False
+        for u in (unit, following):
+            if (
+                u.holds
+                or sum(i.fields["groups"] for i in u.instructions if i.op is isa.MUL and i.fields["release"]) != 1
+            ):
+                return False
+        written = [r for i in unit.instructions if i.op is isa.TAIL for r in i.ranges]
+        return not Binder._meet(written, [r for i in following.instructions if i.op is isa.MUL for r in i.ranges])
+
+    @staticmethod
+    def _tails(out: list[Instruction], unit: Unit, table):
+        """Append the tails of a unit, and what loads another table before them."""
+        for i in (i for i in unit.instructions if i.op is isa.TAIL):
+            if i.table is not None and (i.table, i.fields["table_at"]) != table:
+                table = i.table, i.fields["table_at"]
+                out.append(Instruction(isa.TABLE, {"opcode": int(isa.TABLE.opcode), "param": table[1], "wait_move": 0}))
+            i.fields.pop("table_at", None)
+            out.append(i)
+        return table
 
     # --- second walk: who waits for whom ---------------------------------------------------------------------------------
 

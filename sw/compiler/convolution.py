@@ -310,10 +310,31 @@ class Convolution(Products):
     def _width_limit(self) -> int | None:
         """Outputs in a row of a block, when line buffers are too short for the whole row."""
         cfg = self.e.config
+        if self.streamed and not self.e.ahead:
+            return self._best_width()
         if not self.streamed or self._stream_width(0, self.ow) + cfg.taps <= cfg.line_depth:
             return None
         assert self.window is not None
         return max(1, (cfg.line_depth - 2 * cfg.taps) // self.window.sx)
+
+    def _best_width(self) -> int:
+        """Outputs in a row of a block with which the stream takes the fewest cycles: each block begins with rows and
+        columns of the kernel that complete no output."""
+        k, e = self.window, self.e
+        assert k is not None  # depthwise
+        best = None
+        for columns in range(1, self.ow + 1):
+            width = -(-self.ow // columns)
+            if self._stream_width(0, width) + e.config.taps > e.config.line_depth and width > 1:
+                continue
+            height = max(1, min(self.oh, e.config.acc_depth // width, e.most_rows))
+            stream = (min(k.kh, e.config.segments) + (height - 1) * k.sy) * self._stream_width(0, width)
+            cycles = columns * -(-self.oh // height) * stream
+            if best is None or cycles < best[0]:
+                best = cycles, width
+            if width <= 8:
+                break
+        return 1 if best is None else best[1]
 
     def multiply(self, block: Block, group: int, count: int, **values):
         if not self.streamed:

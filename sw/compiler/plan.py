@@ -6,6 +6,7 @@ used round and round); tensors that others use too lie in memory, and their rows
 the chip as a whole from one group to another.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -54,13 +55,15 @@ class Group:
     buffers: dict[int, Buffer] = field(default_factory=dict)
     cycles: int = 0
     traffic: int = 0
+    edges: int = 0
+    """Bytes that come before the first unit or go behind the last."""
 
     @property
     def size(self) -> int:
         return sum(-(-b.size // 16) * 16 for b in self.buffers.values())
 
     def cost(self, width: int) -> float:
-        return max(self.cycles, self.traffic / (0.9 * width)) + LATENCY
+        return max(self.cycles, self.traffic / (0.9 * width)) + self.edges / width + LATENCY
 
 
 @dataclass
@@ -125,21 +128,23 @@ class Planner:
     """Plans one stretch of layers that run without the host between them.
 
     `geometry(tensor)`: rows and bytes of a row; `outer`: tensors that others than these layers make or read; `rigid`:
-    pairs of a tensor and a layer that does not use its rows round and round; `shared`: tensors that other stretches make a part of;
+    of a tensor and a layer that does not use its rows round and round, 1 if it may do where
+    the buffer is a multiple of what it uses at a time, else 2; `shared`: tensors that other stretches make a part of;
     `tried`: what is known of groups of the same works.
     """
 
     def __init__(
         self,
         config: NpuConfig,
-        works: Sequence[Work],
+        variants: Sequence[Sequence[Work]],
         geometry,
         outer: set[int],
-        rigid: set[tuple[int, int]],
+        rigid: dict[tuple[int, int], int],
         shared: set[int],
         tried: dict,
     ):
-        self.config, self.works, self.geometry = config, works, geometry
+        self.config, self.variants, self.geometry = config, variants, geometry
+        self.works = works = variants[0]
         self.outer, self.rigid, self.shared = outer, rigid, shared
         self.tile_bytes = isa.memory_tile_bytes(config)
         self.whole: set[int] = set()
@@ -154,14 +159,14 @@ class Planner:
         inner = set().union(*self._made, *self._read)
         # Everything at once on the chip, each tensor as long as it is wanted.
         self.whole = {t for t in inner if t not in self.outer}
-        groups = self._groups([range(i, i + 1) for i in range(n)])
+        groups = self._groups([(range(i, i + 1), 0) for i in range(n)])
         if groups and self._placed(groups):
             return groups
         self.whole = set()
         cuts = self._cuts()
         if cuts is None:
             return None
-        parts = [range(a, b) for a, b in pairwise(cuts)]
+        parts = [(range(a, b), v) for (a, _), (b, v) in pairwise(cuts)]
         self._keep(parts)
         while True:
             groups = self._groups(parts)
@@ -178,40 +183,44 @@ class Planner:
     def _groups(self, parts) -> list[Group] | None:
         groups = []
         for part in parts:
-            group = self.group(part)
+            group = self.group(*part)
             if group is None:
                 return None
             groups.append(group)
         return groups
 
-    def _cuts(self) -> list[int] | None:
-        """The cheapest way through the layers: where groups begin and end."""
+    def _cuts(self) -> list[tuple[int, int]] | None:
+        """The cheapest way through the layers: where groups begin and end, and with which variant."""
         n, width = len(self.works), self.config.memory_width
-        best: list[tuple[float, int]] = [(0.0, -1)] + [(float("inf"), -1)] * n
+        best: list[tuple[float, int, int]] = [(0.0, -1, 0)] + [(float("inf"), -1, 0)] * n
         for i in range(n):
             if best[i][0] == float("inf"):
                 continue
-            misses = 0
-            for j in range(i + 1, min(n, i + MOST_LAYERS) + 1):
-                group = self.group(range(i, j))
-                if group is None:
-                    misses += 1
-                    if misses == 2:
-                        break
-                    continue
-                cost = best[i][0] + group.cost(width) + group.traffic * 1e-4
-                if cost < best[j][0]:
-                    best[j] = cost, i
+            for v in range(len(self.variants)):
+                misses = 0
+                for j in range(i + 1, min(n, i + MOST_LAYERS) + 1):
+                    if v and self.variants[v][j - 1] is self.variants[0][j - 1] and j == i + 1:
+                        continue
+                    group = self.group(range(i, j), v)
+                    if group is None:
+                        misses += 1
+                        if misses == 2:
+                            break
+                        continue
+                    cost = best[i][0] + group.cost(width) + group.traffic * 1e-4
+                    if cost < best[j][0]:
+                        best[j] = cost, i, v
         if best[n][0] == float("inf"):
             return None
-        cuts = [n]
-        while cuts[-1]:
-            cuts.append(best[cuts[-1]][1])
+        cuts = [(n, best[n][2])]
+        while cuts[-1][0]:
+            at = best[cuts[-1][0]][1]
+            cuts.append((at, best[at][2]))
         return cuts[::-1]
 
-    def _keep(self, parts: list[range]):
+    def _keep(self, parts: list[tuple[range, int]]):
         """Tensors between groups that may stay on the chip: the smallest first, as long as all groups still fit."""
-        home = {i: g for g, part in enumerate(parts) for i in part}
+        home = {i: g for g, (part, _) in enumerate(parts) for i in part}
         spans = {}
         for t in set().union(*self._made):
             at = {home[i] for i in range(len(self.works)) if t in self._made[i] or t in self._read[i]}
@@ -227,11 +236,12 @@ class Planner:
 
     # --- one group ---------------------------------------------------------------------------------------------------
 
-    def group(self, layers: range) -> Group | None:
+    def group(self, layers: range, variant: int = 0) -> Group | None:
         """Its order and buffers; None when they do not fit."""
+        self.works = self.variants[variant]
         inside = set().union(*(self._made[i] | self._read[i] for i in layers))
         works = tuple(id(self.works[i]) for i in layers)
-        key = works, frozenset(inside & self.whole), frozenset(r for r in self.rigid if r[1] in layers)
+        key = works, frozenset(inside & self.whole), frozenset(r for r in self.rigid.items() if r[0][1] in layers)
         if key not in self._tried:
             self._tried[key] = self._group(layers)
         return self._tried[key]
@@ -240,7 +250,8 @@ class Planner:
         if len(layers) > 1 and any(self.works[i].alone for i in layers):
             return None
         group = Group(layers)
-        rigid = {t for t, i in self.rigid if i in layers}
+        rigid = {t for (t, i), level in self.rigid.items() if i in layers and level == 2}
+        even = {t for t, i in self.rigid if i in layers} - rigid
         made = {t for i in layers for t in self._made[i]}
         elsewhere = {t for i in range(len(self.works)) if i not in layers for t in self._read[i]}
         stored = {t for t in made if t not in self.whole and (t in self.outer or t in elsewhere)}
@@ -258,8 +269,12 @@ class Planner:
         group.cycles = sum(self.works[i].cycles for i in layers)
         group.traffic = len(tiles) * self.tile_bytes * again
         group.traffic += sum((s.end - s.first) * self.geometry(s.tensor)[1] for s in order if isinstance(s, Copy))
+        units = [n for n, s in enumerate(group.order) if not isinstance(s, Copy)]
+        for n, step in enumerate(group.order):
+            if isinstance(step, Copy) and not units[0] < n < units[-1]:
+                group.edges += (step.end - step.first) * self.geometry(step.tensor)[1]
         group.traffic += 80 * sum(not isinstance(s, Copy) for s in group.order)
-        for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}).items():
+        for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}, even).items():
             all_rows, pitch = self.geometry(t)
             if t in self.whole or t in rigid or t in parts:
                 rows = all_rows
@@ -268,7 +283,7 @@ class Planner:
             return None
         return group
 
-    def _windows(self, order: list, tensors: set[int]) -> dict[int, int]:
+    def _windows(self, order: list, tensors: set[int], even: set[int]) -> dict[int, int]:
         """Rows of each tensor that must be there at one time: from the lowest that is still read to what is written."""
         events: dict[int, list[tuple[int, int, int, bool]]] = {t: [] for t in tensors}
         for at, step in enumerate(order):
@@ -296,6 +311,8 @@ class Planner:
                     need = max(need, high - min(lowest, low))
             if any(not write for *_, write in found) and any(isinstance(s, Copy) and s.tensor == t for s in order):
                 need += chunk  # the next rows come, or the last ones go, while these are at work
+            if t in even:
+                chunk = math.lcm(chunk, *{high - low for _, low, high, write in found[:-1] if not write})
             out[t] = -(-need // chunk) * chunk
         return out
 

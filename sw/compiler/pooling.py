@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from lepton.sw.compiler.emitter import IDENTITY, Block, Emitter, Feed, Window, onto
+from lepton.sw.compiler.emitter import IDENTITY, Block, Emitter, Feed, Span, Window, onto
 from lepton.sw.compiler.movement import dense
 from lepton.sw.compiler.program import LayerError
 from lepton.sw.compiler.strided import MOST_POSITION, MOST_SIDE, Dim, View, boxes, bring, join
@@ -124,9 +124,10 @@ def sum_up(e: Emitter, feed: Feed, rows: int, columns: int, target: int, scale: 
     if not e.ahead and len(groups) <= e.config.acc_depth and 4 * rows * feed.w * feed.c > e.config.act_bytes:
         # All channels of some rows after the other, so that no row is wanted twice.
         step = max(1, min(e.most_rows, e.config.act_bytes // 8 // (feed.w * feed.c)))
+        spans = e.add_tiles([e.chunk_tiles(np.eye(e.config.cols, dtype=np.int8)[:n], 0, 0, 0) for _, n in groups])
+        tiles = Span(spans[0].first, sum(span.count for span in spans))
         for y in range(0, rows, step):
-            for _, n in groups:
-                e.load(e.identity(n))
+            e.load(tiles)
             block = (y, 0, min(step, rows - y), columns)
             last = y + step >= rows
             held = {"still": 1, "stack": 1, "init": int(y == 0), "release": int(last)}

@@ -16,6 +16,8 @@ from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError
 from lepton.sw.compiler.units import Instruction, Recorder
 from lepton.sw.graph.model import Model
 
+LESS_ROWS = (7, 3)
+"""Rows of a unit that are tried besides as many as the accumulators hold."""
 ALIGN = 64
 """Bytes to whose multiples parts of the image and tensors in the arena are aligned."""
 
@@ -62,7 +64,7 @@ class _Attempt:
         outer = self._outer(works, stretches)
         makers = [{t for i in s for t in works[i].results} for s in stretches]
         self.shared = {t for made in makers for t in made if sum(t in other for other in makers) > 1}
-        plans = [self._plan([works[i] for i in s], s, outer) for s in stretches]
+        plans = [self._plan(self._variants(works, s), s, outer) for s in stretches]
         self._lay_out(outer, works)
         r = self.recorder
         resident = len(r.tile_words) <= self.config.weight_tiles, len(r.param_words) <= self.config.params
@@ -122,8 +124,16 @@ class _Attempt:
                     out.add(t)
         return out
 
-    def _plan(self, works: list[Work], stretch: list[int], outer: set[int]) -> tuple[list[Group], Planner]:
-        rigid: set[tuple[int, int]] = set()
+    def _variants(self, works: dict[int, Work], stretch: list[int]) -> list[list[Work]]:
+        """The layers in units of as many rows as the accumulators hold, and of fewer."""
+        out = [[works[i] for i in stretch]]
+        for rows in LESS_ROWS:
+            tall = [max((high - low for w in work.writes for _, low, high in w), default=0) for work in out[0]]
+            out.append([self._work(i, rows) if h > rows else w for i, h, w in zip(stretch, tall, out[0])])
+        return out
+
+    def _plan(self, works: list[list[Work]], stretch: list[int], outer: set[int]) -> tuple[list[Group], Planner]:
+        rigid: dict[tuple[int, int], int] = {}
         tried: dict = {}
         while True:
             planner = Planner(self.config, works, self.recorder.geometry, outer, rigid, self.shared, tried)
@@ -135,15 +145,17 @@ class _Attempt:
                 Binder(self.config, 0, 0, (False, False), lambda t: 0).bind(groups)
             except RigidError as error:
                 pair = error.tensor, stretch.index(error.layer)
-                assert pair not in rigid
-                rigid.add(pair)
+                rigid[pair] = rigid.get(pair, 0) + 1
+                assert rigid[pair] <= 2
                 continue
             return groups, planner
 
-    def _shrink(self, planner: Planner, works: list[Work], stretch: list[int]):
+    def _shrink(self, planner: Planner, works: list[list[Work]], stretch: list[int]):
         """Layers that do not fit alone in smaller units; what does not fit then is for the host."""
         r = self.recorder
-        stuck = [k for k in range(len(works)) if planner.group(range(k, k + 1)) is None]
+        stuck = [
+            k for k in range(len(stretch)) if all(planner.group(range(k, k + 1), v) is None for v in range(len(works)))
+        ]
         joins = {
             r.in_place[t] for k in stuck for op in self.layers[stretch[k]][1] for t in op.outputs if t in r.in_place
         }
@@ -155,13 +167,14 @@ class _Attempt:
             raise error
         for k in stuck:
             i = stretch[k]
-            rows = self.shrunk.get(i, 16)
+            rows = self.shrunk.get(i, 1)
             if rows == 0:
                 error = LayerError(f"act_bytes={self.config.act_bytes:,} do not hold the rows it needs at once")
                 error.operator = self.layers[i][1][0].index
                 raise error
-            self._kept.append(works[k])  # `tried` knows it by its identity
-            works[k] = self._work(i, rows)
+            for variant in works:
+                self._kept.append(variant[k])  # `tried` knows it by its identity
+                variant[k] = self._work(i, rows)
             self.shrunk[i] = rows // 4
 
     # --- memory --------------------------------------------------------------------------------------------------------
