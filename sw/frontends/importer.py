@@ -27,10 +27,11 @@ REPORT_SAMPLES = 8
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """An imported model: the float graph, its int8 form, and the calibration data as the graph takes it."""
+    """An imported model: the float graph, its int8 form, what calibration saw, and its data as the graph takes them."""
 
     graph: Graph
     quantized: Quantized
+    ranges: Ranges
     samples: list[tuple[np.ndarray, ...]]
 
     @property
@@ -148,7 +149,7 @@ def import_model(
     turned = nhwc and not _channels_last(source)
     samples = samples_of(graph, arrays, turned, where) if arrays else []
     ranges = calibrate(graph, samples, progress) if samples else Ranges()
-    return Imported(graph, quantize(graph, ranges), samples)
+    return Imported(graph, quantize(graph, ranges), ranges, samples)
 
 
 # What it cost
