@@ -107,6 +107,8 @@ class Program:
     """Most bytes of tensors that are alive at one time."""
     span_bytes: int = 0
     """Activation memory up to the last byte that a tensor takes; not kept in a program file."""
+    shared: dict[isa.Region, int] = field(default_factory=dict)
+    """Words of a memory that several layers use, stored once: how many that saves; not kept in a program file."""
     why_host: dict[int, str] = field(default_factory=dict)
     """Operators that the host computes, and why; not kept in a program file."""
 

@@ -224,6 +224,8 @@ def _nothing(name: str, config: str) -> dict:
         "weight_tiles": None,
         "weight_tiles_limit": None,
         "external_bytes": None,
+        "shared_tiles": None,
+        "shared_params": None,
         "weight_bytes": None,
     }
 
@@ -251,6 +253,10 @@ def _host(program: Program, rows: list[dict]) -> dict:
     }
 
 
+def _shared(program: Program) -> dict:
+    return {"shared_tiles": program.shared[isa.Region.WEIGHT], "shared_params": program.shared[isa.Region.PARAM]}
+
+
 def _limits(limits: Sequence[Limit]) -> list[dict]:
     return [{"field": x.field, "what": x.what, "need": x.need, "have": x.have, "fits": not x.exceeded} for x in limits]
 
@@ -268,6 +274,7 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ) 
     except FitError as error:
         report.update(reason=str(error), limits=_limits(error.limits), memory_peak=error.program.peak_bytes)
         report["host"] = _host(error.program, rows)
+        report.update(_shared(error.program))
         report["way_out"] = _way_out(config, error.limits)
         return report
     except CompileError as error:
@@ -305,6 +312,7 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ) 
         memory_peak=program.peak_bytes,
         weight_tiles=limits["weight_tiles"].need,
         external_bytes=len(program.external),
+        **_shared(program),
     )
     return report
 
@@ -447,6 +455,9 @@ def _facts(report: dict) -> list[tuple[str, str]]:
         out.append(("runs", f"yes, it fits configuration {report['config']!r}"))
     if report["limits"]:
         out.append(("memories", "; ".join(map(_limit, report["limits"]))))
+    if report["shared_tiles"] or report["shared_params"]:
+        tiles, params = report["shared_tiles"], report["shared_params"]
+        out.append(("", f"stored once though several layers use them: {tiles:,} tiles, {params:,} parameters saved"))
     if not report["supported"]:
         return out
     out.append(("", f"at most {report['memory_peak']:,} bytes of activations are alive at one time"))
