@@ -230,10 +230,8 @@ def test_report(tmp_path, shared):
     (tmp_path / "build" / "ulx3s-25f" / "tried.json").write_text('[{"mhz": 47.31}, {"mhz": 49.04}]')
     assert "| 3 | 49.0 in 2 tries: missed (50) | - | - | - |" in report.page(collect())
     (tmp_path / "build" / "ulx3s-25f" / "tried.json").unlink()
-    assert (
-        "| ulx3s-85f | its title | 18x16 paired | 288 | 60,456 / 83,640 | - | - | - | 81.2 (70) | 4 | 2:05 min | 0123abc |"
-        in page
-    )
+    built = "60,456 / 83,640 | - | - | - | 81.2 (70) | 4 | 2:05 min | 0123abc |"
+    assert f"| ulx3s-85f | its title | 18x16 paired | 288 | {built}" in page
     assert "- ulx3s-85f: be careful" in page and "- AD on icebreaker: it is too big." in page
     assert page.count(" 70 (1,000,000 cycles) |") == 3 and page.count(" [50 (1,000,000 cycles)] |") == 3
     assert "| GAP9 (NE16), chip | 240 | 1,054 | 1,370 | 578 | 3,704 |" in page
