@@ -19,7 +19,7 @@ from lepton.sw.frontends.quantize import PRODUCTS, Ranges, product_integers, qua
 from lepton.sw.graph.model import Model, Operator
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, golden, quantities
-from lepton.sw.session import Session
+from lepton.sw.session import End, Session
 
 try:
     import torch  # type: ignore[import-not-found, unused-ignore]
@@ -127,13 +127,11 @@ class QatModule(torch.nn.Module):
     # --- forward ---------------------------------------------------------------------------------------------------
 
     def quantized(self, x: Any, tensor: int) -> Any:
-        """Codes of real values, rounded as the importer's calibration rounds."""
+        """Codes of real values, rounded as a Session rounds them."""
         t = self.skeleton.tensors[tensor]
+        exact = End.of(t).quantize(x.detach().cpu().numpy()).reshape(len(x), *t.shape).astype(np.int64) - t.zero_point
         smooth = x.reshape(len(x), *t.shape) / float(t.scale)
-        low, high = -128 - t.zero_point, 127 - t.zero_point
-        with torch.no_grad():
-            exact = torch.clamp(torch.round(smooth), low, high)
-        return _through(smooth, exact.cpu().numpy(), low, high)
+        return _through(smooth, exact, -128 - t.zero_point, 127 - t.zero_point)
 
     def forward(self, *inputs: Any) -> Any:
         codes = [self.quantized(torch.as_tensor(x), t) for x, t in zip(inputs, self.skeleton.inputs, strict=True)]
