@@ -4,6 +4,9 @@ VENV := .venv
 STAMP := $(VENV)/.stamp
 FPGA_STAMP := $(VENV)/.stamp-fpga
 DOCS_STAMP := $(VENV)/.stamp-docs
+TORCH_STAMP := $(VENV)/.stamp-torch
+NETWORKS_STAMP := $(VENV)/.stamp-networks
+DATA ?= mnist.npz
 BOARD ?= ulx3s-25f
 SLACK ?= 0
 BOARDS := $(shell ls -r fpga/boards | sed -n '/^__/d; s/_/-/g; s/\.py$$//p')
@@ -13,7 +16,7 @@ PROOFS ?=
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test wheel formal verify bench fpga fpga-synth fpga-sim fpga-report lint format docs clean
+.PHONY: help setup sim test wheel formal verify bench mnist networks fpga fpga-synth fpga-sim fpga-report lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +46,20 @@ formal: setup ## prove properties of the RTL, and that each proof finds a plante
 
 bench: setup ## measure the reference models at all presets on the RTL, write docs/performance.md
 	$(VENV)/bin/lepton bench --all
+
+$(TORCH_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[torch,evaluate]'
+	@touch $@
+
+mnist: $(TORCH_STAMP) ## train MNIST (DATA=mnist.npz) in PyTorch, on the device's integers, and pruned: accuracy, cycles on the RTL
+	$(VENV)/bin/python examples/prune_mnist.py '$(DATA)'
+
+$(NETWORKS_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[networks]'
+	@touch $@
+
+networks: $(NETWORKS_STAMP) ## six networks from PyTorch, ONNX, QDQ and Keras: near the float network, the same bytes everywhere
+	$(VENV)/bin/python -m lepton.verif.networks
 
 $(FPGA_STAMP): $(STAMP)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[fpga]'

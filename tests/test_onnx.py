@@ -444,6 +444,16 @@ def test_runs_in_tflm_as_in_the_golden_model():
     assert cosine(q.params[taken].dequantize(np.stack(out)), real) > 0.999
 
 
+@pytest.mark.parametrize("nhwc", [False, True])
+def test_an_imported_model_on_the_rtl(nhwc):
+    from lepton.sw.session import Session
+
+    model = import_model(small_network(), floats(16, 2, 8, 8), nhwc, name="small").model()
+    session = Session(model, backend="golden")
+    x = session.inputs[0].quantize(floats(2, *session.inputs[0].row))
+    np.testing.assert_array_equal(Session(model, backend="rtl").run(x), session.run(x))
+
+
 SHARED = {"cnn": 0.999, "cnn_ts": 0.999, "cnn_qdq": 0.999, "au_qdq": 0.999, "lstm": 0.999, "tr": 0.985}
 
 
