@@ -33,7 +33,7 @@ test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 wheel: setup ## the wheel in new environments: what works without extras and its size; [rtl] runs the RTL, [fpga] synthesizes
-	$(VENV)/bin/python -m pytest -m wheel tests/test_wheel.py
+	$(VENV)/bin/python -m pytest -m wheel tests/test_wheel.py $(TESTS)
 
 verify: setup ## the whole verification plan, its table, docs/verification.md; SEED= of the random campaigns
 	$(VENV)/bin/python -m lepton.verif.plan --seed $(SEED)

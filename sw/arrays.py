@@ -7,6 +7,7 @@ import math
 import re
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,11 @@ class ArrayError(LeptonError, ValueError):
     """A file of arrays that cannot be read; the message is one line."""
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, or {"x": array} of an .npy file. Raises ArrayError, OSError."""
+def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, or {"x": array} of an .npy file. Raises ArrayError, OSError.
+
+    names: only these are read, and where there is none of them, nothing; what the others hold does not matter.
+    """
     path = Path(path)
     if not path.is_file():
         raise ArrayError(f"{path}: no such file")
@@ -43,13 +47,24 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                 file.seek(0)
                 return {"x": _read(file, path.stat().st_size, MAX_BYTES)}
         with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive)
+            return _read_archive(archive, names)
     except DAMAGE as error:
         raise ArrayError(f"{path}: not an .npy or .npz file of plain numbers ({error})") from None
 
 
-def _read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+def holds(path: str | Path) -> str:
+    """What the arrays of a file that `read_arrays` has read are called, in words."""
+    if not zipfile.is_zipfile(path):
+        return "one array"
+    with zipfile.ZipFile(path) as archive:
+        names = [n.removesuffix(".npy")[:40] for n in archive.namelist() if n.endswith(".npy")]
+    return ", ".join(names[:8]) + ", …" * (len(names) > 8) or "nothing"
+
+
+def _read_archive(archive: zipfile.ZipFile, names: Collection[str] | None) -> dict[str, np.ndarray]:
     members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+    if names is not None:
+        members = [m for m in members if m.filename.removesuffix(".npy") in names]
     if len(members) > MAX_ARRAYS:
         raise ValueError(f"{len(members)} arrays, at most {MAX_ARRAYS} are read")
     arrays, left = {}, MAX_BYTES

@@ -14,7 +14,7 @@ import pytest
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import get_config
 from lepton.sw import cli
-from lepton.sw.arrays import ArrayError, read_arrays
+from lepton.sw.arrays import ArrayError, holds, read_arrays
 from lepton.sw.compiler import CompileError, compile_model
 from lepton.sw.files import DIGITS
 from lepton.sw.graph.reader import load_model
@@ -74,12 +74,20 @@ ARRAYS = {
 }
 
 
+COMMANDS = {
+    "run": ["run", str(DIGITS), "--input", "x.npz", "--output", "y.npy"],
+    "evaluate": ["evaluate", str(DIGITS), "x.npz"],
+    "import": ["import", str(DIGITS), "-o", "y.tflite", "--calibrate", "x.npz"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("what", ARRAYS)
-def test_arrays(tmp_path, capsys, what):
-    x = tmp_path / "x.npz"
-    x.write_bytes(ARRAYS[what])
+def test_arrays(tmp_path, capsys, monkeypatch, what, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.npz").write_bytes(ARRAYS[what])
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    assert cli.main(["run", str(DIGITS), "--input", str(x), "--output", str(tmp_path / "y.npy")]) == 2
+    assert cli.main(COMMANDS[command]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "x.npz" in error and len(error) < 400
     assert time.monotonic() - start < 5
@@ -108,6 +116,14 @@ def test_what_is_unpacked_is_there_once(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.1 * (1 << 27)
+
+
+def test_what_is_not_asked_for_may_be_anything(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.arange(3), names=np.array(["cat", "dog"]), meta=np.array({"a": 1}))
+    assert read_arrays(tmp_path / "x.npz", ["x", "y"])["x"].tolist() == [0, 1, 2]
+    assert holds(tmp_path / "x.npz") == "x, names, meta"
+    with pytest.raises(ArrayError, match="not of an array of numbers"):
+        read_arrays(tmp_path / "x.npz")
 
 
 def test_no_file(tmp_path):

@@ -288,6 +288,12 @@ class Emitter:
         first = words.put([where.tobytes() + np.ascontiguousarray(t.weights, np.int8).tobytes() for where, t in raw])
         return [Span(first + int(end) - len(tiles), len(tiles), external) for end, tiles in zip(ends, groups)]
 
+    def add_weights(self, op: Operator, groups: list[list[Tile]]) -> list[Span]:
+        """Store the tiles of an operator's weights."""
+        spans = self.add_tiles(groups, external=op.index in self.external)
+        self.layer_tiles[op.index] = self.layer_tiles.get(op.index, 0) + sum(span.count for span in spans)
+        return spans
+
     def chunk_tiles(self, run: np.ndarray, offset: int, x: int, y: int) -> list[Tile]:
         """Tiles of one contiguous run: (bytes, cols) weights cut every `rows` bytes; all-zero tiles are left out."""
         rows, cols = self.config.rows, self.config.cols
