@@ -22,6 +22,8 @@ class Stateful:
     def __init__(self) -> None:
         self.tensors: list[tuple] = []
         self.operators: list[tuple] = []
+        self.values: list[int] = []
+        """Tensors of the values."""
         self.first: list[tuple] = []
         """What CALL_ONCE puts into variables: (name, shape, scale, zero point, data)."""
 
@@ -62,7 +64,7 @@ class Stateful:
             options = {"SharedName": name, "Container": ""}
             operators.append(OperatorSpec("VAR_HANDLE", [], [2 * k], "VarHandleOptions", options))
             operators.append(OperatorSpec("ASSIGN_VARIABLE", [2 * k, 2 * k + 1], []))
-        call = ("CALL_ONCE", [], [], ("CallOnceOptions", {"InitSubgraphIndex": 1}))
+        call: tuple = ("CALL_ONCE", [], [], ("CallOnceOptions", {"InitSubgraphIndex": 1}))
         return [call], [GraphSpec(tensors, operators, [], [])]
 
     def delay(self, node, x, quant) -> int:
@@ -179,10 +181,10 @@ def random_nodes(rng, op: str, make, source: int, new: int, x, reshape) -> list:
         before = [] if len(x) == 2 else [reshape("flat")]
         dtype = str(rng.choice(["int16", "int8"]))
         zero = int(rng.integers(-20, 20)) if dtype == "int8" and rng.random() < 0.3 else 0
-        attrs = {"units": int(rng.integers(1, 20)), "rank": int(rng.integers(1, 3)), "memory": int(rng.integers(1, 9))}
-        return [*before, make([new if before else source], dtype=dtype, zero=zero, **attrs)]
+        sizes = {"units": int(rng.integers(1, 20)), "rank": int(rng.integers(1, 3)), "memory": int(rng.integers(1, 9))}
+        return [*before, make([new if before else source], dtype=dtype, zero=zero, **sizes)]
     before = [] if len(x) == 3 else [reshape("rows")]
-    attrs = {
+    attrs: dict = {
         "units": int(rng.integers(1, 20)),
         "major": bool(rng.random() < 0.3),
         "scale": float(rng.choice([1 / 128, 1 / 127, 1 / 256, rng.uniform(0.002, 0.02)])),
