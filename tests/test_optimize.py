@@ -246,6 +246,36 @@ def test_the_forward_pass_is_the_devices(torch):
     assert losses[-1] < losses[0] - 0.1
 
 
+def test_an_lstm_is_trained_as_the_device_computes_it(torch):
+    """Two of them, one behind the other, before training and after; the gradient is near the float network's."""
+    from lepton.sw.optimize import qat
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.LSTM(6, 12, batch_first=True), torch.nn.LSTM(12, 5, batch_first=True)
+            self.dense = torch.nn.Linear(5, 7)
+
+        def forward(self, x):
+            return self.dense(self.b(self.a(x)[0])[0][:, -1])
+
+    net, x = Net().eval(), torch.randn(40, 9, 6)
+    module, y = qat(net, x), torch.arange(40) % 7
+    for network in (net, module):
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+    want = net.a.weight_ih_l0.grad.numpy().reshape(4, -1)
+    got = [p.grad.numpy().ravel() for p in module.parameters() if p.shape == (12, 6)]
+    assert min(float(np.corrcoef(g, w)[0, 1]) for g, w in zip(got, want, strict=True)) > 0.9
+    stored = RNG.integers(-128, 128, (6, 9, 6)).astype(np.int8)
+    before = module.integers(stored)
+    for steps in (0, 8):
+        trained(torch, module, x, steps)
+        data = module.export()
+        np.testing.assert_array_equal(module.integers(stored), golden.run(load_model(data), stored))
+        np.testing.assert_array_equal(module.integers(stored), interpreter.outputs(data, stored[:, None])[0][:, 0])
+    assert (module.integers(stored) != before).any()
+
+
 def test_gradients_are_near_those_of_the_float_network(torch):
     from lepton.sw.optimize import qat
 

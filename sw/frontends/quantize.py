@@ -361,20 +361,11 @@ class _Writer:
             raise ImportModelError(f"node {node.source}: the range of its cell is not known: give --calibrate DATA.npz")
         n = y.shape[-1]
         inputs = [self.tensors[x]]
-        matrix_scales = []
-        for i in range(1, 9):
-            w = node.x(i)
-            assert w.data is not None
-            scale = np.float32(max(float(np.abs(w.data).max()), 1e-6) / 127)
-            matrix_scales.append(scale)
-            stored = np.clip(np.round(w.data / scale), -127, 127).astype(np.int8)
-            inputs.append(self.add(f"{y.name}/weights{i}", w.shape, "int8", [scale], [0], 0, stored))
+        weights, biases = lstm_integers(node, given.scale)
+        for i, (scale, stored) in enumerate(weights, 1):
+            inputs.append(self.add(f"{y.name}/weights{i}", stored.shape, "int8", [scale], [0], 0, stored))
         inputs += [-1, -1, -1]
-        for i in range(4):
-            b = node.inputs[12 + i]
-            data = np.zeros(n) if b is None or b.data is None else b.data.astype(np.float64)
-            scale = np.float32(given.scale) * matrix_scales[i]
-            stored = np.clip(np.round(data / scale), -(1 << 31), (1 << 31) - 1).astype(np.int32)
+        for i, (scale, stored) in enumerate(biases):
             inputs.append(self.add(f"{y.name}/bias{i}", (n,), "int32", [scale], [0], 0, stored))
         exponent = int(np.ceil(np.log2(max(self.ranges.cells[node], 1e-3)))) - 15
         state = self.add(f"{y.name}/hidden", (1, n), "int8", [hidden.scale], [hidden.zero_point], variable=True)
@@ -423,6 +414,21 @@ def product_integers(node: Node, x_scale: float) -> ProductIntegers:
     if q is not None and q.stored is not None and np.allclose(q.scales, bias_scales, rtol=1e-4):
         data = q.stored
     return ProductIntegers(axis, scales, stored, np.clip(data, -(1 << 31), (1 << 31) - 1).astype(np.int32), bias_scales)
+
+
+def lstm_integers(node: Node, x_scale: float) -> tuple[list[tuple], list[tuple]]:
+    """(scale, integers) of an LSTM's eight matrices (int8) and of its four biases (int32)."""
+    weights, biases = [], []
+    for i in range(1, 9):
+        w = node.x(i).values
+        scale = np.float32(max(float(np.abs(w).max()), 1e-6) / 127)
+        weights.append((scale, np.clip(np.round(w / scale), -127, 127).astype(np.int8)))
+    for i in range(4):
+        b = node.inputs[12 + i]
+        data = np.zeros(node.y.shape[-1]) if b is None or b.data is None else b.data.astype(np.float64)
+        scale = np.float32(x_scale) * weights[i][0]
+        biases.append((scale, np.clip(np.round(data / scale), -(1 << 31), (1 << 31) - 1).astype(np.int32)))
+    return weights, biases
 
 
 def _weights(w: Value, axis: int, x_scale: float, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -15,10 +15,11 @@ import numpy as np
 from lepton.sw.frontends.api import as_arrays
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
 from lepton.sw.frontends.importer import import_model
-from lepton.sw.frontends.quantize import PRODUCTS, Ranges, product_integers, quantize
+from lepton.sw.frontends.quantize import PRODUCTS, Ranges, lstm_integers, product_integers, quantize
 from lepton.sw.graph.model import Model, Operator
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, golden, quantities
+from lepton.sw.reference.kernels.lstm import lstm
 from lepton.sw.session import End, Session
 
 try:
@@ -34,6 +35,12 @@ MOVERS = frozenset(
     "RESIZE_NEAREST_NEIGHBOR MIRROR_PAD EXPAND_DIMS SQUEEZE".split()
 )
 """Operators whose results are bytes of their inputs, from places that do not depend on the values."""
+LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
+TRAINED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    **{op: ((w,), (b,)) for op, (w, b, _) in PRODUCTS.items()},
+    LSTM: (tuple(range(1, 9)), tuple(range(12, 16))),
+}
+"""Where operators have weights and biases among their inputs."""
 
 
 class _Exact(torch.autograd.Function):
@@ -75,14 +82,15 @@ class QatModule(torch.nn.Module):
         quantized = quantize(graph, ranges)
         self.params = quantized.params
         self.skeleton = load_model(quantized.data, graph.name)
-        self._node = {quantized.tensors[n.y]: n for n in graph.nodes if n.op in PRODUCTS}
+        self._node = {quantized.tensors[n.y]: n for n in graph.nodes if n.op in TRAINED}
         self._name: dict[Value, str] = {}
         for node in self._node.values():
-            w, b, *_ = PRODUCTS[node.op]
-            for i, kind in ((w, "weight"), (b, "bias")):
+            weights, biases = TRAINED[node.op]
+            for i in (*weights, *biases):
                 v = node.inputs[i] if i < len(node.inputs) else None
                 if v is None or v in self._name:
                     continue
+                kind = "weight" if i in weights else "bias"
                 name = self._name[v] = f"{kind}{len(self._name)}"
                 values = torch.as_tensor(np.array(v.values, np.float32))
                 self.register_parameter(name, torch.nn.Parameter(values))
@@ -101,19 +109,19 @@ class QatModule(torch.nn.Module):
         return parameter if mask is None else parameter * mask
 
     def trained(self, node: Node) -> Node:
-        """A product of the graph with the weights as they are now."""
+        """An operator of the graph with the weights as they are now."""
         inputs = [*node.inputs]
-        for i in PRODUCTS[node.op][:2]:
-            v = inputs[i] if i < len(inputs) else None
+        for i in (i for places in TRAINED[node.op] for i in places if i < len(inputs)):
+            v = inputs[i]
             if v is not None:
                 inputs[i] = Value(v.name, v.shape, self.values(v).detach().cpu().numpy())
         return replace(node, inputs=inputs)
 
     def export(self) -> bytes:
         """The int8 .tflite with the weights as they are now; it computes what `forward` computes."""
-        nodes = [self.trained(n) if n.op in PRODUCTS else n for n in self.graph.nodes]
-        g = self.graph
-        return quantize(Graph(nodes, g.inputs, g.outputs, g.name), self.ranges).data
+        made = {n: self.trained(n) if n.op in TRAINED else n for n in self.graph.nodes}
+        g, cells = self.graph, {made[n]: peak for n, peak in self.ranges.cells.items()}
+        return quantize(Graph([*made.values()], g.inputs, g.outputs, g.name), Ranges(self.ranges.limits, cells)).data
 
     def session(self, config: Any = None, backend: str = "iss") -> Session:
         """A Session of `export`."""
@@ -161,6 +169,8 @@ class QatModule(torch.nn.Module):
         """Codes (N, *shape) of all activations, by tensor."""
         made = dict(zip(self.skeleton.inputs, inputs))
         for op in self.skeleton.operators:
+            if self.skeleton.tensors[op.outputs[0]].variable:  # an LSTM's state, which begins from zero
+                continue
             if op.op in MOVERS:
                 made.update(self._moved(op, made))
             else:
@@ -379,7 +389,35 @@ def _softmax(module: QatModule, model: Model, op: Operator, made: dict[int, Any]
     return _through(smooth, exact.astype(np.int64) - y.zero_point)
 
 
+def _lstm(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
+    """From zero state, as the importer writes it. The gradient is the float LSTM's, with the weights of the device."""
+    node, x, y = module._node[op.outputs[0]], model.tensors[op.inputs[0]], model.tensors[op.outputs[0]]
+    codes = made[op.inputs[0]][:, 0]
+    weights, biases = lstm_integers(module.trained(node), float(x.scale))
+    integers = dict(zip((*range(1, 9), *range(12, 16)), (*weights, *biases)))
+    tensors, real = list(model.tensors), {}
+    for i, (scale, stored) in integers.items():
+        t, v = op.inputs[i], node.inputs[i]
+        tensors[t] = replace(tensors[t], scales=np.array([scale], np.float32), data=stored)
+        smooth = module.values(v) / float(scale) if v is not None else torch.zeros(stored.shape)
+        real[i] = _through(smooth.to(codes.device), stored) * float(scale)
+    state = [tensors[op.inputs[i]] for i in (18, 19)]
+    args = [None if t < 0 else tensors[t].data for t in op.inputs]
+    args[0] = _integers(codes, x.zero_point).astype(np.int8)
+    args[18], args[19] = (np.full((len(codes), t.size), t.zero_point, t.dtype) for t in state)
+    exact = lstm(replace(model, tensors=tuple(tensors)), op, args).astype(np.int64) - y.zero_point
+    inputs, h = codes * float(x.scale), torch.zeros(len(codes), y.shape[-1], device=codes.device)
+    c, steps = h, []
+    for t in range(inputs.shape[1]):
+        i, f, g, o = (inputs[:, t] @ real[k].T + h @ real[k + 4].T + real[k + 11] for k in range(1, 5))
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        steps.append(h)
+    return _through(torch.stack(steps, 1) / float(y.scale), exact)[:, None]
+
+
 KERNELS: dict[str, Callable] = {
+    LSTM: _lstm,
     **dict.fromkeys(PRODUCTS, _product),
     **dict.fromkeys(("ADD", "SUB", "MUL"), _binary),
     **dict.fromkeys(("MEAN", "SUM"), _mean),
