@@ -17,6 +17,10 @@ from lepton.rtl.spec.errors import LeptonError
 MAX_BYTES = 1 << 29
 """Most bytes of all arrays of a file."""
 MAX_ARRAYS = 4096
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Methods that `zipfile` unpacks no further than it is asked to; of the others a few bytes may become gigabytes."""
+PIECE = 1 << 20
+"""Bytes to read at a time: `zipfile` makes a copy or two of what it is asked for."""
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'(?P<descr>[<>|=]?[biuf][0-9]{1,2})',\s*'fortran_order':\s*(?P<order>True|False),"
     r"\s*'shape':\s*\((?P<shape>[0-9]*(?:\s*,\s*[0-9]+)*),?\s*\),?\s*\}\s*"
@@ -65,6 +69,8 @@ def _read_archive(archive: zipfile.ZipFile, names: Collection[str] | None) -> di
         raise ValueError(f"{len(members)} arrays, at most {MAX_ARRAYS} are read")
     arrays, left = {}, MAX_BYTES
     for member in members:
+        if member.compress_type not in BOUNDED:
+            raise ValueError("it is packed as np.savez does not")
         with archive.open(member) as file:
             array = _read(file, member.file_size, left)
         arrays[member.filename.removesuffix(".npy")] = array
@@ -93,7 +99,7 @@ def _read(file, size: int, limit: int) -> np.ndarray:
         raise ValueError(f"its header says {want:,} bytes of data, it has {size - len(start) - width - length:,}")
     data = bytearray(want)
     view, at = memoryview(data), 0
-    while at < want and (n := file.readinto(view[at:])):
+    while at < want and (n := file.readinto(view[at : at + PIECE])):
         at += n
     if at < want:
         raise ValueError("it ends early")

@@ -8,6 +8,7 @@ import pytest
 import tflite
 
 from lepton.sw.cli import main
+from lepton.sw.graph.reader import load_model
 from lepton.verif.random.tflite_builder import build, one_operator
 
 COMMANDS = ("check", "compile", "run")
@@ -169,6 +170,13 @@ def test_truncated_at_many_lengths(attempt):
     lengths = [*range(0, 64), *range(64, len(data), 41), len(data) - 1]
     refused = sum(attempt(data[:n])["check"] is not None for n in lengths)
     assert refused >= len(lengths) - 2  # the file may end in bytes that nothing reads
+
+
+def test_names_move_no_cursor():
+    """Names go to terminals: what is not text in them does not."""
+    tensors = [((1, 4), 0.1, 0, None, 0), ((1, 4), 0.2, 0, None, 0)]
+    data = build(tensors, [("QUANTIZE", [0], [1], None)], [0], [1]).replace(b"t0\0", b"\x1bc\0")
+    assert load_model(data).tensors[0].name == "\ufffdc"
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -69,7 +69,8 @@ def load_model(path_or_bytes, name: str | None = None) -> Model:
 
 def _text(raw, where) -> str:
     need(raw is None or len(raw) <= MAX_NAME, where, "name is too long: damaged file")
-    return "" if raw is None else raw.decode("utf-8", "replace")
+    text = "" if raw is None else raw.decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _count(n, what) -> int:
