@@ -54,7 +54,8 @@ def test_the_notebook_runs(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=400, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [o for c in notebook.cells for o in c.get("outputs", ())]
-    printed = "".join(o.get("text", "") + "".join(o.get("data", {}).get("text/plain", "")) for o in outputs)
+    texts = [o.get("text") or "".join(o.get("data", {}).get("text/plain", "")) for o in outputs]
+    printed = "\n".join(texts)
     shares = [float(n) for n in re.findall(r"^(?:float|int8|pruned.*): ([\d.]+)%", printed, re.MULTILINE)]
     assert "of the tiles gone" in printed and "yes, it fits configuration 'small'" in printed
     assert len(shares) == 3 and min(shares) > 92 and (tmp_path / "build" / "digits_pruned.tflite").exists()
