@@ -19,7 +19,9 @@ from lepton.sw.frontends.quantize import PRODUCTS, Ranges, lstm_integers, produc
 from lepton.sw.graph.model import Model, Operator
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, golden, quantities
+from lepton.sw.reference.kernels.binary import squared_difference
 from lepton.sw.reference.kernels.lstm import lstm
+from lepton.sw.reference.kernels.matmul import matmul_parameters
 from lepton.sw.session import End, Session
 
 try:
@@ -315,6 +317,27 @@ def _binary(module: QatModule, model: Model, op: Operator, made: dict[int, Any])
     return _through(smooth, exact.astype(np.int64) - y.zero_point, p["low"] - y.zero_point, p["high"] - y.zero_point)
 
 
+def _difference(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
+    """SQUARED_DIFFERENCE."""
+    y = model.tensors[op.outputs[0]]
+    like = next(made[t] for t in op.inputs if t in made)
+    a, b = (_operand(model, t, made, len(y.shape), like) for t in op.inputs)
+    (sa, za), (sb, zb) = ((float(model.tensors[t].scale), model.tensors[t].zero_point) for t in op.inputs)
+    exact = squared_difference(model, op, [_integers(a, za), _integers(b, zb)]).astype(np.int64) - y.zero_point
+    return _through((a * sa - b * sb) ** 2 / float(y.scale), exact, -128 - y.zero_point, 127 - y.zero_point)
+
+
+def _matmul(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
+    """BATCH_MATMUL."""
+    p, y = matmul_parameters(model, op), model.tensors[op.outputs[0]]
+    like = next(made[t] for t in op.inputs if t in made)
+    a, b = (_operand(model, t, made, len(y.shape), like).double() for t in op.inputs)
+    total = (a.mT if op.options["adj_x"] else a) @ (b.mT if op.options["adj_y"] else b)
+    exact = arith.clamp(arith.requantize(_integers(total), p["m"], p["s"]) + p["zo"], -128, 127) - p["zo"]
+    factor = float(model.tensors[op.inputs[0]].scale) * float(model.tensors[op.inputs[1]].scale) / float(y.scale)
+    return _through(total * factor, exact, -128 - p["zo"], 127 - p["zo"]).reshape(len(total), *y.shape)
+
+
 def _max_pool(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
     x, y, o = made[op.inputs[0]], model.tensors[op.outputs[0]], op.options
     p = quantities.pool_parameters(model, op)
@@ -423,6 +446,8 @@ KERNELS: dict[str, Callable] = {
     **dict.fromkeys(("MEAN", "SUM"), _mean),
     **dict.fromkeys(("PAD", "PADV2"), _pad),
     **dict.fromkeys(set(quantities.UNARY) - {"QUANTIZE"}, _unary),
+    "SQUARED_DIFFERENCE": _difference,
+    "BATCH_MATMUL": _matmul,
     "MAX_POOL_2D": _max_pool,
     "AVERAGE_POOL_2D": _average_pool,
     "REDUCE_MAX": _maximum,
