@@ -95,7 +95,7 @@ class Recorder(Compiler):
     def find_variables(self) -> dict[int, int]:
         return {}  # the host keeps them
 
-    # --- geometry --------------------------------------------------------------------------------------------------
+    # --- geometry ----------------------------------------------------------------------------------------------------
 
     def geometry(self, t: int) -> tuple[int, int]:
         """Rows of a tensor that others lie in, and bytes of a row."""
@@ -128,7 +128,7 @@ class Recorder(Compiler):
             at += self._sliced[i][0] * w * c
         return Place(virtual(root) + at, self.tensor(i).size)
 
-    # --- recording -------------------------------------------------------------------------------------------------
+    # --- recording ---------------------------------------------------------------------------------------------------
 
     def units(self, number: int, ops: list[Operator], most_rows: int = 4095) -> list[Unit]:
         """The units of a layer, by the first row that they write. Raises LayerError."""
@@ -287,7 +287,7 @@ class Recorder(Compiler):
         made.high = made.low + sum(abs(d) for d in far) + (max(last, width) if far[2] == 0 else last)
         made.high = max(made.high, made.low + abs(far[0]) + abs(far[1]) + width)
 
-    # --- layers that are cut for this ---------------------------------------------------------------------------------
+    # --- layers that are cut for this --------------------------------------------------------------------------------
 
     def move_piece(self, target: View, source: View):
         """A copy, row after row of the target where its outermost indexes are rows."""

@@ -30,7 +30,7 @@ from lepton.sw.graph.model import ModelError, window
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, quantities
 from lepton.sw.reference.cycles import predict
-from lepton.sw.reference.iss import Iss, IssError
+from lepton.sw.reference.iss import IssError
 from lepton.sw.reference.kernels.lstm import lstm_parameters
 from lepton.sw.reference.kernels.matmul import matmul_parameters
 from lepton.sw.reference.kernels.svdf import svdf_parameters
@@ -979,13 +979,7 @@ class _CheckedSession(Session):
     """A session whose instruction-set simulator also reports what would depend on timing."""
 
     def _open(self):
-        engine = super()._open()
-        if isinstance(engine, _IssEngine):
-            engine.iss = Iss(self.config, hazards=True)
-            engine.iss.external = self.program.external
-            for region, data in self.program.images():
-                engine.iss.write(region, 0, data)
-        return engine
+        return _IssEngine(self.config, self.program, hazards=True) if self.backend == "iss" else super()._open()
 
 
 def references(data: bytes, xs) -> list[np.ndarray]:
