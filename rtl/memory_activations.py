@@ -50,7 +50,8 @@ class MemoryActivations(Activations):
 
     def _hold_pass(self, m):
         move, hold = self.move_read, self.hold_pass
-        waited, had = Signal(range(MOVE_WAIT)), Signal(range(MOVE_TURN))
+        waited = Signal(range(MOVE_WAIT))
+        had = Signal(range(MOVE_TURN))
         with m.If(hold):
             m.d.sync += had.eq(had + move.ready)
             with m.If(~move.en | (move.ready & (had == MOVE_TURN - 1))):

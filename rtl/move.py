@@ -85,20 +85,23 @@ class MoveEngine(wiring.Component):
         wiring.connect(m, requests.job, jobs.i)
         wiring.connect(m, jobs.o, walk.i)
         self._accesses(m, walk, writes, reads)
-        self._data(m, requests, writes, reads, beats)
 
+        self._data(m, requests, writes, reads, beats)
         claimed = Signal(range(depth + 1))  # beats asked for, or read on the chip, and not yet taken from the queue
-        stored = Signal(range(depth + 1))  # beats of a store in the queue, or taken from it, that no burst has
+        at_hand = Signal(range(depth + 1))  # beats of a store in the queue that no burst has
+        owed = Signal(range(depth + 1))  # beats in the queue that a burst has
         taken = beats.o.valid & beats.o.ready
         m.d.sync += [
             claimed.eq(claimed + requests.asked + reads.claims - taken),
-            stored.eq(stored + reads.beats.valid - requests.promised),
+            at_hand.eq(at_hand + reads.beats.valid - requests.promised),
+            owed.eq(owed + requests.promised - (self.memory.w.valid & self.memory.w.ready)),
         ]
         empty = Signal()
         m.d.comb += [
             empty.eq(claimed == 0),
+            self.memory.w.valid.eq(beats.o.valid & (owed != 0)),
             requests.room.eq(claimed <= depth - burst_beats(config)),
-            requests.stored.eq(stored),
+            requests.stored.eq(at_hand),
             reads.room.eq(claimed != depth),
             requests.image.eq(self.image),
             requests.arena.eq(self.arena),
@@ -130,9 +133,8 @@ class MoveEngine(wiring.Component):
             beats.i.payload.mask.eq(reads.beats.payload.mask),
             writes.beats.valid.eq(beats.o.valid & ~storing),
             writes.beats.payload.eq(beats.o.payload.data),
-            memory.w.valid.eq(beats.o.valid & storing),
             memory.w.payload.eq(beats.o.payload),
-            beats.o.ready.eq(Mux(storing, memory.w.ready, writes.beats.ready)),
+            beats.o.ready.eq(Mux(storing, memory.w.valid & memory.w.ready, writes.beats.ready)),
         ]
 
     def _posts(self, m, walk, writes, reads, stored):

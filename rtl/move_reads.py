@@ -56,7 +56,8 @@ class MoveReads(wiring.Component):
             here = Signal(name=f"here_{p}")
             kept_data = Signal(8 * size, name=f"data_{p}", reset_less=True)
             kept_mask = Signal(size, name=f"mask_{p}", reset_less=True)
-            mask, bytes_ = Signal(size, name=f"new_mask_{p}"), Signal(8 * size, name=f"new_data_{p}")
+            mask = Signal(size, name=f"new_mask_{p}")
+            bytes_ = Signal(8 * size, name=f"new_data_{p}")
             m.d.comb += [
                 here.eq(arrives & (piece == p)),
                 mask.eq(Mux(here, Cat((low <= k) & (count > k) for k in range(size)), Mux(begun, kept_mask, 0))),

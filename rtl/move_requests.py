@@ -60,7 +60,8 @@ class MoveRequests(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        walking, bursting = Signal(), Signal()  # runs, bursts of a run are left
+        walking = Signal()  # runs are left
+        bursting = Signal()  # bursts of a run are left
         m.d.comb += self.idle.eq(~walking & ~bursting & ~self.a.valid)
         accept = self._accept(m, walking | bursting)
         new_run = Signal()
@@ -73,7 +74,8 @@ class MoveRequests(wiring.Component):
         new = self._new()
         tokens = (~new.wait_mul | self.mul.there) & (~new.wait_tail | self.tail.there)
         apart = ~(new.store | self.storing) | (self.drained & self.idle)
-        may, accept = Signal(), Signal()
+        may = Signal()
+        accept = Signal()
         m.d.comb += [
             may.eq(~busy & tokens & apart),
             self.job.valid.eq(self.i.valid & may),

@@ -55,7 +55,8 @@ class MoveWalk(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        have, active = Signal(), Signal()  # runs, accesses of a run are left
+        have = Signal()  # runs are left
+        active = Signal()  # accesses of a run are left
         new_run = Signal()
         job = Signal(layouts.move_job(self._config), reset_less=True)
         m.d.comb += self.idle.eq(~have & ~active)
@@ -71,8 +72,10 @@ class MoveWalk(wiring.Component):
         low, low_plane = (Signal(low_bits, name=n, reset_less=True) for n in ("low", "low_plane"))
         rows_left = Signal(len(new.length), reset_less=True)
         planes_left = Signal(len(new.planes), reset_less=True)
-        ends_plane, last = Signal(), Signal()
-        next_chip, next_low = Signal(ADDRESS), Signal(low_bits)
+        ends_plane = Signal()
+        last = Signal()
+        next_chip = Signal(ADDRESS)
+        next_low = Signal(low_bits)
         m.d.comb += [
             ends_plane.eq(rows_left == 1),
             last.eq(ends_plane & (planes_left == 1)),
@@ -110,11 +113,15 @@ class MoveWalk(wiring.Component):
         at = Signal(ADDRESS, reset_less=True)
         first = Signal(part, name="first", reset_less=True)
         left = Signal(len(job.length) + 1, reset_less=True)  # bytes of the run, from the access's first on
-        piece, beat = Signal.like(o.piece, reset_less=True), Signal(BYTE, reset_less=True)
+        piece = Signal.like(o.piece, reset_less=True)
+        beat = Signal(BYTE, reset_less=True)
         last_beat = Signal(BYTE, reset_less=True)
-        outside, last_run = Signal(reset_less=True), Signal(reset_less=True)
+        outside = Signal(reset_less=True)
+        last_run = Signal(reset_less=True)
         kept = Signal(data.StructLayout({name: o[name].shape() for name in KEPT}), reset_less=True)
-        act, run_end, taken = Signal(), Signal(), Signal()
+        act = Signal()
+        run_end = Signal()
+        taken = Signal()
         m.d.comb += [
             act.eq(kept.space == Space.ACT),
             run_end.eq(Mux(act, left <= size, beat == last_beat)),

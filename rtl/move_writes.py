@@ -35,7 +35,8 @@ class MoveWrites(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         i, write = self.i.payload, self.write
-        there, goes = Signal(), Signal()
+        there = Signal()
+        goes = Signal()
         m.d.comb += [
             there.eq(self.i.valid & ~i.store & (self.beats.valid | i.fill)),
             goes.eq(there & ((i.space != Space.ACT) | write.ready)),

@@ -47,7 +47,8 @@ class TokenGate(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        asks, passes = Signal(), Signal()
+        asks = Signal()
+        passes = Signal()
         m.d.comb += [
             asks.eq(self._asks(self.i.payload)),
             passes.eq(~asks | self.token.there),

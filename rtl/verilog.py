@@ -112,6 +112,24 @@ def ports(component) -> list[dict]:
     return found
 
 
+def memory_port(config: NpuConfig) -> dict:
+    """The ports `memory__*`: what a controller has to know."""
+    return {
+        "beat_bytes": config.memory_width,
+        "bytes": config.memory_bytes,
+        "longest_burst_bytes": timing.MEMORY_BURST,
+        "streams": {
+            "memory__a": "bursts: write, byte address (a multiple of beat_bytes), beats less one; none crosses 4096"
+            " bytes; answered in the order asked: a read sees the writes before it",
+            "memory__w": "beats of the write bursts, in their order: data, and a bit of mask for each byte that is"
+            " written; before or after the burst at memory__a",
+            "memory__r": "beats of the read bursts, in their order; ready does not stay low",
+        },
+        "memory__idle": "no write is under way",
+        "memory__error": "pulse: a burst failed, the run ends with BUS_ERROR",
+    }
+
+
 def describe(config: NpuConfig, component, top: str, link_timeout: int) -> dict:
     """What a testbench or a driver needs to know of one configuration: sizes, ports, registers, memory map, formats."""
 
@@ -122,13 +140,15 @@ def describe(config: NpuConfig, component, top: str, link_timeout: int) -> dict:
             at += f.bits
         return out
 
+    written = [isa.Reg[base.name] for base in isa.Base] if config.memory_width else []
     return {
         "top": top,
         "release": version(),
         "version": isa.VERSION,
         "config": config.to_dict(),
         "ports": ports(component),
-        "registers": [{"name": r.name, "index": int(r)} for r in isa.Reg],
+        **({"memory_port": memory_port(config)} if config.memory_width else {}),
+        "registers": [{"name": r.name, "index": int(r), "writable": r in written} for r in isa.Reg],
         "status": {s.name: int(s) for s in isa.Status},
         "memory_map": [
             {
@@ -136,14 +156,15 @@ def describe(config: NpuConfig, component, top: str, link_timeout: int) -> dict:
                 "number": int(r),
                 "words": isa.depth(r, config),
                 "word_bytes": isa.word_bytes(r, config),
-                "readable": r in (isa.Region.REG, isa.Region.ACT),
+                "readable": r in (isa.Region.REG, isa.Region.ACT)
+                or (r is isa.Region.MEMORY and config.memory_width > 0),
                 "writable": r is not isa.Region.REG and isa.depth(r, config) > 0,
             }
             for r in isa.Region
         ],
         "instructions": [
             {"name": op.opcode.name, "opcode": int(op.opcode), "words": op.words, "fields": layout(op.fields)}
-            for op in isa.OPS.values()
+            for op in isa.operations(config)
         ],
         "descriptor": layout(isa.DESCRIPTOR),
         "param": layout(isa.PARAM),

@@ -170,7 +170,7 @@ class Harness:
             self.tokens[name] += give.get((cycle, name), 0)
             ctx.set(getattr(dut, name).there, self.tokens[name] > 0)
         # Memory: bursts in order; a read's beats come `latency` after it and the writes before it.
-        ctx.set(dut.memory.a.ready, len(self.queue) < 4 and rng.random() >= self.stall)
+        ctx.set(dut.memory.a.ready, len(self.queue) < 8 and rng.random() >= self.stall)
         ctx.set(dut.memory.w.ready, rng.random() >= self.stall)
         head = self.queue[0] if self.queue else None
         beat = None
@@ -264,3 +264,119 @@ def test_random_moves(name, latency, stall, busy, queue_stall):
     harness.check(moves)
     for n in ("load", "mul", "tail"):
         assert sum(x == n for _, x in harness.posts) == sum(f[f"post_{n}"] for f in moves)
+
+
+def plain(**fields):
+    f = {x.name: 0 for x in isa.MOVE.fields if not x.name.startswith(("pad", "opcode"))}
+    return f | {"rows": 1, "planes": 1} | fields
+
+
+def harness_of(name, **options):
+    return Harness(config_of(name), random.Random(name), **options)
+
+
+@pytest.mark.parametrize("name", ["16x16, 16", "8x8, 2", "4x4, 1"])
+def test_a_beat_a_cycle(name):
+    """A long run at a latency of 30 cycles: no cycle without a beat once they come; tiles of many bursts likewise."""
+    harness = harness_of(name)
+    width = harness.config.memory_width
+    run = plain(length=60 * width, external=128)
+    tiles = plain(space=Space.WEIGHT, length=6, external=1024)
+    assert harness.run([run, tiles])
+    harness.check([run, tiles])
+    beats = 60, 6 * isa.memory_tile_bytes(harness.config) // width
+    first, second = harness.beats[: beats[0]], harness.beats[beats[0] :]
+    assert first == list(range(first[0], first[0] + beats[0]))
+    assert second == list(range(second[0], second[0] + beats[1]))
+    assert second[0] - first[-1] <= 3  # read ahead
+
+
+def test_short_runs_follow_each_other():
+    """A run of a beat or less costs a cycle on both sides, over planes and on into the next instruction."""
+    harness = harness_of("8x8, 4", latency=1)
+    moves = [
+        plain(length=3, rows=5, planes=3, external_step=16, external_plane=100, chip_step=4, chip_plane=24, external=k)
+        for k in (0, 1024)
+    ]
+    assert harness.run(list(moves))
+    harness.check(moves)
+    asked = [cycle for cycle, *_ in harness.requests]
+    assert [b - a for a, b in zip(asked, asked[1:])].count(1) == 28
+    writes = [cycle for cycle, what in harness.trace if what == "write"]
+    assert len(writes) == 30 and writes[14] - writes[0] == 14
+
+
+@pytest.mark.parametrize("what", ["load", "fill", "store", "tiles"])
+def test_tokens_are_awaited(what):
+    """Before the token nothing is asked for, read or written; then at once, and each is taken once."""
+    harness = harness_of("8x8, 4")
+    kind = {"load": {}, "fill": {"fill": 1}, "store": {"store": 1}, "tiles": {"space": Space.WEIGHT}}[what]
+    moves = [plain(length=2, external=64, wait_mul=1, wait_tail=1, **kind) for _ in range(2)]
+    give = {(50, "mul"): 1, (90, "tail"): 1, (300, "tail"): 1, (340, "mul"): 1}
+    assert harness.run(list(moves), give=give)
+    harness.check(moves)
+    takes = [(cycle, event) for cycle, event in harness.trace if event.startswith("take")]
+    assert [e for _, e in sorted(takes)] == ["take mul", "take tail"] * 2
+    assert [c for c, _ in takes] == [90, 90, 340, 340]
+    begun = (
+        [c for c, event in harness.trace if event == "write"] if what == "fill" else [r[0] for r in harness.requests]
+    )
+    assert 90 < min(begun) < 110 and not any(200 < c <= 340 for c in begun) and max(begun) > 340
+    assert not harness.tokens["mul"] and not harness.tokens["tail"]
+
+
+def test_loads_read_ahead_and_stores_do_not():
+    harness = harness_of("8x8, 4", busy=0.5)
+    loads = [plain(length=40, external=64 + 80 * k, chip=100 * k) for k in range(2)]
+    store = plain(length=40, external=400, chip=100, store=1)
+    after = plain(length=40, external=400, chip=300)
+    moves = [*loads, store, after]
+    for f in moves:
+        f["post_mul"] = 1
+    assert harness.run(list(moves))
+    harness.check(moves)
+    posts = [cycle for cycle, _ in harness.posts]
+    assert len(posts) == 4
+    reads, writes = ([c for c, write, _, _ in harness.requests if write == kind] for kind in (0, 1))
+    assert sum(c < harness.beats[0] for c in reads) >= 2  # the second's burst before the first's beats
+    assert min(writes) > posts[1]  # a store begins when all before it is on the chip
+    assert max(reads) > posts[2] and sum(c > posts[2] for c in reads) == sum(c > min(writes) for c in reads)
+
+
+@pytest.mark.parametrize("name", ["8x8, 2", "16x16, 16"])
+@pytest.mark.parametrize(
+    "fields, bad",
+    [
+        (dict(chip=ACT - 5, length=5), False),
+        (dict(chip=ACT - 5, length=6), True),
+        (dict(chip=2**20 - 1, length=2), True),
+        (dict(chip=ACT - 5, length=6, store=1), True),
+        (dict(chip=ACT - 5, length=6, fill=1), True),
+        (dict(chip=0, length=2, rows=3, chip_step=2**20 - 2), True),
+        (dict(chip=10, length=2, rows=6, chip_step=2**20 - 2, external_step=4), False),
+        (dict(space=Space.WEIGHT, chip=TILES - 2, length=2), False),
+        (dict(space=Space.WEIGHT, chip=TILES - 2, length=3), True),
+        (dict(space=Space.PARAM, chip=PARAMS - 2, length=2), False),
+        (dict(space=Space.PARAM, chip=PARAMS - 2, length=3), True),
+        (dict(external=MEMORY - 7, length=7), False),
+        (dict(external=MEMORY - 7, length=8), True),
+        (dict(external=MEMORY - 7, length=8, store=1), True),
+        (dict(external=MEMORY - 7, length=8, fill=1), False),
+        (dict(external=2**32 - 16, length=20), True),
+        (dict(external=64, length=20, rows=3, external_step=-32), False),
+        (dict(external=64, length=20, rows=4, external_step=-32), True),
+        (dict(external=64, length=20, rows=2, planes=2, external_step=-32, external_plane=32, chip_plane=64), False),
+    ],
+)
+def test_what_lies_outside(name, fields, bad):
+    """The bad access is reported and not made; one at the very end of a memory is good."""
+    harness = harness_of(name, latency=4)
+    harness.machine.bases = dict.fromkeys(Base, 0)
+    move = plain(**fields)
+    ended = harness.run([move], cycles=400)
+    assert bool(harness.errors) == bad and (ended is None or not bad)
+    if not bad:
+        harness.check([move])
+    assert all(at + beats * harness.config.memory_width <= MEMORY for _, _, at, beats in harness.requests)
+    assert all(0 <= at < ACT for at in range(len(harness.act)))
+    assert all(tile < TILES for tile, _ in harness.tiles) and all(entry < PARAMS for entry, _ in harness.params)

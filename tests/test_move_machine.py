@@ -11,7 +11,7 @@ from lepton.sw.device.link import LinkError
 from lepton.sw.device.verilated import open_device
 from lepton.sw.reference.iss import IssError
 
-SIZES = dict(act_bytes=4096, weight_tiles=128, params=256, acc_depth=64, line_depth=32, memory_bytes=1 << 16)
+SIZES = dict(act_bytes=4096, weight_tiles=640, params=512, acc_depth=64, line_depth=32, memory_bytes=1 << 16)
 CONFIGS = {
     c.name: c
     for c in (
@@ -132,6 +132,72 @@ def network(config, seed):
     return p
 
 
+def noise(p, count):
+    """MOVEs of any shape between the upper activations and the upper arena, which no layer uses."""
+    r = p.rng
+    low, high, memory = 2600, p.config.act_bytes, 0x4000
+
+    def number(first, last):
+        return int(r.integers(first, last))
+
+    for _ in range(count):
+        kind = ("load", "load", "store", "fill")[number(0, 4)]
+        length, rows, planes = number(1, 60), number(1, 6), number(1, 3)
+        step, plane = length + number(0, 9), 5 * (length + 9) + number(0, 20)
+        chip = number(low, high - 2 * plane)
+        external = number(memory, memory + 0x2000)
+        p.move(
+            base=Base.ARENA, external=external, chip=chip, length=length, rows=rows, planes=planes, external_step=step,
+            chip_step=length + number(0, 9), external_plane=plane, chip_plane=plane, store=int(kind == "store"),
+            fill=int(kind == "fill"), value=number(-128, 128), flip=number(0, 2),
+        )  # fmt: skip
+
+
+def chain(config, seed, layers=6):
+    """Layers of random kinds, one behind the other, each from where the one before wrote, or from the arena where that
+    was moved to; and MOVEs besides."""
+    p = Mover(config, seed, layers)
+    r = p.rng
+    h, w, c = (int(v) for v in r.integers(2, 6, 3))
+    at, other, spill = 0, 1300, 0x1000
+    source = p.put(r.integers(0, 256, h * w * c, np.uint8).tobytes(), Base.ARENA)
+    p.new_table()
+    p.move(external=source, base=Base.ARENA, length=h * w * c, flip=1, post_mul=1)
+    by_move, flat = 1, False
+    for layer in range(layers):
+        last = layer == layers - 1
+        spilled = int(last or r.random() < 0.4)
+        by_tail = int(not spilled)
+        p.begin({"wait_move": by_move}, {"post": by_tail, "post_move": spilled})
+        noise(p, int(r.integers(0, 3)))
+        wait = 1 - by_move
+        kind = "dense" if flat or r.random() < 0.2 else ("conv", "depthwise")[int(r.integers(0, 2))]
+        if kind == "conv":
+            n = int(r.integers(1, 12))
+            p.conv(at, other, h, w, c, n, wait=wait, post=0)
+            c = n
+        elif kind == "depthwise":
+            p.depthwise(at, other, h, w, c, wait=wait, post=0)
+        else:
+            n = int(r.integers(1, 30))
+            p.dense(at, other, h * w * c, n, wait=wait, post=0)
+            h, w, c, flat = 1, 1, n, True
+        at, other = other, at
+        by_move = spilled
+        if spilled:
+            size = w * c
+            gap = size + int(r.integers(0, 7))
+            both = dict(base=Base.ARENA, external=spill + int(r.integers(0, 9)), length=size, rows=h, external_step=gap)
+            p.move(**both, store=1, chip=at, chip_step=size, wait_tail=1)
+            noise(p, 1)
+            if not last:
+                p.move(**both, chip=at, chip_step=size, post_mul=1)
+            spill += 512
+    p.emit(isa.END)
+    assert 8 * p.pc <= PROGRAM and p.free <= ARENA - IMAGE
+    return p
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def device(request):
     return open_device(CONFIGS[request.param])
@@ -178,10 +244,24 @@ def test_with_stalls(device, seed):
         model.set_pace()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_random_chains(device, seed):
+    p = chain(device.config(), 100 + seed)
+    model = device._transport.model
+    model.set_pace(latency=1 + 13 * (seed % 4), interval=1 + seed % 3)
+    if seed % 2:
+        model.set_stalls(seed, request=60, data=60, written=60)
+    try:
+        check(device, p)
+    finally:
+        model.set_stalls(1)
+        model.set_pace()
+
+
 ERRORS = {
     "activations": (Status.BAD_ADDRESS, dict(chip=4090, length=10)),
-    "tiles": (Status.BAD_ADDRESS, dict(space=Space.WEIGHT, chip=120, length=9)),
-    "entries": (Status.BAD_ADDRESS, dict(space=Space.PARAM, chip=256, length=1)),
+    "tiles": (Status.BAD_ADDRESS, dict(space=Space.WEIGHT, chip=632, length=9)),
+    "entries": (Status.BAD_ADDRESS, dict(space=Space.PARAM, chip=512, length=1)),
     "memory": (Status.BAD_ADDRESS, dict(external=(1 << 16) - IMAGE - 30, length=10, rows=3, external_step=12)),
     "memory, store": (Status.BAD_ADDRESS, dict(external=1 << 31, store=1, length=10)),
     "space": (Status.BAD_INSTRUCTION, dict(space=3, length=1)),

@@ -10,6 +10,7 @@ import pytest
 
 from lepton.fpga.boards import get_board
 from lepton.fpga.top import BoardTop
+from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import UP5K, NpuConfig
 from lepton.rtl.spec.isa import Reg, Status
 from lepton.rtl.verilog import prefixed, to_verilog, version, write_verilog
@@ -20,9 +21,10 @@ WITH_RING = NpuConfig("ring", 4, 4, lanes=2, act_bytes=4096, weight_tiles=64, ri
 WITH_MEMORY = NpuConfig(
     "memory", 4, 4, lanes=2, pe="paired", act_bytes=4096, weight_tiles=64, ring_tiles=8, external_bytes=4096
 )
+WITH_PORT = NpuConfig("port", 4, 4, lanes=2, act_bytes=4096, weight_tiles=64, memory_width=4, memory_bytes=1 << 20)
 
 
-@pytest.fixture(scope="module", params=[WITH_RING, WITH_MEMORY, UP5K], ids=lambda c: c.name)
+@pytest.fixture(scope="module", params=[WITH_RING, WITH_MEMORY, WITH_PORT, UP5K], ids=lambda c: c.name)
 def generated(request, tmp_path_factory):
     """(configuration, Verilog, description, waivers) as `lepton verilog` writes them."""
     return request.param, *write_verilog(request.param, tmp_path_factory.mktemp("v") / f"{request.param.name}.v")
@@ -83,7 +85,16 @@ def test_description(generated):
     assert {r["region"]: r["words"] for r in about["memory_map"]}["ACT"] == config.act_bytes
     port = {p["name"]: p for p in about["ports"]}
     streams = ("i", "o", "x_req", "x_data") if config is WITH_RING else ("i", "o")
-    assert set(port) == {f"{s}__{p}" for s in streams for p in ("payload", "valid", "ready")} | {"clk", "rst", "status"}
+    single = {"clk", "rst", "status"}
+    if config is WITH_PORT:
+        streams, single = (*streams, *about["memory_port"]["streams"]), single | {"memory__idle", "memory__error"}
+        assert (about["memory_port"]["beat_bytes"], about["memory_port"]["bytes"]) == (4, 1 << 20)
+    assert ("memory_port" in about) == (config is WITH_PORT)
+    assert set(port) == {f"{s}__{p}" for s in streams for p in ("payload", "valid", "ready")} | single
+    assert {i["name"] for i in about["instructions"]} == {op.opcode.name for op in isa.operations(config)}
+    assert [r["name"] for r in about["registers"] if r["writable"]] == ["IMAGE", "ARENA"] * (config is WITH_PORT)
+    readable = {r["region"] for r in about["memory_map"] if r["readable"]}
+    assert readable == {"REG", "ACT"} | ({"MEMORY"} if config is WITH_PORT else set())
     text = verilog.read_text()
     header = text[text.index("module lepton_npu(") :].split(")")[0].split("(")[1]
     assert {name.strip() for name in header.split(",")} == set(port)
@@ -96,11 +107,18 @@ def test_description(generated):
 
 def test_fields_of_a_port(generated):
     config, _, description, _ = generated
-    if config is not WITH_RING:
-        pytest.skip("only this configuration has a port of several fields")
+    known = {
+        WITH_RING: {"x_req__payload": [("address", 0, 32), ("length", 32, 16)]},
+        WITH_PORT: {
+            "memory__a__payload": [("write", 0, 1), ("address", 1, 32), ("beats", 33, 8)],
+            "memory__w__payload": [("data", 0, 32), ("mask", 32, 4)],
+        },
+    }
+    if config not in known:
+        pytest.skip("this configuration has no port of several fields")
     port = {p["name"]: p for p in json.loads(description.read_text())["ports"]}
-    found = [(f["name"], f["bit"], f["width"]) for f in port["x_req__payload"]["fields"]]
-    assert found == [("address", 0, 32), ("length", 32, 16)]
+    for name, fields in known[config].items():
+        assert [(f["name"], f["bit"], f["width"]) for f in port[name]["fields"]] == fields
 
 
 def test_files_that_do_not_change_are_left_alone(generated):

@@ -278,7 +278,7 @@ class Binder:
 
     @staticmethod
     def _may_wait(unit: Unit, following: Unit) -> bool:
-        """Whether the tails of a unit may stand behind the multiplications of the next: fetch then never holds them up."""
+        """Whether a unit's tails may stand behind the next one's multiplications, which fetch then never holds up."""
         if unit.layer != following.layer or sum(i.op is isa.TAIL for i in unit.instructions) < 2:
             return False
         for u in (unit, following):

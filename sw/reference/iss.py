@@ -2,7 +2,8 @@
 
 Four engines (weights, multiply, tail, move) work through their queues as `docs/architecture.md` says. Time is not
 modelled: each engine runs as far as tokens, tiles and accumulator banks let it, and the queues hold as much as the
-hardware's, so that the same programs stall. What ends with an error in hardware, or is undefined there, raises `IssError`.
+hardware's, so that the same programs stall. What ends with an error in hardware, or is undefined there, raises
+`IssError`.
 """
 
 from collections import deque
