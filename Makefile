@@ -4,6 +4,9 @@ VENV := .venv
 STAMP := $(VENV)/.stamp
 FPGA_STAMP := $(VENV)/.stamp-fpga
 DOCS_STAMP := $(VENV)/.stamp-docs
+TORCH_STAMP := $(VENV)/.stamp-torch
+NETWORKS_STAMP := $(VENV)/.stamp-networks
+DATA ?= mnist.npz
 BOARD ?= ulx3s-25f
 SLACK ?= 0
 BOARDS := $(shell ls -r fpga/boards | sed -n '/^__/d; s/_/-/g; s/\.py$$//p')
@@ -13,7 +16,7 @@ PROOFS ?=
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test wheel formal verify bench fpga fpga-synth fpga-sim fpga-report lint format docs clean
+.PHONY: help setup sim test wheel formal verify bench mnist networks fpga fpga-synth fpga-sim fpga-report lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,8 +35,8 @@ sim: setup ## run the digits on the RTL; MODEL=, INPUT= and CONFIG= choose other
 test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some, WAVES=1 records the benches'
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
-wheel: setup ## the wheel alone in a new environment: what works without extras, and its size
-	$(VENV)/bin/python -m pytest -m wheel tests/test_wheel.py
+wheel: setup ## the wheel in new environments: what works without extras and its size; [rtl] runs the RTL, [fpga] synthesizes
+	$(VENV)/bin/python -m pytest -m wheel tests/test_wheel.py $(TESTS)
 
 verify: setup ## the whole verification plan, its table, docs/verification.md; SEED= of the random campaigns
 	$(VENV)/bin/python -m lepton.verif.plan --seed $(SEED)
@@ -43,6 +46,20 @@ formal: setup ## prove properties of the RTL, and that each proof finds a plante
 
 bench: setup ## measure the reference models at all presets on the RTL, write docs/performance.md
 	$(VENV)/bin/lepton bench --all
+
+$(TORCH_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[torch,evaluate]'
+	@touch $@
+
+mnist: $(TORCH_STAMP) ## train MNIST (DATA=mnist.npz) in PyTorch, on the device's integers, and pruned: accuracy, cycles on the RTL
+	$(VENV)/bin/python examples/prune_mnist.py '$(DATA)'
+
+$(NETWORKS_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[networks]'
+	@touch $@
+
+networks: $(NETWORKS_STAMP) ## six networks from PyTorch, ONNX, QDQ and Keras: near the float network, the same bytes everywhere
+	$(VENV)/bin/python -m lepton.verif.networks
 
 $(FPGA_STAMP): $(STAMP)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[fpga]'

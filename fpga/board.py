@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """What the flow needs to know of a board."""
 
 from collections.abc import Callable
@@ -51,3 +52,9 @@ class Board:
     """False: place and route only, no pins of a real board."""
     caveat: str = ""
     """What a reader of the figures must know."""
+
+    @property
+    def clock_hz(self) -> float:
+        """What the PLL makes of `mhz`."""
+        frequency: float = self.pll(self.platform().default_clk_frequency, self.mhz * 1e6).frequency
+        return frequency

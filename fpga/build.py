@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -32,6 +33,21 @@ class Stages:
             result = work(lambda: status.update(text(False)))
         self._console.print(text(True), highlight=False)
         return result
+
+
+def tree() -> str:
+    """The commit of the sources, with `-dirty` behind it if they were changed; "-" where they are no checkout."""
+    here = Path(__file__).resolve()
+    said = ""
+    for asked in (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty", "--exclude=*"]):
+        try:
+            done = subprocess.run(["git", "-C", str(here.parent), *asked], capture_output=True, text=True)
+        except FileNotFoundError:
+            return "-"
+        if done.returncode:
+            return "-"
+        said = done.stdout.strip()
+    return said
 
 
 def build(board: Board, folder: Path, synth_only: bool = False, slack: float = 0.0) -> dict:
@@ -108,6 +124,7 @@ def build(board: Board, folder: Path, synth_only: bool = False, slack: float = 0
         "mhz": round(mhz, 2),
         "asked": board.mhz,
         "seed": seed,
+        "tree": tree(),
         "tried": tried,
         "seconds": round(time.monotonic() - begin + float(kept or 0)),
         "bitstream": str(folder / flow.FAMILIES[board.family].bitstream) if board.bitstream else None,

@@ -29,7 +29,7 @@ MHz is what place and route reports after routing for the slowest path of the ac
 asked is the clock the board gets. The open tools' timing models are not the vendors': a caveat stands where that
 matters. Nobody has measured these on a board yet. Time is from sources to bitstream, on one core. A multiplier is the
 family's: 18x18 bits (ECP5), 16x16 (iCE40), 9x9 (Gowin, Nexus). Where place and route has not met the clock yet, the
-row has what synthesis counted.
+row has what synthesis counted. A row is of the tree (commit) named; what changed since is not in it.
 """
 SPEED = """
 ## Inferences per second
@@ -120,8 +120,8 @@ def page(rows: dict) -> str:
     """The page of these rows."""
     lines = [
         HEAD,
-        "| board | part | array | MAC/cycle | LUT | FF | multipliers | block RAM | MHz (asked) | seed | time |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| board | part | array | MAC/cycle | LUT | FF | multipliers | block RAM | MHz (asked) | seed | time | tree |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
 
     def of(row, kind):
@@ -139,12 +139,12 @@ def page(rows: dict) -> str:
         cells += [of(row, kind) for kind in ("lut", "ff", "multiplier", "bram")]
         if "used" in row:
             minutes = f"{row['seconds'] // 60}:{row['seconds'] % 60:02} min"
-            cells += [f"{row['mhz']:.1f} ({row['asked']:g})", str(row["seed"]), minutes]
+            cells += [f"{row['mhz']:.1f} ({row['asked']:g})", str(row["seed"]), minutes, row["tree"]]
         else:
             what = "synthesized only" if row["area"] else "not built"
             if row["tried"]:
                 what = f"{max(t['mhz'] for t in row['tried']):.1f} in {len(row['tried'])} tries: missed"
-            cells += [f"{what} ({row['asked']:g})", "-", "-"]
+            cells += [f"{what} ({row['asked']:g})", "-", "-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {name}: {row['caveat']}" for name, row in rows.items() if row["caveat"])]
     lines += [

@@ -8,6 +8,7 @@ from lepton.fpga.uart import UartReceiver, UartTransmitter
 from lepton.rtl.burst_memory import BurstMemory, NpuWithMemory
 from lepton.rtl.spec.config import ConfigError, NpuConfig
 from lepton.rtl.spec.isa import Status
+from lepton.rtl.spec.timing import link_timeout
 
 __all__ = ["BoardTop"]
 
@@ -20,7 +21,7 @@ class BoardTop(wiring.Component):
     Members: ``rx`` In(1), asynchronous · ``tx`` Out(1) · ``leds`` Out(4): running, done, error, and lit for at least
     2**20 cycles by each byte received
 
-    A frame that stops in the middle is dropped after 20 ms (at least 65,536 cycles). Requests get one answer each and
+    A frame that stops in the middle is dropped after `timing.link_timeout` cycles. Requests get one answer each and
     the host waits for it, so neither direction needs flow control.
     """
 
@@ -33,7 +34,7 @@ class BoardTop(wiring.Component):
         if self.divisor < 4 or abs(clock_hz / self.divisor / baud - 1) > 0.02:
             near = clock_hz / max(self.divisor, 4)
             raise ConfigError(f"baud={baud:g}: cannot be made from a clock of {clock_hz:g} Hz: use {near:.0f}")
-        self._npu = NpuWithMemory(config, memory, link_timeout=max(65536, round(clock_hz / 50)))
+        self._npu = NpuWithMemory(config, memory, link_timeout=link_timeout(clock_hz))
         super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(4)})
 
     def elaborate(self, platform):

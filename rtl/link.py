@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import ports
 from lepton.rtl.layouts import BYTE
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.frames import READ, START, WRITE_HEADER
 from lepton.rtl.spec.isa import Command, Reg, Region, Result
@@ -90,7 +90,7 @@ class Link(wiring.Component):
     Reset: drops a partial frame, a reply and the run id.
     """
 
-    def __init__(self, config: NpuConfig, act_latency: int, timeout: int = 65536):
+    def __init__(self, config: NpuConfig, act_latency: int, timeout: int = timing.LINK_TIMEOUT):
         if act_latency < 1:
             raise ValueError(f"act_latency={act_latency}: must be at least 1")
         if timeout < 1:

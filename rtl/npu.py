@@ -48,7 +48,7 @@ class Npu(wiring.Component):
     no tail read, no external byte came) the run ends with STALLED.
     """
 
-    def __init__(self, config: NpuConfig, watchdog: int = 65536, link_timeout: int = 65536):
+    def __init__(self, config: NpuConfig, watchdog: int = 65536, link_timeout: int = timing.LINK_TIMEOUT):
         parts = parts_of(config)
         self._config = config
         self._control = RunControl(config, watchdog, parts.counted)

@@ -12,6 +12,7 @@ from amaranth.back import verilog
 from amaranth.hdl import Shape
 from amaranth.lib import data, wiring
 
+from lepton.rtl.lint import WAIVED
 from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 
@@ -30,16 +31,6 @@ _ZERO_MEMORY = re.compile(r"^  initial begin\n((?:    [^\n]*\[\d+\] = \d+'[hd]0+
 _MODULE = re.compile(r"^module (\\\S+ |\w+)", re.MULTILINE)
 _INSTANCE = re.compile(r"^  (\\\S+ |\w+)(?= (?:\\\S+ |\w+) \($)", re.MULTILINE)
 PREFIX = "lepton_"
-WAIVED = {
-    "CASEINCOMPLETE": "yosys writes a case that keeps a value without saying so",
-    "CASEOVERLAP": "the first match counts, as in Amaranth's Switch",
-    "WIDTHEXPAND": "operands are extended by the language's rules",
-    "WIDTHTRUNC": "sums are cut to the width of what they are assigned to",
-    "UNSIGNED": "comparisons that a configuration makes constant",
-    "CMPCONST": "comparisons that a configuration makes constant",
-    "UNOPTFLAT": "parts of one vector depend on others of it, no bit on itself",
-}
-"""Verilator's warnings about generated text, and why each is of no concern."""
 
 
 def _clear_loop(match) -> str:
@@ -139,7 +130,7 @@ def memory_port(config: NpuConfig) -> dict:
     }
 
 
-def describe(config: NpuConfig, component, top: str) -> dict:
+def describe(config: NpuConfig, component, top: str, link_timeout: int) -> dict:
     """What a testbench or a driver needs to know of one configuration: sizes, ports, registers, memory map, formats."""
 
     def layout(fields):
@@ -181,6 +172,7 @@ def describe(config: NpuConfig, component, top: str) -> dict:
             "sync_host": isa.SYNC_HOST,
             "sync_device": isa.SYNC_DEVICE,
             "max_payload": isa.MAX_PAYLOAD,
+            "timeout": link_timeout,
             "commands": {c.name: int(c) for c in isa.Command},
             "results": {r.name: int(r) for r in isa.Result},
         },
@@ -197,7 +189,7 @@ def write_if_changed(path: Path, text: str) -> bool:
     return True
 
 
-def write_verilog(config: NpuConfig, path, prefix: str = PREFIX, link_timeout: int | None = None) -> list[Path]:
+def write_verilog(config: NpuConfig, path, prefix: str = PREFIX, link_timeout: int = timing.LINK_TIMEOUT) -> list[Path]:
     """Write the accelerator's Verilog to `path`, its description and lint waivers beside it, as `.json` and `.vlt`.
 
     The top module is `npu` behind the prefix, with the external memory that the host writes if the configuration has
@@ -207,14 +199,13 @@ def write_verilog(config: NpuConfig, path, prefix: str = PREFIX, link_timeout: i
     from lepton.rtl.npu import Npu
 
     path = Path(path)
-    options = {} if link_timeout is None else {"link_timeout": link_timeout}
-    top = (NpuWithMemory if config.external_bytes else Npu)(config, **options)
+    top = (NpuWithMemory if config.external_bytes else Npu)(config, link_timeout=link_timeout)
     name = prefix + "npu"
     text = prefixed(to_verilog(top), prefix)
     first, _, rest = text.partition("\n")  # yosys's version, kept behind ours
     write_if_changed(path, f"{header(config, name)}{first}\n{rest}")
     others = {
-        path.with_suffix(".json"): json.dumps(describe(config, top, name), indent=1) + "\n",
+        path.with_suffix(".json"): json.dumps(describe(config, top, name, link_timeout), indent=1) + "\n",
         path.with_suffix(".vlt"): waivers(path.name),
     }
     for other, content in others.items():

@@ -7,6 +7,7 @@ import math
 import re
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ from lepton.rtl.spec.errors import LeptonError
 MAX_BYTES = 1 << 29
 """Most bytes of all arrays of a file."""
 MAX_ARRAYS = 4096
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Methods that `zipfile` unpacks no further than it is asked to; of the others a few bytes may become gigabytes."""
+PIECE = 1 << 20
+"""Bytes to read at a time: `zipfile` makes a copy or two of what it is asked for."""
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'(?P<descr>[<>|=]?[biuf][0-9]{1,2})',\s*'fortran_order':\s*(?P<order>True|False),"
     r"\s*'shape':\s*\((?P<shape>[0-9]*(?:\s*,\s*[0-9]+)*),?\s*\),?\s*\}\s*"
@@ -28,8 +33,11 @@ class ArrayError(LeptonError, ValueError):
     """A file of arrays that cannot be read; the message is one line."""
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, or {"x": array} of an .npy file. Raises ArrayError, OSError."""
+def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, or {"x": array} of an .npy file. Raises ArrayError, OSError.
+
+    names: only these are read, and where there is none of them, nothing; what the others hold does not matter.
+    """
     path = Path(path)
     if not path.is_file():
         raise ArrayError(f"{path}: no such file")
@@ -39,17 +47,30 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                 file.seek(0)
                 return {"x": _read(file, path.stat().st_size, MAX_BYTES)}
         with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive)
+            return _read_archive(archive, names)
     except DAMAGE as error:
         raise ArrayError(f"{path}: not an .npy or .npz file of plain numbers ({error})") from None
 
 
-def _read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+def holds(path: str | Path) -> str:
+    """What the arrays of a file that `read_arrays` has read are called, in words."""
+    if not zipfile.is_zipfile(path):
+        return "one array"
+    with zipfile.ZipFile(path) as archive:
+        names = [n.removesuffix(".npy")[:40] for n in archive.namelist() if n.endswith(".npy")]
+    return ", ".join(names[:8]) + ", …" * (len(names) > 8) or "nothing"
+
+
+def _read_archive(archive: zipfile.ZipFile, names: Collection[str] | None) -> dict[str, np.ndarray]:
     members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+    if names is not None:
+        members = [m for m in members if m.filename.removesuffix(".npy") in names]
     if len(members) > MAX_ARRAYS:
         raise ValueError(f"{len(members)} arrays, at most {MAX_ARRAYS} are read")
     arrays, left = {}, MAX_BYTES
     for member in members:
+        if member.compress_type not in BOUNDED:
+            raise ValueError("it is packed as np.savez does not")
         with archive.open(member) as file:
             array = _read(file, member.file_size, left)
         arrays[member.filename.removesuffix(".npy")] = array
@@ -78,7 +99,7 @@ def _read(file, size: int, limit: int) -> np.ndarray:
         raise ValueError(f"its header says {want:,} bytes of data, it has {size - len(start) - width - length:,}")
     data = bytearray(want)
     view, at = memoryview(data), 0
-    while at < want and (n := file.readinto(view[at:])):
+    while at < want and (n := file.readinto(view[at : at + PIECE])):
         at += n
     if at < want:
         raise ValueError("it ends early")

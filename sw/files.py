@@ -30,6 +30,8 @@ def check_model(name: str | Path) -> None:
 
 def read_file(path: Path, limit: int, error: type[LeptonError]) -> bytes:
     """Bytes of a file. Raises `error` when it cannot be read, or has more than `limit` bytes: before any is read."""
+    if path.exists() and not path.is_file():
+        raise error(f"{path}: not a file")
     try:
         if path.stat().st_size > limit:
             raise error(f"{path}: larger than {limit} bytes")
@@ -43,7 +45,7 @@ def check_output(name: str | Path) -> Path:
     path = Path(name)
     if path.is_dir():
         raise UserError(f"{name}: is a folder; give a file to write")
-    folder = path.resolve().parent
+    folder = Path(os.path.realpath(path)).parent  # pathlib's own raises at links in a circle
     if not folder.is_dir():
         raise UserError(f"{name}: the folder {folder} does not exist")
     if not os.access(path if path.exists() and not path.is_file() else folder, os.W_OK):
@@ -54,7 +56,7 @@ def check_output(name: str | Path) -> Path:
 @contextmanager
 def atomic(name: str | Path) -> Iterator[Path]:
     """A path to write to that becomes `name` when the block ends well, and vanishes when it does not."""
-    path = Path(name).resolve()
+    path = Path(os.path.realpath(name))
     if path.exists() and not path.is_file():  # a device or pipe cannot be replaced
         yield path
         return
@@ -117,10 +119,9 @@ def load_target(name: str) -> "Target":
 
     if not name.endswith(".json"):
         return get_target(name)
+    text = read_file(Path(name), MAX_JSON, UserError)
     try:
-        if Path(name).stat().st_size > MAX_JSON:
-            raise UserError(f"{name}: not a configuration: larger than {MAX_JSON:,} bytes")
-        data = json.loads(Path(name).read_text())
+        data = json.loads(text)
         config = NpuConfig.from_dict(data.get("config", data))
         return Target(config.name, config, title=name)
     except ConfigError:

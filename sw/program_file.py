@@ -12,6 +12,7 @@ import numpy as np
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.arrays import BOUNDED
 from lepton.sw.compiler import CompileError, HostStep, Layer, NpuStep, Place, Program
 from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.graph.reader import load_model
@@ -95,6 +96,8 @@ def _parse(archive: zipfile.ZipFile) -> Program:
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     info = archive.getinfo(name)
+    if info.compress_type not in BOUNDED:
+        raise ValueError(f"{name} is packed by method {info.compress_type}")
     if info.file_size > limit:
         raise ValueError(f"{name} has {info.file_size:,} bytes, at most {limit:,} are possible")
     return archive.read(info)
@@ -134,6 +137,8 @@ def _check(program: Program) -> None:
     model, act_bytes = program.model, program.config.act_bytes
     operators = {op.index for op in model.operators}
     starts = [s.pc for s in program.steps if isinstance(s, NpuStep)]
+    if len(set(program.steps)) != len(program.steps):
+        raise ValueError("a step comes twice")
     for step in program.steps:
         if isinstance(step, HostStep) and step.operator not in operators:
             raise ValueError(f"a step is operator {step.operator}, which the model does not have")
@@ -152,6 +157,34 @@ def _check(program: Program) -> None:
             raise ValueError(f"tensor {t} lies outside the memory")
         if place.stack is not None:
             _check_stack(place, size, act_bytes)
+    _check_values(program)
+
+
+def _check_values(program: Program) -> None:
+    """Whether each tensor that the host reads is an input, computed on the host, a view of one, or has a place."""
+    model = program.model
+    by_index = {op.index: op for op in model.operators}
+    there = {*model.inputs, *program.places} | {t.index for t in model.tensors if t.constant or t.variable}
+    on_array = {i for layer in program.layers for i in layer.operators}
+    on_host = {s.operator for s in program.steps if isinstance(s, HostStep)}
+    views = {t: op for op in model.operators if op.index not in on_array | on_host for t in op.outputs}
+
+    def need(*tensors: int) -> None:
+        todo = list(tensors)
+        while todo:
+            t = todo.pop()
+            if t < 0 or t in there:
+                continue
+            if t not in views:
+                raise ValueError(f"tensor {t} is read before it is there, or has no place")
+            there.add(t)
+            todo += views[t].inputs
+
+    for step in program.steps:
+        if isinstance(step, HostStep):
+            need(*by_index[step.operator].inputs)
+            there.update(by_index[step.operator].outputs)
+    need(*model.outputs)
 
 
 STACK = "h w c top bottom left right kernel stride dilation out_h zero_point size".split()

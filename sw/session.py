@@ -69,10 +69,10 @@ def most_vectors(model: Model) -> int:
 class _IssEngine:
     """The instruction-set simulator behind the engine interface: load, write activations, run, read activations."""
 
-    def __init__(self, config: NpuConfig, program: Program):
+    def __init__(self, config: NpuConfig, program: Program, hazards: bool = False):
         from lepton.sw.reference.iss import Iss
 
-        self.iss = Iss(config, limit=most_vectors(program.model))
+        self.iss = Iss(config, hazards, limit=most_vectors(program.model))
         self._arena, self._first = 0, 0
         if config.memory_width:
             self._arena, self._first = -(-len(program.image) // 4096) * 4096, program.program_at // 8

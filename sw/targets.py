@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 
 from lepton.rtl.spec.config import PRESETS, ConfigError, NpuConfig, get_config
 from lepton.rtl.spec.errors import LeptonError
+from lepton.rtl.spec.timing import LINK_TIMEOUT
 
 GROUP = "lepton.configs"
 PRESET_MHZ = 50.0
@@ -18,12 +19,13 @@ PRESET_MHZ = 50.0
 
 @dataclass(frozen=True)
 class Target:
-    """A machine: its configuration, its clock, and what it is for people."""
+    """A machine: its configuration, its clock, what it is for people, and the cycles of its link's timeout."""
 
     name: str
     config: NpuConfig
     mhz: float = PRESET_MHZ
     title: str = "preset"
+    link_timeout: int = LINK_TIMEOUT
 
 
 def added() -> tuple[list[Target], list[str]]:

@@ -21,12 +21,3 @@ def shared(tmp_path_factory) -> Path:
     import standins
 
     return standins.make(tmp_path_factory.mktemp("standins"))
-
-
-@pytest.fixture(scope="session")
-def reference_files() -> Path:
-    """Folder of the reference models themselves, for what depends on their weights or data."""
-    folder = shared_folder()
-    if not (folder / "models").is_dir():
-        pytest.skip(f"no reference models at {folder}: set LEPTON_SHARED")
-    return folder

@@ -1,6 +1,7 @@
 """Models that cannot run: `lepton check`, `compile` and `run` say so in one line and exit with 2."""
 
 import io
+import time
 import zipfile
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 import tflite
 
 from lepton.sw.cli import main
+from lepton.sw.graph import writer
+from lepton.sw.graph.model import ModelError
+from lepton.sw.graph.reader import load_model
 from lepton.verif.random.tflite_builder import build, one_operator
 
 COMMANDS = ("check", "compile", "run")
@@ -169,6 +173,32 @@ def test_truncated_at_many_lengths(attempt):
     lengths = [*range(0, 64), *range(64, len(data), 41), len(data) - 1]
     refused = sum(attempt(data[:n])["check"] is not None for n in lengths)
     assert refused >= len(lengths) - 2  # the file may end in bytes that nothing reads
+
+
+def test_graphs_that_share_their_tensors(monkeypatch):
+    """256 graphs of 40,000 tensors each, in a file that holds them once: refused before any is read."""
+    right, written = writer._write_graph, []
+
+    def once(*args):
+        if not written:
+            written.append(right(*args))
+        return written[0]
+
+    monkeypatch.setattr(writer, "_write_graph", once)
+    tensors = [writer.TensorSpec("", (1, 4), "int8")] * 40_000
+    others = [writer.GraphSpec([], [], [], [])] * 255
+    data = writer.write_model(tensors, [writer.OperatorSpec("RELU", [0], [1])], [0], [1], others=others)
+    start = time.process_time()
+    with pytest.raises(ModelError, match="tensors: 10240000 of them, at most 65536"):
+        load_model(data)
+    assert time.process_time() - start < 2
+
+
+def test_names_move_no_cursor():
+    """Names go to terminals: what is not text in them does not."""
+    tensors = [((1, 4), 0.1, 0, None, 0), ((1, 4), 0.2, 0, None, 0)]
+    data = build(tensors, [("QUANTIZE", [0], [1], None)], [0], [1]).replace(b"t0\0", b"\x1bc\0")
+    assert load_model(data).tensors[0].name == "\ufffdc"
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -70,7 +70,7 @@ def exact(made, config):
     ],
 )
 def test_too_small_a_memory_is_named_with_the_numbers(changes, words):
-    deep = model(conv(), conv(1), conv(2), conv(3), shape=(1, 24, 24, 8))
+    deep = model(conv(), conv(1, seed=2), conv(2, seed=3), conv(3, seed=4), shape=(1, 24, 24, 8))
     compile_model(deep, SMALL)
     with pytest.raises(CompileError, match=words) as error:
         compile_model(deep, replace(SMALL, name="less", **changes))

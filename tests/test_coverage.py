@@ -87,6 +87,13 @@ def test_report_and_reasons(folder):
     assert [p["reason"] for p in r["left"]] == ["so", "so"] and r["idle_reasons"] == ["if"]
 
 
+def test_what_has_no_line_of_its_own_is_not_counted(folder):
+    """Wires between units: their bits are the units'."""
+    wires = point("toggle", "top__02Ewires", 1, "i___05Fvalid[9]:0->1", 0)
+    (folder / "a" / "x.dat").write_text("# SystemC::Coverage-3\n" + unit(0, 1, 0) + wires)
+    assert list(coverage.report()["components"]) == ["unit"]
+
+
 def test_verdict(monkeypatch):
     r = {
         "percent": dict(coverage.TARGETS),

@@ -20,7 +20,8 @@ def test_examples_print_what_the_page_says(page, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+    text = page.read_text()
+    for target in [*re.findall(r"\]\(([^)#\s]+)[^)]*\)", text), *re.findall(r'<img src="([^"]+)"', text)]:
         if not target.startswith(("http:", "https:")):
             assert os.path.exists(page.parent / target), f"{page.name} links to {target}"
 

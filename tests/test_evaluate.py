@@ -12,8 +12,9 @@ from lepton.sw.frontends.graph import Graph, Node, Value
 from lepton.sw.frontends.quantize import calibrate, quantize
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
-from lepton.sw.report.evaluate import EvaluateError, load_samples, read_picture, scores, task_of
+from lepton.sw.report.evaluate import EvaluateError, load_samples, quantized, read_picture, scores, task_of
 from lepton.sw.report.evaluate import Samples as Data
+from lepton.sw.session import End
 
 RNG = np.random.default_rng(2)
 
@@ -142,7 +143,7 @@ def test_channels_are_moved_as_the_model_takes_them(tmp_path):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda p: p.write_bytes(b"no"), "not an .npz"),
+        (lambda p: p.write_bytes(b"no"), "not an .npy or .npz file of plain numbers"),
         (lambda p: np.savez(p, z=[1]), "needed are inputs"),
         (lambda p: np.savez(p, x=np.zeros((2, 3)), y=[1]), "2 inputs and 1 labels"),
         (lambda p: np.savez(p, x=np.zeros((2, 3)), y=[1, 0]), "the model takes (N, 4)"),
@@ -216,3 +217,13 @@ def test_run_without_output_is_for_pictures_only(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((1, 8, 8, 1), np.int8))
     code, _, err = classify(capsys, DIGITS, "--input", tmp_path / "x.npy")
     assert code == 2 and "--output is missing" in err
+
+
+def test_real_values_are_rounded_as_a_session_rounds_them():
+    """Half away from zero, as TensorFlow Lite's QUANTIZE; what has no scale, or is float, stays."""
+    x = np.array([0.5, 1.5, 2.5, -0.5, -2.5, 900.0], np.float32)
+    end = End("x", (1, 6), np.dtype(np.int8), 1.0, 0, (6,))
+    assert quantized(end, x).tolist() == [1, 2, 3, -1, -3, 127]
+    assert quantized(end, np.arange(6, dtype=np.int8)).tolist() == [0, 1, 2, 3, 4, 5]
+    float_end = End("y", (1, 6), np.dtype(np.float32), 0.1, 3, (6,))
+    assert np.array_equal(quantized(float_end, x), x) and np.array_equal(float_end.dequantize(x), x)

@@ -88,7 +88,7 @@ def test_a_broken_design_is_told_and_nothing_crashes(tmp_path, monkeypatch, caps
         failed, no_bench = run([gone, lost], bugs=True)
     out = capsys.readouterr().out
     assert "[1/2] skid.load (prove 2) ... FAILED, planted bug NOT PLANTED" in out
-    assert "fails; trace: " in out and "'no such text' occurs 0 times, expected once" in out
+    assert f"fails: {failed.failed}; trace: " in out and "'no such text' occurs 0 times, expected once" in out
     assert "[2/2] lost (prove 2) ... NO ANSWER" in out and "KeyError: 'no such signal'" in out
     assert not failed.passed and failed.bug_found is False and failed.failed
     assert not no_bench.passed and no_bench.bug_found is None

@@ -1,6 +1,7 @@
 """Boards and the flow, short of place and route."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -131,6 +132,7 @@ def test_build(tmp_path, monkeypatch):
     assert ran == ["synthesize", ("nextpnr-ecp5", "7"), ("nextpnr-ecp5", "5"), ("ecppack",)]
     assert (result["seed"], result["mhz"], result["used"]["lut"]) == (5, 71.5, [3, 7])
     assert result["bitstream"] == str(tmp_path / "top.bit")
+    assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|-", result["tree"])
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert json.loads((tmp_path / "tried.json").read_text()) == result["tried"]
 
@@ -210,21 +212,26 @@ def test_report(tmp_path, shared):
                 "asked": get_board("ulx3s-85f").mhz,
                 "mhz": 81.25,
             }
-            | {"used": {"lut": [60_456, 83_640]}, "seed": 4, "seconds": 125, "bitstream": "x", "caveat": "be careful"},
+            | {
+                "used": {"lut": [60_456, 83_640]},
+                "seed": 4,
+                "tree": "0123abc",
+                "seconds": 125,
+                "bitstream": "x",
+                "caveat": "be careful",
+            },
         ),
     ):
         (tmp_path / "build" / board.name).mkdir(parents=True)
         (tmp_path / "build" / board.name / name).write_text(json.dumps(data))
     page = report.page(collect())
-    assert "| 16 | - | - | - | - | not built (18) | - | - |" in page
-    assert "| 64 | 20,123 | 1 | 2 | 3 | synthesized only (50) | - | - |" in page
+    assert "| 16 | - | - | - | - | not built (18) | - | - | - |" in page
+    assert "| 64 | 20,123 | 1 | 2 | 3 | synthesized only (50) | - | - | - |" in page
     (tmp_path / "build" / "ulx3s-25f" / "tried.json").write_text('[{"mhz": 47.31}, {"mhz": 49.04}]')
-    assert "| 3 | 49.0 in 2 tries: missed (50) | - | - |" in report.page(collect())
+    assert "| 3 | 49.0 in 2 tries: missed (50) | - | - | - |" in report.page(collect())
     (tmp_path / "build" / "ulx3s-25f" / "tried.json").unlink()
-    assert (
-        "| ulx3s-85f | its title | 18x16 paired | 288 | 60,456 / 83,640 | - | - | - | 81.2 (70) | 4 | 2:05 min |"
-        in page
-    )
+    built = "60,456 / 83,640 | - | - | - | 81.2 (70) | 4 | 2:05 min | 0123abc |"
+    assert f"| ulx3s-85f | its title | 18x16 paired | 288 | {built}" in page
     assert "- ulx3s-85f: be careful" in page and "- AD on icebreaker: it is too big." in page
     assert page.count(" 70 (1,000,000 cycles) |") == 3 and page.count(" [50 (1,000,000 cycles)] |") == 3
     assert "| GAP9 (NE16), chip | 240 | 1,054 | 1,370 | 578 | 3,704 |" in page

@@ -5,6 +5,7 @@ import pytest
 
 from lepton.sw import compiler
 from lepton.sw.compiler import network
+from lepton.sw.compiler.convolution import Convolution
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith
 from lepton.verif.random import graphs as fuzz
@@ -37,7 +38,7 @@ def test_every_operator_is_generated(op):
         rng = np.random.default_rng(seed)
         writer = fuzz._Writer(made)
         nodes = fuzz._random_nodes(rng, writer, op, len(made.nodes))
-        nodes = [n for n in nodes if "like" not in n.attrs]
+        nodes = [] if any("like" in n.attrs for n in nodes) else nodes
         if nodes and fuzz.valid(fuzz.replace(made, nodes=(*made.nodes, *nodes), outputs=())):
             return
     pytest.fail("never valid")
@@ -45,13 +46,16 @@ def test_every_operator_is_generated(op):
 
 def test_wider_kinds_are_generated():
     """Several inputs and outputs, state, any rank and first dimension, wide and deep maps, strides with dilation."""
-    found = dict.fromkeys(("inputs", "outputs", "state", "batch", "rank", "wide", "deep", "both", "above", "n1"), 0)
+    found = dict.fromkeys(
+        ("inputs", "outputs", "state", "batch", "rank", "wide", "deep", "both", "above", "n1", "ends"), 0
+    )
     for seed in range(200):
         g = fuzz.random_graph(seed)
         spatial = [n.attrs for n in g.nodes if "kernel" in n.attrs]
         found["inputs"] += any(n.op == "INPUT" for n in g.nodes)
         found["outputs"] += bool(g.outputs)
-        found["state"] += any(n.op == "DELAY" for n in g.nodes)
+        found["state"] += any(n.op in ("DELAY", "STREAM") for n in g.nodes)
+        found["ends"] += g.ends != ("int8", "int8")
         found["batch"] += g.shape[0] > 1
         found["rank"] += len(g.shape) not in (2, 4)
         found["wide"] += len(g.shape) == 4 and g.shape[2] > 60
@@ -96,6 +100,20 @@ def test_a_single_rounding_is_found_and_shrinks(monkeypatch, tmp_path):
     path, small, message = fuzz.keep(error.seed, None, ("golden",), error, tmp_path)
     assert len(small.nodes) <= 2 and "bytes differ from TFLM" in message
     assert path.read_bytes() == small.to_bytes()
+
+
+def test_a_line_buffer_one_short_is_found(monkeypatch):
+    """Rows of width + taps = line_depth + 1 take one entry more than there is."""
+    right = Convolution._width_limit
+
+    def wrong(self):
+        config = self.e.config
+        if self.streamed and self._stream_width(0, self.ow) + config.taps == config.line_depth + 1:
+            return None
+        return right(self)
+
+    monkeypatch.setattr(Convolution, "_width_limit", wrong)
+    first_mismatch(("iss",), 150)
 
 
 def test_multipliers_of_float32_are_found(monkeypatch):

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import resource
 import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import get_config
 from lepton.sw import cli
-from lepton.sw.arrays import ArrayError, read_arrays
+from lepton.sw.arrays import ArrayError, holds, read_arrays
 from lepton.sw.compiler import CompileError, compile_model
 from lepton.sw.files import DIGITS
 from lepton.sw.graph.reader import load_model
@@ -66,16 +68,26 @@ ARRAYS = {
     "encrypted": encrypted(),
     "a lying archive": archive(("x.npy", shaped("(900000000000,)"))),
     "a bomb": archive(("x.npy", shaped("(539000000,)", data=bytes(1 << 20)) + bytes((1 << 29) + (1 << 20)))),
+    "bz2": archive(("x.npy", npy(np.zeros((1, 8, 8, 1), np.int8))), method=zipfile.ZIP_BZIP2),
+    "lzma": archive(("x.npy", npy(np.zeros((1, 8, 8, 1), np.int8))), method=zipfile.ZIP_LZMA),
     "many": archive(*((f"{k}.npy", b"") for k in range(5000))),
 }
 
 
+COMMANDS = {
+    "run": ["run", str(DIGITS), "--input", "x.npz", "--output", "y.npy"],
+    "evaluate": ["evaluate", str(DIGITS), "x.npz"],
+    "import": ["import", str(DIGITS), "-o", "y.tflite", "--calibrate", "x.npz"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("what", ARRAYS)
-def test_arrays(tmp_path, capsys, what):
-    x = tmp_path / "x.npz"
-    x.write_bytes(ARRAYS[what])
+def test_arrays(tmp_path, capsys, monkeypatch, what, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.npz").write_bytes(ARRAYS[what])
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    assert cli.main(["run", str(DIGITS), "--input", str(x), "--output", str(tmp_path / "y.npy")]) == 2
+    assert cli.main(COMMANDS[command]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "x.npz" in error and len(error) < 400
     assert time.monotonic() - start < 5
@@ -93,6 +105,25 @@ def test_what_numpy_writes_is_read(tmp_path, dtype, order):
         np.savez_compressed(tmp_path / "x.npz", a=array, b=array)
         for found in (read_arrays(tmp_path / "x.npy")["x"], *read_arrays(tmp_path / "x.npz").values()):
             assert found.dtype == array.dtype and found.shape == array.shape and np.array_equal(found, array)
+
+
+def test_what_is_unpacked_is_there_once(tmp_path):
+    """128 MB of zeros of a few kB."""
+    x = tmp_path / "x.npz"
+    x.write_bytes(archive(("x.npy", shaped("(134217728,)", data=bytes(1 << 27)))))
+    tracemalloc.start()
+    assert read_arrays(x)["x"].nbytes == 1 << 27
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.1 * (1 << 27)
+
+
+def test_what_is_not_asked_for_may_be_anything(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.arange(3), names=np.array(["cat", "dog"]), meta=np.array({"a": 1}))
+    assert read_arrays(tmp_path / "x.npz", ["x", "y"])["x"].tolist() == [0, 1, 2]
+    assert holds(tmp_path / "x.npz") == "x, names, meta"
+    with pytest.raises(ArrayError, match="not of an array of numbers"):
+        read_arrays(tmp_path / "x.npz")
 
 
 def test_no_file(tmp_path):
@@ -114,8 +145,12 @@ def test_no_file(tmp_path):
         '{"rows":' + "9" * 5000 + "}",
         '{"rows":1e999}',
         " " * (2 << 20),
+        json.dumps({"name": "n" * 500_000, "rows": 99}),
+        json.dumps({"n" * 500_000: 1}),
+        json.dumps({"multiplier": "n" * 500_000}),
+        json.dumps({"name": "8x8\nendmodule"}),
     ],
-    ids="floats float_counts bool name list brackets_in text number nesting digits infinity spaces".split()[:11],
+    ids="floats counts bool name list text number nesting digits infinity spaces names keys values lines".split(),
 )
 def test_configurations(tmp_path, capsys, text):
     path = tmp_path / "c.json"
@@ -123,6 +158,26 @@ def test_configurations(tmp_path, capsys, text):
     assert cli.main(["verilog", "--config", str(path), "-o", str(tmp_path / "npu.v")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and len(error) < 400 and not (tmp_path / "npu.v").exists()
+
+
+def test_what_is_no_file(tmp_path, capsys):
+    """A pipe that nobody writes to, a device without end, links in a circle."""
+    pipe, zeros, circle = (tmp_path / f"{n}.json" for n in ("pipe", "zeros", "circle"))
+    os.mkfifo(pipe)
+    zeros.symlink_to("/dev/zero")
+    circle.symlink_to(circle)
+    for name in (pipe, zeros, circle):
+        commands = [
+            ["verilog", "--config", name, "-o", tmp_path / "npu.v"],
+            ["check", name],
+            ["run", DIGITS, "--input", name, "--output", tmp_path / "y.npy"],
+        ]
+        for command in commands:
+            assert cli.main([str(c) for c in command]) == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and name.name in error
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 8, 1), np.int8))
+    assert cli.main(["run", str(DIGITS), "--input", str(tmp_path / "x.npy"), "--output", str(circle)]) in (0, 2)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +216,8 @@ INDEXES = {
     "a step with more": dict(steps=[{"kind": "NpuStep", "pc": 0, "x": 1}]),
     "a step that is text": dict(steps=[{"kind": "NpuStep", "pc": "0"}]),
     "steps that are none": dict(steps=7),
+    "the same step again": dict(steps=lambda s: s * 1000),
+    "outputs without a place": dict(places={}),
     "a place outside": dict(places=first_place(address=65530)),
     "a negative place": dict(places=first_place(address=-1)),
     "a place of no tensor": dict(places=lambda p: p | {"999": p["0"]}),
@@ -192,6 +249,13 @@ def test_members_larger_than_their_memory_are_not_unpacked(digits, member):
     with pytest.raises(CompileError, match=f"{member} has {size:,} bytes"):
         parse_program(data)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_that_could_unpack_to_anything(digits, method):
+    """Python unpacks these as far as they go, whatever size their header says."""
+    with pytest.raises(CompileError, match=f"program.json is packed by method {method}"):
+        parse_program(archive(*digits.items(), method=method))
 
 
 def test_a_program_that_never_ends(digits, tmp_path, capsys):

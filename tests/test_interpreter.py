@@ -6,6 +6,7 @@ computes something else, this says so, before a hundred other tests do.
 
 import hashlib
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,11 @@ def computed(name: str) -> tuple[str, str]:
     data, shape = nets[name](1 + list(nets).index(name))
     xs = np.random.default_rng([3, len(name)]).integers(-128, 128, (4, *shape)).astype(np.int8)
     return digest(data), digest(reference(data, xs).tobytes())
+
+
+def test_the_readme_names_the_version():
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    assert f"`tflite-micro` {VERSION} " in readme.read_text()
 
 
 @pytest.mark.parametrize("name", sorted(standins.ZOO | standins.MODELS))

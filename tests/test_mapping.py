@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lepton.rtl.spec.config import NpuConfig, get_config
+from lepton.rtl.spec.isa import Region, word_bytes
 from lepton.sw.compiler import Compiler, NpuStep
 from lepton.sw.compiler.movement import NotStrided, pieces
 from lepton.sw.graph.reader import load_model
@@ -416,6 +417,34 @@ def test_rows_as_long_as_the_line_buffers_with_a_layer_behind(width, behind):
 
 
 # --- The RTL -------------------------------------------------------------------------------------------------------
+
+
+def chain(alike: bool):
+    """Three convolutions of one geometry and scale; with the same weights, or not."""
+    channels = 2 * SMALL.cols
+    (shape, scale, zero, data, axis), bias = weights(channels, 3, 3, channels)
+    tensors, operators = [act(1, 6, 6, channels), bias], []
+    for k in range(3):
+        kernel = data if alike else np.roll(data, k, axis=0)
+        tensors += [(shape, scale, zero, kernel, axis), act(1, 6, 6, channels)]
+        x, w = (0 if k == 0 else 2 * k + 1), 2 * k + 2
+        options = dict(Padding=0, StrideH=1, StrideW=1, DilationHFactor=1, DilationWFactor=1)
+        operators.append(("CONV_2D", [x, w, 1], [w + 1], ("Conv2DOptions", options)))
+    return network(tensors, operators)
+
+
+@pytest.mark.parametrize("kept", [4096, 8])  # tiles in the weight store; the others are behind the burst port
+def test_what_several_layers_use_is_stored_once(kept):
+    config = replace(SMALL, name="own", weight_tiles=kept + SMALL.ring_tiles)
+    stored, cycles = [], []
+    for made in (chain(True), chain(False)):
+        p = on_array(made, [config], layers=3)
+        assert bool(p.external) == (kept == 8)
+        stored.append((len(p.tiles + p.external), len(p.params), p.shared[Region.WEIGHT]))
+        cycles.append(predict(config, p.words, p.tiles, external=p.external).cycles)
+    tiles = stored[0][0] // word_bytes(Region.WEIGHT, config)
+    assert stored[1] == (3 * stored[0][0], 3 * stored[0][1], 0) and stored[0][2] == 2 * tiles
+    assert cycles[0] == cycles[1]
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ class Harness:
             self.queue.append({"write": write, "at": address, "left": beats, "due": cycle + self.latency})
             self.requests.append((cycle, write, address, beats))
         if ctx.get(dut.memory.w.valid) and ctx.get(dut.memory.w.ready):
+            self.trace.append((cycle, "given"))
             self.given.append((ctx.get(dut.memory.w.payload.data), ctx.get(dut.memory.w.payload.mask)))
         if beat is not None:
             assert ctx.get(dut.memory.r.ready)
@@ -326,7 +327,7 @@ def test_tokens_are_awaited(what):
 
 
 def test_loads_read_ahead_and_stores_do_not():
-    harness = harness_of("8x8, 4", busy=0.5)
+    harness = harness_of("8x8, 4", busy=0.5, stall=0.5)
     loads = [plain(length=40, external=64 + 80 * k, chip=100 * k) for k in range(2)]
     store = plain(length=40, external=400, chip=100, store=1)
     after = plain(length=40, external=400, chip=300)
@@ -340,6 +341,7 @@ def test_loads_read_ahead_and_stores_do_not():
     reads, writes = ([c for c, write, _, _ in harness.requests if write == kind] for kind in (0, 1))
     assert sum(c < harness.beats[0] for c in reads) >= 2  # the second's burst before the first's beats
     assert min(writes) > posts[1]  # a store begins when all before it is on the chip
+    assert posts[2] > max(c for c, what in harness.trace if what == "given")  # and ends with its last byte
     assert max(reads) > posts[2] and sum(c > posts[2] for c in reads) == sum(c > min(writes) for c in reads)
 
 

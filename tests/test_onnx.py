@@ -249,6 +249,36 @@ def test_gelu_is_found(form):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_gelu_is_found_between_the_scales_of_a_qdq_file():
+    """As ONNX Runtime writes it, every value and constant quantized: one operator, with the scale behind the last."""
+    nodes, constants = [], {"zero": np.int8(0)}
+
+    def quantized(name: str, high: float) -> str:
+        constants[f"{name}_s"] = np.float32(high / 127)
+        nodes.append(("QuantizeLinear", [name, f"{name}_s", "zero"], [f"{name}_q"], {}))
+        nodes.append(("DequantizeLinear", [f"{name}_q", f"{name}_s", "zero"], [f"{name}_d"], {}))
+        return f"{name}_d"
+
+    for name, value in (("root", np.sqrt(2)), ("one", 1), ("half", 0.5)):
+        constants |= {f"{name}_s": np.float32(value / 127), f"{name}_q": np.int8(127)}
+        nodes.append(("DequantizeLinear", [f"{name}_q", f"{name}_s", "zero"], [name], {}))
+    x = quantized("x", 4)
+    nodes.append(("Div", [x, "root"], ["d"], {}))
+    nodes.append(("Erf", [quantized("d", 3)], ["e"], {}))
+    nodes.append(("Add", [quantized("e", 1), "one"], ["a"], {}))
+    nodes.append(("Mul", [x, quantized("a", 2)], ["m"], {}))
+    nodes.append(("Mul", [quantized("m", 8), "half"], ["h"], {}))
+    nodes.append(("Relu", [quantized("h", 4)], ["y"], {}))
+    model = net(nodes, {"x": (1, 9)}, constants=constants, opset=19)
+    graph = read_onnx(model)
+    assert [n.op for n in graph.nodes][0] == "GELU" and not any(n.op in ("MUL", "ADD", "DIV") for n in graph.nodes)
+    (gelu,) = (n for n in graph.nodes if n.op == "GELU")
+    assert gelu.y.quant.scales[0] == np.float32(4 / 127) and gelu.x().quant.scales[0] == np.float32(4 / 127)
+    x = floats(1, 9)
+    (want,), (got,) = both(model, x)
+    np.testing.assert_allclose(got, want, atol=0.06)
+
+
 def test_mask_of_minus_infinity_keeps_the_scores_resolution():
     mask = np.triu(np.full((1, 5, 5), -np.inf, np.float32), 1)
     nodes = [("Add", ["x", "m"], ["a"], {}), ("Softmax", ["a"], ["y"], {})]
@@ -412,6 +442,16 @@ def test_runs_in_tflm_as_in_the_golden_model():
         np.testing.assert_array_equal(Session(imported.model(), backend=backend).run(x), np.stack(out))
     real = np.concatenate([want.run(None, {"x": row[None]})[0] for row in data])
     assert cosine(q.params[taken].dequantize(np.stack(out)), real) > 0.999
+
+
+@pytest.mark.parametrize("nhwc", [False, True])
+def test_an_imported_model_on_the_rtl(nhwc):
+    from lepton.sw.session import Session
+
+    model = import_model(small_network(), floats(16, 2, 8, 8), nhwc, name="small").model()
+    session = Session(model, backend="golden")
+    x = session.inputs[0].quantize(floats(2, *session.inputs[0].row))
+    np.testing.assert_array_equal(Session(model, backend="rtl").run(x), session.run(x))
 
 
 SHARED = {"cnn": 0.999, "cnn_ts": 0.999, "cnn_qdq": 0.999, "au_qdq": 0.999, "lstm": 0.999, "tr": 0.985}

@@ -13,7 +13,7 @@ from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.graph.writer import GraphSpec, OperatorSpec, TensorSpec, write_model
 from lepton.sw.program_file import dump_program
-from lepton.sw.reference import golden
+from lepton.sw.reference import golden, state
 from lepton.sw.session import Session
 
 RNG = np.random.default_rng(11)
@@ -159,6 +159,47 @@ def test_graphs_that_run_themselves_are_refused():
         again.options["InitSubgraphIndex"] = index
         with pytest.raises(ModelError, match=says):
             load_model(write_model(tensors, operators, [0], [1], others=[GraphSpec([], [again], [], [])]))
+
+
+def twice(k: int) -> GraphSpec:
+    """A graph that runs graph k two times."""
+    tensors = [TensorSpec("which", (1,), "bool"), act("a"), act("b"), act("c")]
+    options = dict(ThenSubgraphIndex=k, ElseSubgraphIndex=k)
+    operators = [OperatorSpec("IF", [0, 0, i], [i + 1], "IfOptions", options) for i in (1, 2)]
+    return GraphSpec(tensors, operators, [0, 1], [3])
+
+
+def forever() -> bytes:
+    """A WHILE whose condition is a constant."""
+    always = GraphSpec([act("a"), TensorSpec("c", (1,), "bool", data=np.array([True]))], [], [0], [1])
+    body = GraphSpec([act("a"), act("b")], [OperatorSpec("ADD", [0, 0], [1], "AddOptions")], [0], [1])
+    options = dict(CondSubgraphIndex=1, BodySubgraphIndex=2)
+    return write_model(
+        [act("x"), act("y")],
+        [OperatorSpec("WHILE", [0], [1], "WhileOptions", options)],
+        [0],
+        [1],
+        others=[always, body],
+    )
+
+
+def doubling() -> bytes:
+    """40 graphs that each run the next two times."""
+    add = OperatorSpec("ADD", [1, 1], [2], "AddOptions")
+    leaf = GraphSpec([TensorSpec("which", (1,), "bool"), act("a"), act("b")], [add], [0, 1], [2])
+    first = twice(1)
+    others = [*(twice(k + 2) for k in range(40)), leaf]
+    return write_model(first.tensors, first.operators, first.inputs, first.outputs, others=others)
+
+
+@pytest.mark.parametrize("made", [forever, doubling])
+def test_graphs_that_run_others_for_ever(made, monkeypatch):
+    monkeypatch.setattr(state, "MAX_RUNS", 200)
+    session = Session(load_model(made()), backend="golden")
+    x = rows(1) if made is forever else [np.ones(1, bool), rows(1)]
+    for _ in range(2):
+        with pytest.raises(ModelError, match="no end after 200 runs"):
+            session.run(x)
 
 
 @pytest.mark.parametrize("backend", ["golden", "iss"])

@@ -8,10 +8,13 @@ import subprocess
 
 import pytest
 
+from lepton.fpga.boards import get_board
+from lepton.fpga.top import BoardTop
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import UP5K, NpuConfig
 from lepton.rtl.spec.isa import Reg, Status
-from lepton.rtl.verilog import prefixed, version, write_verilog
+from lepton.rtl.verilog import prefixed, to_verilog, version, write_verilog
+from lepton.sw.cli import main
 from lepton.sw.device.verilated import _verilator
 
 WITH_RING = NpuConfig("ring", 4, 4, lanes=2, act_bytes=4096, weight_tiles=64, ring_tiles=8, params=64, program_words=64)
@@ -138,3 +141,24 @@ def test_a_prefix_changes_only_names():
 def test_names_that_would_meet_are_refused():
     with pytest.raises(ValueError, match="same name"):
         prefixed("module \\a.b (clk);\nmodule a_b(clk);\n", "x_")
+
+
+def modules(text: str, root: str) -> dict[str, list[str]]:
+    """Words of each module whose name begins with `root`, by the rest of it; their order, and numbers that the
+    generator gives, depend on what stands round the modules."""
+    found = re.finditer(rf"^module {root}(\w*)\(.*?^endmodule", text, re.MULTILINE | re.DOTALL)
+    plain = {m[1]: re.sub(rf"\$[\d$]+|_\d+\b|{root}", "", m[0]) for m in found}
+    return {name: sorted(re.findall(r"[\w'.]+", body)) for name, body in plain.items()}
+
+
+def test_a_board_by_its_name_is_its_netlist(tmp_path):
+    """Module by module, the link's timeout too: it follows from the board's clock, and is not the preset's."""
+    file = tmp_path / "icebreaker.v"
+    assert main(["verilog", "--config", "icebreaker", "-o", str(file)]) == 0
+    about = json.loads(file.with_suffix(".json").read_text())
+    assert about["link"]["timeout"] == 18_000_000 * 20 // 1000
+    board = get_board("icebreaker")
+    top = prefixed(to_verilog(BoardTop(board.config, board.clock_hz, board.baud), name="top"), "lepton_")
+    shipped, built = modules(file.read_text(), "lepton_npu"), modules(top, "lepton_top_npu_npu")
+    assert shipped.keys() == built.keys() and "_link" in shipped
+    assert [name for name in shipped if shipped[name] != built[name]] == []

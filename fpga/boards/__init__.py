@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 from lepton.fpga.board import Board, BoardError
+from lepton.rtl.spec.timing import link_timeout
 from lepton.sw.errors import need
 from lepton.sw.targets import Target
 
@@ -26,4 +27,4 @@ def get_board(name: str) -> Board:
 def targets() -> list[Target]:
     """All boards as machines with a name, the entry point of `lepton.configs`. Raises as `get_board` does."""
     boards = [get_board(name) for name in board_names()]
-    return [Target(board.name, board.config, board.mhz, board.title) for board in boards]
+    return [Target(b.name, b.config, b.mhz, b.title, link_timeout(b.clock_hz)) for b in boards]

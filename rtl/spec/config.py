@@ -69,8 +69,9 @@ class NpuConfig:
     def __post_init__(self) -> None:
         def check(ok: bool, field: str, why: str) -> None:
             if not ok:
-                raise ConfigError(f"config {self.name!r}: {field}={getattr(self, field)!r}: {why}")
+                raise ConfigError(f"config {self.name[:40]!r}: {field}={repr(getattr(self, field))[:60]}: {why}")
 
+        check(len(self.name) <= 100 and self.name.isprintable(), "name", "must be at most 100 printable characters")
         check(2 <= self.rows <= 32, "rows", "must be 2 to 32")
         check(2 <= self.cols <= 32, "cols", "must be 2 to 32")
         check(self.pe in ("single", "paired"), "pe", "must be 'single' or 'paired'")
@@ -171,7 +172,7 @@ class NpuConfig:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise ConfigError(f"config: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise ConfigError(f"config: unknown field {unknown[0][:40]!r}; known: {', '.join(sorted(known))}")
         for f in fields(cls):
             kind = type(f.default)
             if f.name in data and type(data[f.name]) is not kind:

@@ -46,6 +46,16 @@ SKID = 1
 EXTERNAL_READ = 2
 """External memory in block RAM: from a burst taken to its first byte."""
 
+# --- The host link --------------------------------------------------------------------------------------------------
+LINK_TIMEOUT = 65536
+"""Cycles without a byte after which the link drops a partial request."""
+
+
+def link_timeout(clock_hz: float) -> int:
+    """`LINK_TIMEOUT` of a board with this clock: 20 ms, which a host that was interrupted may take."""
+    return max(LINK_TIMEOUT, round(clock_hz / 50))
+
+
 # --- The compact machine --------------------------------------------------------------------------------------------
 COMPACT_ACT_READ = 1
 COMPACT_ACC_SUM, COMPACT_ACC_READ = 1, 1

@@ -4,6 +4,8 @@ These modules are imported for `lepton --help`: they import the work, and NumPy,
 """
 
 import argparse
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lepton.sw import BACKENDS, SERIAL
@@ -63,6 +65,18 @@ def add_scaling(command: argparse._ActionsContainer, auto: str) -> None:
         default="bilinear",
         help="of pictures; crop keeps the proportions (default: %(default)s)",
     )
+
+
+def progress(words: str = "") -> Callable[[int, int], None] | None:
+    """What counts (done, total) on a terminal, behind these words; None where nobody looks on."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        if done % max(total // 100, 1) == 0 or done == total:
+            print(f"\r{words}{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
 
 
 def open_session(model: "str | Path", args: argparse.Namespace) -> "Session":

@@ -2,11 +2,9 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Callable
 from contextlib import closing
 
-from lepton.sw.commands import Subparsers, add_backend, add_scaling, open_session
+from lepton.sw.commands import Subparsers, add_backend, add_scaling, open_session, progress
 from lepton.sw.errors import UserError, need
 from lepton.sw.files import atomic, check_output
 from lepton.sw.report import TASKS
@@ -26,7 +24,7 @@ def command(args: argparse.Namespace) -> int:
     with closing(open_session(args.model, args)) as session:
         given, _ = ends(session.model)
         samples = load_samples(args.data, given.row, args.scale, args.resize, args.count)
-        report = evaluate(session, samples, args.task, args.float_model, _progress())
+        report = evaluate(session, samples, args.task, args.float_model, progress())
     if args.json == "-":
         print(json.dumps(report, indent=2))
     else:
@@ -40,18 +38,6 @@ def command(args: argparse.Namespace) -> int:
         if args.json != "-":
             print(f"picture: {args.picture}")
     return 0
-
-
-def _progress() -> Callable[[int, int], None] | None:
-    """Counts on a terminal."""
-    if not sys.stderr.isatty():
-        return None
-
-    def progress(done: int, total: int) -> None:
-        if done % max(total // 100, 1) == 0 or done == total:
-            print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return progress
 
 
 def add_parser(commands: Subparsers) -> None:

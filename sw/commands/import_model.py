@@ -1,11 +1,9 @@
 """`lepton import`."""
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from lepton.sw.commands import Subparsers, add_config
+from lepton.sw.commands import Subparsers, add_config, progress
 from lepton.sw.errors import UserError
 from lepton.sw.files import atomic, check_output, load_config
 
@@ -21,10 +19,13 @@ def command(args: argparse.Namespace) -> int:
     if not source.exists():
         raise UserError(f"{source}: no such file")
     arrays = load_calibration(args.calibrate) if args.calibrate else None
-    steps = len(arrays[0]) if arrays is not None and arrays[0].ndim else 0
-    imported = import_model(
-        source, arrays, args.nhwc, where=args.calibrate or "", progress=_progress(steps), tflm=args.tflm
-    )
+    counts = progress("calibrating ")
+
+    def calibrated(done: int) -> None:
+        if counts and arrays:
+            counts(done, len(arrays[0]))
+
+    imported = import_model(source, arrays, args.nhwc, where=args.calibrate or "", progress=calibrated, tflm=args.tflm)
     with atomic(args.output) as temporary:
         temporary.write_bytes(imported.data)
     model = imported.model()
@@ -44,17 +45,6 @@ def command(args: argparse.Namespace) -> int:
     elif args.report:
         raise UserError("--report compares on calibration data: give --calibrate DATA.npz")
     return 0
-
-
-def _progress(count: int) -> Callable[[int], None] | None:
-    """Shows the samples on a terminal."""
-    if not sys.stderr.isatty() or count < 2:
-        return None
-
-    def show(n: int) -> None:
-        print(f"\rcalibrating {n}/{count}", end="\n" if n == count else "", file=sys.stderr, flush=True)
-
-    return show
 
 
 def add_parser(commands: Subparsers) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lepton.sw.commands import Subparsers, add_config
 from lepton.sw.errors import UserError, need
-from lepton.sw.files import check_output, load_config
+from lepton.sw.files import check_output, load_target
 
 
 def command(args: argparse.Namespace) -> int:
@@ -20,12 +20,12 @@ def command(args: argparse.Namespace) -> int:
         )
     if not re.fullmatch(r"[A-Za-z_]\w*", args.prefix):
         raise UserError(f"--prefix {args.prefix!r}: must be a Verilog identifier, letters, digits and _")
-    config = load_config(args.config)
+    target = load_target(args.config)
     need("rtl", "amaranth")
     from lepton.rtl.verilog import write_verilog
 
     with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=".lepton-") as folder:
-        for written in write_verilog(config, Path(folder) / path.name, args.prefix):
+        for written in write_verilog(target.config, Path(folder) / path.name, args.prefix, target.link_timeout):
             os.replace(written, path.with_name(Path(written).name))
             print(path.with_name(Path(written).name))
     return 0

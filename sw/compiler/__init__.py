@@ -73,20 +73,22 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
                 host[index] = f"too many instructions for program_words={config.program_words:,}"
                 excess -= words
         compiler, program = attempt()
-    excess = len(compiler.tile_words) - config.resident_tiles
-    if excess > 0 and config.ring_tiles:
-        outputs = {op.index: op.outputs[0] for op in model.operators if op.outputs}
-        chosen = set()
+    outputs = {op.index: op.outputs[0] for op in model.operators if op.outputs}
+    chosen: set[int] = set()
 
-        def rank(index):
-            h, w, _ = compiler.hwc(outputs[index])
-            return h * w > config.acc_depth, -compiler.layer_tiles[index]
+    def rank(index):
+        h, w, _ = compiler.hwc(outputs[index])
+        return h * w > config.acc_depth, -compiler.layer_tiles[index]
 
-        for index in sorted(compiler.layer_tiles, key=rank):
-            if excess <= 0:
-                break
-            chosen.add(index)
-            excess -= compiler.layer_tiles[index]
+    # Again where tiles that went are still there for another layer that shares them.
+    while (excess := len(compiler.tile_words) - config.resident_tiles) > 0 and config.ring_tiles:
+        left = [index for index in sorted(compiler.layer_tiles, key=rank) if index not in chosen]
+        if not left:
+            break
+        for index in left:
+            if excess > 0:
+                chosen.add(index)
+                excess -= compiler.layer_tiles[index]
         compiler, program = attempt(frozenset(chosen))
     compiler.check_fit()
     if config.act_align > 1:

@@ -1,8 +1,8 @@
-"""From units in their order to a program: addresses on the chip, copies from and to memory, and the tokens between engines.
+"""From units in their order to a program: addresses on the chip, copies from and to memory, tokens between engines.
 
 Tiles and parameters that do not all fit on the chip pass through the weight store and the parameter memory as through a
-cache whose future is known: what is used longest ago makes room. A copy stands in the program where what it overwrites is
-no longer wanted, and not much earlier than it must: copies are made one after the other.
+cache, given out round and round. A copy stands in the program where what it overwrites is no longer wanted, and not
+much earlier than it must: copies are made one after the other.
 Who waits for whom follows from what the instructions read and write, kept for every `GRAIN` bytes: each engine runs in
 order, so all it must know of another is the number of the last instruction that has ended.
 """
@@ -132,7 +132,7 @@ class Binder:
         self._place_moves()
         return self._tokens(self._in_order())
 
-    # --- first walk: units and what they need --------------------------------------------------------------------------
+    # --- first walk: units and what they need ------------------------------------------------------------------------
 
     def _grains(self, ranges):
         return [slice(low // GRAIN, -(-high // GRAIN)) for low, high in ranges]
@@ -236,7 +236,7 @@ class Binder:
                 kept.append(move)
         self._leaving = kept
 
-    # --- where copies stand ------------------------------------------------------------------------------------------------
+    # --- where copies stand ------------------------------------------------------------------------------------------
 
     def _place_moves(self):
         starts = np.cumsum([0, *(unit.cycles for unit, _ in self.units)])
@@ -278,7 +278,7 @@ class Binder:
 
     @staticmethod
     def _may_wait(unit: Unit, following: Unit) -> bool:
-        """Whether the tails of a unit may stand behind the multiplications of the next, so that fetch never holds them up."""
+        """Whether a unit's tails may stand behind the next one's multiplications, which fetch then never holds up."""
         if unit.layer != following.layer or sum(i.op is isa.TAIL for i in unit.instructions) < 2:
             return False
         for u in (unit, following):
@@ -301,7 +301,7 @@ class Binder:
             out.append(i)
         return table
 
-    # --- second walk: who waits for whom ---------------------------------------------------------------------------------
+    # --- second walk: who waits for whom -----------------------------------------------------------------------------
 
     def _tokens(self, program: list[Instruction]) -> list[Instruction]:
         grains = -(-self.config.act_bytes // GRAIN)

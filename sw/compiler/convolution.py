@@ -176,8 +176,7 @@ class Products:
         # A group without any weight still needs one tile, to write zeros.
         empty = Tile(np.zeros((e.config.rows, e.config.cols), np.int8), 0, 0, 0)
         groups = [tiles or [empty] for tiles in groups]
-        self.spans = e.add_tiles(groups, external=op.index in e.external)
-        e.layer_tiles[op.index] = e.layer_tiles.get(op.index, 0) + sum(span.count for span in self.spans)
+        self.spans = e.add_weights(op, groups)
         multipliers, shifts, bias, in_zp, out_zp, low, high = quantities.conv_parameters(e.model, op)
         # The input's zero point and what pairs of weights add are taken from the bias.
         extra = np.concatenate([paired_sum(e, tiles) for tiles in groups])[: self.cout]

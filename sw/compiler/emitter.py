@@ -114,6 +114,25 @@ def onto(block: Block, address: int, width: int, channels: int) -> dict:
     }
 
 
+class Words(list[bytes]):
+    """Words of a memory. What is put there in one run is stored once: the same run again gets the same place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[bytes, int] = {}
+        self.shared = 0
+        """Words that were there already."""
+
+    def put(self, run: list[bytes]) -> int:
+        """Where a run of words is: the first one's index."""
+        first = self.places.setdefault(b"".join(run), len(self))
+        if first < len(self):
+            self.shared += len(run)
+        else:
+            self += run
+        return first
+
+
 _known: WeakKeyDictionary = WeakKeyDictionary()
 """What the compilations of one model share: of its operators, what they move and the tables of expressions."""
 
@@ -158,11 +177,7 @@ class Emitter:
         self.model, self.config = model, config
         self.external = external
         self.program = Program(config, model)
-        self.tile_words: list[bytes] = []
-        self.tile_places: list[tuple[int, int, int, int]] = []
-        """Offset, x, y and skip of each tile in `tile_words`."""
-        self.external_words: list[bytes] = []
-        self.param_words: list[bytes] = []
+        self.tile_words, self.external_words, self.param_words = Words(), Words(), Words()
         self.layer_tiles: dict[int, int] = {}
         """Tiles of each operator with weights."""
         self.in_place: dict[int, int] = {}
@@ -250,13 +265,12 @@ class Emitter:
         return LayerError(f"it exceeds the instruction set ({error})")
 
     def add_param(self, entries) -> int:
-        """Append (bias, multiplier, shift) entries; their first index."""
-        first, values = len(self.param_words), np.array(list(entries), np.int64).reshape(-1, 3)
+        """Store (bias, multiplier, shift) entries; their first index."""
+        values = np.array(list(entries), np.int64).reshape(-1, 3)
         records = np.zeros(len(values), [(f.name, np.int64) for f in isa.PARAM])
         records["bias"] = arith.wrap32(values[:, 0])  # accumulators wrap, so it counts modulo 2**32
         records["multiplier"], records["shift"] = values[:, 1], values[:, 2]
-        self.param_words += [raw.tobytes() for raw in self._pack(isa.PARAM, records)]
-        return first
+        return self.param_words.put([raw.tobytes() for raw in self._pack(isa.PARAM, records)])
 
     def most_constants(self) -> int:
         """Tiles of constants that a layer may take of the weight store."""
@@ -269,21 +283,24 @@ class Emitter:
         return self._identity
 
     def add_tiles(self, groups: list[list[Tile]], external: bool = False) -> list[Span]:
-        """Append the tiles of each group to the weight store or the external memory; the span of each group."""
+        """Store the tiles of all groups in a row, in the weight store or external memory; the span of each group."""
         words = self.external_words if external else self.tile_words
-        first = len(words)
         ends = np.cumsum([len(tiles) for tiles in groups])
         flat = [t for tiles in groups for t in tiles]
-        if not external:
-            self.tile_places += [(t.offset, t.x, t.y, t.skip) for t in flat]
         records = np.zeros(len(flat), [(f.name, np.int64) for f in isa.DESCRIPTOR])
         records["offset"] = [t.offset & ADDRESS_MASK for t in flat]  # addresses wrap
         for name in ("x", "y", "skip"):
             records[name] = [getattr(t, name) for t in flat]
         records["last"][ends - 1] = 1
-        for where, t in zip(self._pack(isa.DESCRIPTOR, records), flat):
-            words.append(where.tobytes() + np.ascontiguousarray(t.weights, np.int8).tobytes())
+        raw = zip(self._pack(isa.DESCRIPTOR, records), flat)
+        first = words.put([where.tobytes() + np.ascontiguousarray(t.weights, np.int8).tobytes() for where, t in raw])
         return [Span(first + int(end) - len(tiles), len(tiles), external) for end, tiles in zip(ends, groups)]
+
+    def add_weights(self, op: Operator, groups: list[list[Tile]]) -> list[Span]:
+        """Store the tiles of an operator's weights."""
+        spans = self.add_tiles(groups, external=op.index in self.external)
+        self.layer_tiles[op.index] = self.layer_tiles.get(op.index, 0) + sum(span.count for span in spans)
+        return spans
 
     def chunk_tiles(self, run: np.ndarray, offset: int, x: int, y: int) -> list[Tile]:
         """Tiles of one contiguous run: (bytes, cols) weights cut every `rows` bytes; all-zero tiles are left out."""
@@ -358,9 +375,7 @@ class Emitter:
     def add_table(self, values: np.ndarray) -> int:
         """Append the entries of a table of 256 values (index -128 first); their first index."""
         raw = np.asarray(values, np.int8).tobytes()
-        first = len(self.param_words)
-        self.param_words += [raw[i : i + 8] + b"\0" for i in range(0, 256, 8)]
-        return first
+        return self.param_words.put([raw[i : i + 8] + b"\0" for i in range(0, 256, 8)])
 
     def table(self, values: np.ndarray):
         """Load a table of 256 values (index -128 first)."""

@@ -579,6 +579,8 @@ class Compiler(Emitter):
         program.tiles = b"".join(self.tile_words)
         program.external = b"".join(self.external_words)
         program.params = b"".join(self.param_words)
+        tiles = self.tile_words.shared + self.external_words.shared
+        program.shared = {isa.Region.WEIGHT: tiles, isa.Region.PARAM: self.param_words.shared}
         return program
 
     def set_flag(self, span, op, name, last):

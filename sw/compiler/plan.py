@@ -316,7 +316,7 @@ class Planner:
             out[t] = -(-need // chunk) * chunk
         return out
 
-    # --- places --------------------------------------------------------------------------------------------------------
+    # --- places ------------------------------------------------------------------------------------------------------
 
     def _placed(self, groups: list[Group]) -> bool:
         """Addresses for all buffers; False when there is no room."""

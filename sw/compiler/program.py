@@ -109,6 +109,8 @@ class Program:
     """Activation memory up to the last byte that a tensor takes; not kept in a program file."""
     arena_bytes: int = 0
     """With a memory port: of the arena, in which the places are then."""
+    shared: dict[isa.Region, int] = field(default_factory=dict)
+    """Words of a memory that several layers use, stored once: how many that saves; not kept in a program file."""
     why_host: dict[int, str] = field(default_factory=dict)
     """Operators that the host computes, and why; not kept in a program file."""
 

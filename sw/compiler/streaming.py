@@ -1,4 +1,4 @@
-"""Compile for a machine with a memory port: a relocatable image and an arena, from which the machine fetches for itself.
+"""Compile for a machine with a memory port: an image and an arena, from which the machine fetches for itself.
 
 The image holds tiles, parameters and the program; the arena the tensors that the host writes and reads and those that
 do not stay on the chip.
@@ -177,7 +177,7 @@ class _Attempt:
                 variant[k] = self._work(i, rows)
             self.shrunk[i] = rows // 4
 
-    # --- memory --------------------------------------------------------------------------------------------------------
+    # --- memory ------------------------------------------------------------------------------------------------------
 
     def _lay_out(self, outer: set[int], works: dict[int, Work]):
         """The arena: every tensor that may lie in memory has its own place."""
@@ -222,7 +222,7 @@ class _Attempt:
                 )
         self.made.words += isa.encode(isa.END)
 
-    # --- program -------------------------------------------------------------------------------------------------------
+    # --- program -----------------------------------------------------------------------------------------------------
 
     def _emit(self, binder: Binder, groups: list[Group], planner: Planner, stretch: list[int]):
         start = len(self.made.words)

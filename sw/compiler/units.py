@@ -11,13 +11,14 @@ import numpy as np
 
 from lepton.rtl.spec import isa
 from lepton.sw.compiler import elementwise
-from lepton.sw.compiler.emitter import VALUE_BY_VALUE, Span
+from lepton.sw.compiler.emitter import ADDRESS_MASK, VALUE_BY_VALUE, Span
 from lepton.sw.compiler.network import Compiler
 from lepton.sw.compiler.program import LayerError, Place
 from lepton.sw.compiler.strided import View, move
 from lepton.sw.graph.model import Operator
 
 SPACE_BITS = 32
+HALF = ADDRESS_MASK // 2 + 1
 _FIRST = 1 << 16  # variables have negative numbers
 _MIDDLE = 1 << (SPACE_BITS - 1)
 
@@ -80,6 +81,7 @@ class Recorder(Compiler):
 
     def __init__(self, *args, **options):
         self._sliced: dict[int, tuple[int, int]] = {}  # rows that are looked at
+        self._known_tiles = np.zeros((0, 4), np.int64)
         self._geometry: dict[int, tuple[int, int]] = {}
         super().__init__(*args, **options)
         self.ahead = False
@@ -93,7 +95,7 @@ class Recorder(Compiler):
     def find_variables(self) -> dict[int, int]:
         return {}  # the host keeps them
 
-    # --- geometry --------------------------------------------------------------------------------------------------
+    # --- geometry ----------------------------------------------------------------------------------------------------
 
     def geometry(self, t: int) -> tuple[int, int]:
         """Rows of a tensor that others lie in, and bytes of a row."""
@@ -126,7 +128,7 @@ class Recorder(Compiler):
             at += self._sliced[i][0] * w * c
         return Place(virtual(root) + at, self.tensor(i).size)
 
-    # --- recording -------------------------------------------------------------------------------------------------
+    # --- recording ---------------------------------------------------------------------------------------------------
 
     def units(self, number: int, ops: list[Operator], most_rows: int = 4095) -> list[Unit]:
         """The units of a layer, by the first row that they write. Raises LayerError."""
@@ -202,17 +204,27 @@ class Recorder(Compiler):
             self._tables_made[raw] = self.add_table(values)
         self._table = self._tables_made[raw]
 
+    def _descriptors(self) -> np.ndarray:
+        """int64[tiles, 4]: offset, x, y and skip of the tiles there are."""
+        have = len(self._known_tiles)
+        if have < len(self.tile_words):
+            raw = b"".join(word[: isa.DESCRIPTOR_BYTES] for word in self.tile_words[have:])
+            found = isa.DESCRIPTOR.unpack_array(np.frombuffer(raw, np.uint8).reshape(-1, isa.DESCRIPTOR_BYTES))
+            new = np.stack([found[name].astype(np.int64) for name in ("offset", "x", "y", "skip")], axis=1)
+            new[:, 0] = (new[:, 0] + HALF & ADDRESS_MASK) - HALF  # they wrap
+            self._known_tiles = np.concatenate([self._known_tiles, new])
+        return self._known_tiles
+
     def _mul(self, made: Instruction):
         """What it reads: of each tile the rows and bytes that padding does not mask."""
         f, c = made.fields, self.config
         numbers = [n for span in self._ahead for n in range(span.first, span.first + span.count)]
         self._ahead = []
-        tiles = np.array([self.tile_places[n] for n in numbers], np.int64).reshape(-1, 4)
-        offset, dx, dy, skip = tiles.T
+        offset, dx, dy, skip = self._descriptors()[numbers].T
         groups = np.arange(f["groups"]) * f["group_step"]
-        tall = f["height"] - 1 + np.zeros(len(tiles), np.int64)
+        tall = f["height"] - 1 + np.zeros(len(offset), np.int64)
         width, lanes = f["width"], c.rows
-        made.cycles = f["height"] * width * len(tiles)
+        made.cycles = f["height"] * width * len(offset)
         if f["depthwise"]:
             lanes = c.cols
             tall = (
@@ -220,9 +232,10 @@ class Recorder(Compiler):
                 + (f["height"] - 1) * f["subsample"]
                 + (c.taps - 1 + (f["out_width"] - 1) * f["subsample"]) // width
             )
-            made.cycles = int(((tall + 1) * width).sum())
+            taps = c.taps + (f["out_width"] - 1) * f["subsample"]
+            made.cycles = int((skip * width + (f["height"] - 1) * width * f["subsample"] + taps).sum())
         step = f["y_step"]
-        first, last = np.zeros(len(tiles), np.int64), tall
+        first, last = np.zeros(len(offset), np.int64), tall
         y = f["y"] + dy
         if step:
             first = np.maximum(0, -(y // step))
@@ -274,7 +287,7 @@ class Recorder(Compiler):
         made.high = made.low + sum(abs(d) for d in far) + (max(last, width) if far[2] == 0 else last)
         made.high = max(made.high, made.low + abs(far[0]) + abs(far[1]) + width)
 
-    # --- layers that are cut for this ---------------------------------------------------------------------------------
+    # --- layers that are cut for this --------------------------------------------------------------------------------
 
     def move_piece(self, target: View, source: View):
         """A copy, row after row of the target where its outermost indexes are rows."""

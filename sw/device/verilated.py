@@ -22,6 +22,7 @@ from tempfile import gettempdir, mkdtemp, mkstemp
 
 import numpy as np
 
+from lepton.rtl.lint import no_warnings
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Reg, Region, Status
@@ -38,10 +39,9 @@ HARNESS = Path(__file__).with_name("sim.cpp")
 
 VERILATOR_FLAGS = (
     "--cc --prefix Vtop -O3 --x-assign fast --x-initial fast --noassert --no-timing "
-    "--output-split 10000 --output-split-cfuncs 2000 "
-    "-Wno-CASEINCOMPLETE -Wno-CASEOVERLAP -Wno-WIDTHEXPAND -Wno-WIDTHTRUNC -Wno-UNSIGNED -Wno-CMPCONST -Wno-UNOPTFLAT "
-    "-Wno-ALWNEVER"
+    "--output-split 10000 --output-split-cfuncs 2000"
 ).split()
+VERILATOR_FLAGS += no_warnings("ALWNEVER")
 CXX_FLAGS = (
     "-std=gnu++17 -fPIC -pthread -DVERILATOR=1 -DVM_COVERAGE=0 -DVM_SC=0 -DVM_TIMING=0 -DVM_TRACE_SAIF=0 -w"
 ).split()

@@ -34,11 +34,11 @@ def compile(
 
     Raises ImportModelError, ModelError, CompileError or ConfigError, each with one line.
     """
-    given = None if example_inputs is None else _arrays(example_inputs)
+    given = None if example_inputs is None else as_arrays(example_inputs)
     if isinstance(calibration, (str, Path)):
         data: list[np.ndarray] | None = load_calibration(calibration)
     else:
-        data = given if calibration is None else _arrays(calibration)
+        data = given if calibration is None else as_arrays(calibration)
     if isinstance(model, (str, Path)) and not Path(model).exists():
         raise ImportModelError(f"{model}: no such file")
     ready = isinstance(model, (str, Path)) and Path(model).suffix.lower() not in (".onnx", ".pt2", ".keras", ".h5")
@@ -48,7 +48,7 @@ def compile(
     return Session(imported.model(), config=config, backend=backend)
 
 
-def _arrays(data: Any) -> list[np.ndarray]:
+def as_arrays(data: Any) -> list[np.ndarray]:
     """One array an input; torch tensors become arrays."""
     many = isinstance(data, Sequence) and not isinstance(data, np.ndarray)
     return [np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (data if many else [data])]

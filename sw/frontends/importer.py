@@ -2,13 +2,13 @@
 
 import math
 import sys
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lepton.sw.arrays import ArrayError, holds, read_arrays
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends import keras_source, torch_source
 from lepton.sw.frontends.graph import Graph, ImportModelError, Value
@@ -27,10 +27,11 @@ REPORT_SAMPLES = 8
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """An imported model: the float graph, its int8 form, and the calibration data as the graph takes it."""
+    """An imported model: the float graph, its int8 form, what calibration saw, and its data as the graph takes them."""
 
     graph: Graph
     quantized: Quantized
+    ranges: Ranges
     samples: list[tuple[np.ndarray, ...]]
 
     @property
@@ -54,22 +55,18 @@ def load_calibration(path: str | Path, names: list[str] | None = None) -> list[n
     """Arrays (N, shape of the input in the source's layout), one an input: `calibration` or `x`, or for several inputs
     by their names. Raises ImportModelError."""
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if not hasattr(data, "files"):
-                arrays = {"x": data}
-            else:
-                arrays = {k: data[k] for k in data.files}
+        arrays = read_arrays(path, (*KEYS, *(names or ())))
     except OSError as error:
         raise ImportModelError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise ImportModelError(f"{path}: not an .npz of plain numbers ({type(error).__name__})") from None
+    except ArrayError as error:
+        raise ImportModelError(str(error)) from None
     single = next((arrays[k] for k in KEYS if k in arrays), None)
     if single is not None:
         return [single]
     if names and all(n in arrays for n in names):
         return [arrays[n] for n in names]
     wanted = f"calibration or x{', or ' + ', '.join(names) if names and len(names) > 1 else ''}"
-    raise ImportModelError(f"{path}: holds {', '.join(arrays) or 'nothing'}; the data must be named {wanted}")
+    raise ImportModelError(f"{path}: holds {holds(path)}; the data must be named {wanted}")
 
 
 def read_source(source, nhwc: bool = False, shapes=None, name: str | None = None, example_inputs=None) -> Graph:
@@ -148,7 +145,7 @@ def import_model(
     turned = nhwc and not _channels_last(source)
     samples = samples_of(graph, arrays, turned, where) if arrays else []
     ranges = calibrate(graph, samples, progress) if samples else Ranges()
-    return Imported(graph, quantize(graph, ranges), samples)
+    return Imported(graph, quantize(graph, ranges), ranges, samples)
 
 
 # What it cost

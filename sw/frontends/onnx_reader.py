@@ -1360,7 +1360,10 @@ class _Reader:
     # Patterns
 
     def _find_gelus(self) -> dict:
-        """GELU written out with Erf: {index of the last node: a Gelu node}; the nodes it stands for are skipped."""
+        """GELU written out with Erf: {index of the last node: a Gelu node}; the nodes it stands for are skipped.
+
+        A QDQ file may have its scales between them: the operator has the last one's.
+        """
         nodes = list(self.graph.node)
         index = {id(n): i for i, n in enumerate(nodes)}
         users: dict[str, list] = {}
@@ -1369,7 +1372,21 @@ class _Reader:
                 users.setdefault(i, []).append(n)
         outs = {o.name for o in self.graph.output}
 
+        def plain(name):
+            """The value before it was quantized."""
+            made = self.producers.get(name)
+            quantizer = made and self.producers.get(made.input[0]) if made and made.op_type == QDQ[1] else None
+            return plain(quantizer.input[0]) if quantizer is not None and quantizer.op_type == QDQ[0] else name
+
         def scalar(name):
+            made = self.producers.get(plain(name))
+            if made is not None and made.op_type == "DequantizeLinear":
+                q, scale, zero = (self.env.get(i) for i in (*made.input, "")[:3])
+                if not (isinstance(q, Const) and isinstance(scale, Const) and q.data.size == scale.data.size == 1):
+                    return None
+                offset = float(zero.data.reshape(-1)[0]) if isinstance(zero, Const) else 0.0
+                return (float(q.data.reshape(-1)[0]) - offset) * float(scale.data.reshape(-1)[0])
+            name = plain(name)
             c = self.env.get(name)
             if c is None:
                 made = self.producers.get(name)
@@ -1379,53 +1396,60 @@ class _Reader:
             return float(c.data.reshape(-1)[0]) if isinstance(c, Const) and c.data.size == 1 else None
 
         def only(name):
+            """The one node that reads a value, and what it calls it."""
             found = users.get(name, [])
-            return found[0] if len(found) == 1 and name not in outs else None
+            if len(found) != 1 or name in outs:
+                return None, name
+            if found[0].op_type not in QDQ:
+                return found[0], name
+            between.append(found[0])
+            return only(found[0].output[0])
 
         def other(node, name):
             rest = [i for i in node.input if i != name]
             return rest[0] if len(rest) == 1 else None
 
+        def near(value, wanted):  # int8 constants of a QDQ file are not quite what they were
+            return value is not None and abs(value - wanted) < 0.01 * wanted
+
         found = {}
         for erf in nodes:
             if erf.op_type != "Erf" or len(erf.input) != 1:
                 continue
-            inner = self.producers.get(erf.input[0])
+            between: list = []
+            inner = self.producers.get(plain(erf.input[0]))
             if inner is None or inner.op_type not in ("Div", "Mul") or len(inner.input) != 2:
                 continue
             x, factor = inner.input[0], scalar(inner.input[1])
             if factor is None and inner.op_type == "Mul":
                 x, factor = inner.input[1], scalar(inner.input[0])
-            want = math.sqrt(2) if inner.op_type == "Div" else math.sqrt(0.5)
-            add = only(erf.output[0])
-            if factor is None or abs(factor - want) > 1e-3 or add is None or add.op_type != "Add":
+            add, current = only(erf.output[0])
+            if not near(factor, math.sqrt(2) if inner.op_type == "Div" else math.sqrt(0.5)):
                 continue
-            one = other(add, erf.output[0])
-            if one is None or scalar(one) != 1.0:
+            if add is None or add.op_type != "Add" or not near(scalar(other(add, current) or ""), 1):
                 continue
             chain, current, seen_x, seen_half = [erf, add], add.output[0], False, False
             while not (seen_x and seen_half):
-                nxt = only(current)
+                nxt, current = only(current)
                 if nxt is None or nxt.op_type not in ("Mul", "Div"):
                     break
                 rest = other(nxt, current)
                 if rest is None:
                     break
                 value = scalar(rest)
-                half = self.producers.get(rest)
-                if value is not None and (value == 0.5 and nxt.op_type == "Mul" or value == 2 and nxt.op_type == "Div"):
+                half = self.producers.get(plain(rest))
+                if near(value, 0.5 if nxt.op_type == "Mul" else 2):
                     seen_half = True
-                elif rest == x and nxt.op_type == "Mul":
+                elif plain(rest) == plain(x) and nxt.op_type == "Mul":
                     seen_x = True
                 elif (
                     half is not None
                     and half.op_type == "Mul"
                     and nxt.op_type == "Mul"
-                    and x in half.input
-                    and scalar(other(half, x) or "") == 0.5
+                    and any(plain(i) == plain(x) and near(scalar(other(half, i) or ""), 0.5) for i in half.input)
                 ):
                     seen_x = seen_half = True
-                    if only(rest) is nxt:
+                    if only(half.output[0])[0] is nxt:
                         chain.append(half)
                 else:
                     break
@@ -1434,13 +1458,15 @@ class _Reader:
             if not (seen_x and seen_half):
                 continue
             last = chain[-1]
-            if only(erf.input[0]) is erf:
+            if only(inner.output[0])[0] is erf:
                 chain.append(inner)
+            chain += between
             self.skipped |= {index[id(n)] for n in chain if n is not last}
             found[index[id(last)]] = helper.make_node("Gelu", [x], list(last.output), name=last.name)
         return found
 
 
+QDQ = ("QuantizeLinear", "DequantizeLinear")
 FUSED = {"FusedActivationFunction": 0}
 
 

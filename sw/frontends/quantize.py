@@ -339,36 +339,18 @@ class _Writer:
             self.operator(node, "QUANTIZE", [target], [self.tensors[y]])
 
     def product(self, node: Node) -> list[int]:
-        wi, bi, axis = PRODUCTS[node.op]
         moving = node.x(2 if node.op == "TRANSPOSE_CONV" else 0)
-        x = self.params[moving]
-        w, b = node.x(wi), node.inputs[bi] if len(node.inputs) > bi else None
-        if w.data is None:
-            raise ImportModelError(f"node {node.source}: its weights must be constant")
-        if b is None and node.op == "DEPTHWISE_CONV_2D":  # TFLM dies of one without a bias
-            b = Value(node.y.name + "/bias", w.shape[3:], np.zeros(w.shape[3], np.float32))
-        scales, stored = _weights(w, axis, x.scale, None if b is None else b.data)
-        axes = axis if len(scales) > 1 else 0
-        weights = self.add(w.name if not w.name.startswith("constant") else node.y.name + "/weights", w.shape, "int8")
-        self.specs[weights] = TensorSpec(
-            self.specs[weights].name, w.shape, "int8", scales, np.zeros(len(scales), np.int64), axes, stored
-        )
+        p = product_integers(node, self.params[moving].scale)
+        w, channels = node.x(PRODUCTS[node.op][0]), np.zeros(len(p.scales), np.int64)
+        name = w.name if not w.name.startswith("constant") else node.y.name + "/weights"
+        weights = self.add(name, w.shape, "int8", p.scales, channels, p.axis if len(p.scales) > 1 else 0, p.weights)
         bias = -1
-        if b is not None:
-            assert b.data is not None
-            bias_scales = scales * np.float32(x.scale)
-            q = b.quant
-            data = np.round(b.data.astype(np.float64) / bias_scales)
-            if q is not None and q.stored is not None and np.allclose(q.scales, bias_scales, rtol=1e-4):
-                data = q.stored
-            data = np.clip(data, -(1 << 31), (1 << 31) - 1).astype(np.int32)
-            bias = self.add(
-                node.y.name + "/bias", b.shape, "int32", bias_scales, np.zeros(len(scales), np.int64), 0, data
-            )
+        if p.bias is not None:
+            bias = self.add(node.y.name + "/bias", p.bias.shape, "int32", p.bias_scales, channels, 0, p.bias)
         if node.op == "TRANSPOSE_CONV":
             shape = node.x(0)
             assert shape.data is not None
-            return [self.table(shape.data), weights, self.tensors[moving], *([bias] if b is not None else [])]
+            return [self.table(shape.data), weights, self.tensors[moving], *([bias] if bias >= 0 else [])]
         return [self.tensors[moving], weights, bias]
 
     def lstm(self, node: Node) -> None:
@@ -379,20 +361,11 @@ class _Writer:
             raise ImportModelError(f"node {node.source}: the range of its cell is not known: give --calibrate DATA.npz")
         n = y.shape[-1]
         inputs = [self.tensors[x]]
-        matrix_scales = []
-        for i in range(1, 9):
-            w = node.x(i)
-            assert w.data is not None
-            scale = np.float32(max(float(np.abs(w.data).max()), 1e-6) / 127)
-            matrix_scales.append(scale)
-            stored = np.clip(np.round(w.data / scale), -127, 127).astype(np.int8)
-            inputs.append(self.add(f"{y.name}/weights{i}", w.shape, "int8", [scale], [0], 0, stored))
+        weights, biases = lstm_integers(node, given.scale)
+        for i, (scale, stored) in enumerate(weights, 1):
+            inputs.append(self.add(f"{y.name}/weights{i}", stored.shape, "int8", [scale], [0], 0, stored))
         inputs += [-1, -1, -1]
-        for i in range(4):
-            b = node.inputs[12 + i]
-            data = np.zeros(n) if b is None or b.data is None else b.data.astype(np.float64)
-            scale = np.float32(given.scale) * matrix_scales[i]
-            stored = np.clip(np.round(data / scale), -(1 << 31), (1 << 31) - 1).astype(np.int32)
+        for i, (scale, stored) in enumerate(biases):
             inputs.append(self.add(f"{y.name}/bias{i}", (n,), "int32", [scale], [0], 0, stored))
         exponent = int(np.ceil(np.log2(max(self.ranges.cells[node], 1e-3)))) - 15
         state = self.add(f"{y.name}/hidden", (1, n), "int8", [hidden.scale], [hidden.zero_point], variable=True)
@@ -410,6 +383,52 @@ class _Writer:
 
 def _close(a: Params, b: Params) -> bool:
     return abs(a.scale - b.scale) < 1e-6 * a.scale and a.zero_point == b.zero_point
+
+
+@dataclass(frozen=True, eq=False)
+class ProductIntegers:
+    """The integers of a product: int8 weights with a scale for each index of `axis`, int32 bias (None: it has none)."""
+
+    axis: int
+    scales: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray | None
+    bias_scales: np.ndarray
+
+
+def product_integers(node: Node, x_scale: float) -> ProductIntegers:
+    """Weights and bias of one of PRODUCTS whose input has this scale. Raises ImportModelError."""
+    wi, bi, axis = PRODUCTS[node.op]
+    w, b = node.x(wi), node.inputs[bi] if len(node.inputs) > bi else None
+    if w.data is None:
+        raise ImportModelError(f"node {node.source}: its weights must be constant")
+    if b is None and node.op == "DEPTHWISE_CONV_2D":  # TFLM dies of one without a bias
+        b = Value(node.y.name + "/bias", w.shape[3:], np.zeros(w.shape[3], np.float32))
+    scales, stored = _weights(w, axis, x_scale, None if b is None else b.data)
+    bias_scales = scales * np.float32(x_scale)
+    if b is None:
+        return ProductIntegers(axis, scales, stored, None, bias_scales)
+    assert b.data is not None
+    q = b.quant
+    data = np.round(b.data.astype(np.float64) / bias_scales)
+    if q is not None and q.stored is not None and np.allclose(q.scales, bias_scales, rtol=1e-4):
+        data = q.stored
+    return ProductIntegers(axis, scales, stored, np.clip(data, -(1 << 31), (1 << 31) - 1).astype(np.int32), bias_scales)
+
+
+def lstm_integers(node: Node, x_scale: float) -> tuple[list[tuple], list[tuple]]:
+    """(scale, integers) of an LSTM's eight matrices (int8) and of its four biases (int32)."""
+    weights, biases = [], []
+    for i in range(1, 9):
+        w = node.x(i).values
+        scale = np.float32(max(float(np.abs(w).max()), 1e-6) / 127)
+        weights.append((scale, np.clip(np.round(w / scale), -127, 127).astype(np.int8)))
+    for i in range(4):
+        b = node.inputs[12 + i]
+        data = np.zeros(node.y.shape[-1]) if b is None or b.data is None else b.data.astype(np.float64)
+        scale = np.float32(x_scale) * weights[i][0]
+        biases.append((scale, np.clip(np.round(data / scale), -(1 << 31), (1 << 31) - 1).astype(np.int32)))
+    return weights, biases
 
 
 def _weights(w: Value, axis: int, x_scale: float, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -85,11 +85,12 @@ def read_operator(root, o, index: int, tensors: Sequence[Tensor]) -> Operator:
     spec = SPECS.get(op)
     if spec is None:
         raise ModelError(f"{where}: operator not supported; supported: {', '.join(SPECS)}")
+    counts = (("inputs", o.InputsLength(), spec.inputs), ("outputs", o.OutputsLength(), spec.outputs))
+    for what, count, (low, high) in counts:
+        expected = f"{low} to {high}" if low != high else f"{low}"
+        need(low <= count <= high, where, f"{count} {what}, {expected} expected")
     inputs = indexes(o.Inputs, o.InputsLength(), len(tensors), where, optional=True)
     outputs = indexes(o.Outputs, o.OutputsLength(), len(tensors), where)
-    for what, found, (low, high) in (("inputs", inputs, spec.inputs), ("outputs", outputs, spec.outputs)):
-        expected = f"{low} to {high}" if low != high else f"{low}"
-        need(low <= len(found) <= high, where, f"{len(found)} {what}, {expected} expected")
     need(all(i >= 0 for i in inputs[: spec.inputs[0]]), where, "a required input is missing")
     need(len(set(outputs)) == len(outputs), where, "the same output twice")
     return Operator(index, op, inputs, outputs, _read_options(o, spec.options, where))

@@ -20,6 +20,7 @@ from lepton.sw.graph.model import (
     MAX_FILE_BYTES,
     MAX_NAME,
     MAX_OBJECTS,
+    MAX_OPERATORS,
     MAX_RANK,
     MAX_SUBGRAPHS,
     MAX_TENSOR_ELEMENTS,
@@ -69,11 +70,12 @@ def load_model(path_or_bytes, name: str | None = None) -> Model:
 
 def _text(raw, where) -> str:
     need(raw is None or len(raw) <= MAX_NAME, where, "name is too long: damaged file")
-    return "" if raw is None else raw.decode("utf-8", "replace")
+    text = "" if raw is None else raw.decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
-def _count(n, what) -> int:
-    need(n <= MAX_OBJECTS, what, f"{n} of them, at most {MAX_OBJECTS} are possible: damaged file")
+def _count(n, what, most=MAX_OBJECTS) -> int:
+    need(n <= most, what, f"{n} of them, at most {most} are possible: damaged file")
     return n
 
 
@@ -82,6 +84,9 @@ def _read(data: bytes, name: str) -> Model:
     need(root.Version() == 3, "file", f"schema version {root.Version()}, only 3 is known")
     count = root.SubgraphsLength()
     need(1 <= count <= MAX_SUBGRAPHS, "file", f"{count} subgraphs, 1 to {MAX_SUBGRAPHS} are possible")
+    every = [root.Subgraphs(k) for k in range(count)]
+    _count(sum(graph.TensorsLength() for graph in every), "tensors")
+    _count(sum(graph.OperatorsLength() for graph in every), "operators", MAX_OPERATORS)
     variables, budget = Variables(), Budget()
     graphs = [_read_graph(root, k, name, variables, budget) for k in range(count)]
     check_calls(graphs)
@@ -96,7 +101,7 @@ def _read_graph(root, number: int, name: str, variables: Variables, budget: Budg
     """One graph of the file, folded. Raises ModelError."""
     graph = root.Subgraphs(number)
     buffers = _count(root.BuffersLength(), "buffers")
-    n = _count(graph.TensorsLength(), "tensors")
+    n = graph.TensorsLength()
     tensors = [_read_tensor(root, graph.Tensors(i), i, buffers) for i in range(n)]
     inputs = indexes(graph.Inputs, graph.InputsLength(), n, "model inputs")
     outputs = indexes(graph.Outputs, graph.OutputsLength(), n, "model outputs")
@@ -105,7 +110,7 @@ def _read_graph(root, number: int, name: str, variables: Variables, budget: Budg
         _check_shape(tensors[i])
     operators = []
     known = set(inputs)
-    for i in range(_count(graph.OperatorsLength(), "operators")):
+    for i in range(graph.OperatorsLength()):
         operator = read_operator(root, graph.Operators(i), i, tensors)
         for j in operator.inputs:
             if j >= 0:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton.sw.graph.model import STORED, Model, ModelError, Operator
 from lepton.sw.reference.kernels import KERNELS
-from lepton.sw.reference.state import CONTROL, State
+from lepton.sw.reference.state import CONTROL, Run, State
 
 
 def run_operator(
@@ -25,12 +25,25 @@ def run_operator(
     state = state or State(model)
     args = [None if i < 0 else _argument(model, i, tensors, state) for i in op.inputs]
     if op.op in CONTROL:
-        return CONTROL[op.op](model, op, args, state, lambda graph, inputs: run_graph(graph, inputs, state))
+        return CONTROL[op.op](model, op, args, state, _runner(model, op, state))
     if op.op not in KERNELS:
         raise ModelError(f"{op}: cannot be computed")
     made = KERNELS[op.op](model, op, args)
     outputs = made if isinstance(made, tuple) else (made,)
     return tuple(_kept(model, i, y, state) for i, y in zip(op.outputs, outputs, strict=True))
+
+
+def _runner(model: Model, op: Operator, state: State) -> Run:
+    """Runs other graphs for an operator, and not for ever."""
+    first = True
+
+    def run_other(graph: Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        nonlocal first
+        state.count_run(model, op, first)
+        first = False
+        return run_graph(graph, inputs, state)
+
+    return run_other
 
 
 def _kept(model: Model, index: int, y: np.ndarray, state: State) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Instruction set simulator: executes a compiled program on NumPy memories, byte for byte as the RTL does.
 
 Four engines (weights, multiply, tail, move) work through their queues as `docs/architecture.md` says. Time is not
-modelled: each engine runs as far as tokens, tiles and accumulator banks let it, and the queues hold as much as the hardware's, so
-that the same programs stall. What ends with an error in hardware, or is undefined there, raises `IssError`.
+modelled: each engine runs as far as tokens, tiles and accumulator banks let it, and the queues hold as much as the
+hardware's, so that the same programs stall. What ends with an error in hardware, or is undefined there, raises
+`IssError`.
 """
 
 from collections import deque
@@ -150,7 +151,7 @@ class Iss:
         self.bases = [0 for _ in isa.Base]
         self._reset()
 
-    # --- Memories as the host sees them -----------------------------------------------------------------------------
+    # --- Memories as the host sees them ------------------------------------------------------------------------------
 
     def _words(self, region, first, last) -> np.ndarray:
         """uint8[last - first, word_bytes]: a copy of words of a region."""
@@ -216,7 +217,7 @@ class Iss:
         self._check(region, index, index + words, "read")
         return self._words(region, index, index + words).tobytes()
 
-    # --- Execution --------------------------------------------------------------------------------------------------
+    # --- Execution ---------------------------------------------------------------------------------------------------
 
     def _reset(self):
         self.status = isa.Status.IDLE
@@ -254,7 +255,7 @@ class Iss:
             self._reader = np.zeros(self.config.act_bytes, np.int32)  # number of the filling
 
     def run(self, pc: int = 0, trace=None):
-        """Execute from program word `pc` to END. `trace(word, op, fields)` is called when a MUL, TAIL or MOVE has finished.
+        """Execute from program word `pc` to END. `trace(word, op, fields)` is called when a MUL, TAIL or MOVE is done.
 
         Tokens, queues and banks start empty; memories stay. Raises IssError; `status` is then the machine's.
         """
@@ -299,7 +300,7 @@ class Iss:
         while self._advance(a) | self._advance(b) | self._advance("load") | self._advance("move"):
             pass
 
-    # --- Tokens -------------------------------------------------------------------------------------------------------
+    # --- Tokens ------------------------------------------------------------------------------------------------------
 
     def _give(self, step):
         """The tokens that an instruction gives at its end."""
@@ -483,7 +484,7 @@ class Iss:
             return parts[0]
         return np.concatenate([w for w, _ in parts]), np.concatenate([d for _, d in parts])
 
-    # --- Multiply engine --------------------------------------------------------------------------------------------
+    # --- Multiply engine ---------------------------------------------------------------------------------------------
 
     def _mul(self, step):
         """Generator: yields the reason while it waits, ends when the instruction is finished."""
@@ -708,7 +709,7 @@ class Iss:
         self._writer[chip] = -1
         self._mover[chip] = step.number
 
-    # --- Tail engine ------------------------------------------------------------------------------------------------
+    # --- Tail engine -------------------------------------------------------------------------------------------------
 
     def _take(self, step):
         bank = self._next["tail"]

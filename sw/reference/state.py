@@ -6,8 +6,8 @@ import numpy as np
 
 from lepton.sw.graph.model import STORED, Model, ModelError, Operator
 
-MAX_ITERATIONS = 1 << 16
-"""A WHILE that goes on longer is taken for one that never ends."""
+MAX_RUNS = 1 << 16
+"""Most runs of other graphs by one operator of the model: what takes more is taken for what never ends."""
 
 
 class State:
@@ -27,6 +27,7 @@ class State:
         self.variables = [np.full(v.bytes, v.fill & 0xFF, np.uint8) for v in self.model.variables]
         self._tensors: dict[tuple[int, int], np.ndarray] = {}
         self._called: set[tuple[int, int]] = set()
+        self._runs = 0
 
     def copy(self) -> "State":
         """As it is now, apart from what happens to this one."""
@@ -52,6 +53,12 @@ class State:
             return False
         self._called.add(key)
         return True
+
+    def count_run(self, graph: Model, op: Operator, first: bool) -> None:
+        """Before an operator runs another graph; `first`: for the first time. Raises ModelError."""
+        self._runs = 1 if first and not self._graph(graph) else self._runs + 1
+        if self._runs > MAX_RUNS:
+            raise ModelError(f"{op}: no end after {MAX_RUNS:,} runs of other graphs")
 
     def _graph(self, graph: Model) -> int:
         """Number of a graph: 0 of the model itself."""
@@ -86,11 +93,9 @@ def _if(graph: Model, op: Operator, args, state: State, run: Run):
 def _while(graph: Model, op: Operator, args, state: State, run: Run):
     condition, body = (state.model.subgraphs[op.options[f"{k}_subgraph_index"] - 1] for k in ("cond", "body"))
     values = list(args)
-    for _ in range(MAX_ITERATIONS):
-        if not run(condition, values)[0].flat[0]:
-            return _shaped(graph, op, values)
+    while run(condition, values)[0].flat[0]:
         values = run(body, values)
-    raise ModelError(f"{op}: no end after {MAX_ITERATIONS} rounds")
+    return _shaped(graph, op, values)
 
 
 def _shaped(graph: Model, op: Operator, values) -> tuple[np.ndarray, ...]:

@@ -16,7 +16,6 @@ from lepton.sw.report.evaluate import (
     picture_shape,
     quantized,
     read_picture,
-    real,
     scaled,
 )
 from lepton.sw.session import Session
@@ -98,7 +97,8 @@ def classify(args: Namespace, open_session: Callable[[], Session]) -> int:
             if notes != said:
                 print("; ".join(notes))
                 said = notes
-            y = real(taken, np.asarray(session.run(quantized(given, x).reshape(1, *given.row), reset=True))).reshape(-1)
+            stored = quantized(given, x).reshape(1, *given.row)
+            y = taken.dequantize(np.asarray(session.run(stored, reset=True))).reshape(-1)
             share = bool((y >= -0.01).all() and abs(y.sum() - 1) < 0.1)  # a SOFTMAX at the end
             best = np.argsort(-y, kind="stable")[: args.top]
             print(

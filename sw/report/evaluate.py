@@ -7,16 +7,17 @@ Three tasks: `classes` (accuracy, precision, recall, F1, confusion matrix; all a
 import csv
 import math
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from lepton.sw.arrays import ArrayError, holds, read_arrays
 from lepton.sw.errors import need
-from lepton.sw.graph.model import Model, ModelError, Tensor
+from lepton.sw.graph.model import Model, ModelError
 from lepton.sw.report import PICTURES
+from lepton.sw.session import End
 
 INPUT_KEYS = ("x", "input", "images", "x_test")
 LABEL_KEYS = ("y", "label", "labels", "target", "y_test")
@@ -71,15 +72,13 @@ def load_samples(
 
 def _arrays(path: Path) -> Samples:
     try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {k: data[k] for k in data.files}
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, AttributeError) as error:
-        raise EvaluateError(f"{path}: not an .npz of plain numbers ({type(error).__name__})") from None
+        arrays = read_arrays(path, (*INPUT_KEYS, *LABEL_KEYS))
+    except ArrayError as error:
+        raise EvaluateError(str(error)) from None
     x = next((arrays[k] for k in INPUT_KEYS if k in arrays), None)
     y = next((arrays[k] for k in LABEL_KEYS if k in arrays), None)
     if x is None or y is None:
-        held = ", ".join(arrays) or "nothing"
-        raise EvaluateError(f"{path}: holds {held}; needed are inputs (x or input) and labels (y or label)")
+        raise EvaluateError(f"{path}: holds {holds(path)}; needed are inputs (x or input) and labels (y or label)")
     return Samples(x, y)
 
 
@@ -218,26 +217,18 @@ def _shaped(x: np.ndarray, shape: tuple[int, ...], where, notes: list[str]) -> n
 # Running
 
 
-def quantized(t: Tensor, x: np.ndarray) -> np.ndarray:
-    """Real numbers as the tensor's integers; what is already int8 stays."""
-    if x.dtype == np.int8 or t.dtype == "float32":
-        return x
-    low, high = (-128, 127) if t.dtype == "int8" else (np.iinfo(t.dtype).min, np.iinfo(t.dtype).max)
-    return np.clip(np.round(x / np.float32(t.scale)) + t.zero_point, low, high).astype(t.dtype)
+def quantized(end: End, x: np.ndarray) -> np.ndarray:
+    """Real numbers as the end's integers; what is already int8 stays."""
+    return x if x.dtype == np.int8 else end.quantize(x)
 
 
-def real(t: Tensor, y: np.ndarray) -> np.ndarray:
-    """A tensor's integers as real numbers."""
-    return (y.astype(np.float32) - t.zero_point) * np.float32(t.scale) if len(t.scales) else y.astype(np.float32)
-
-
-def ends(model: Model) -> tuple[Tensor, Tensor]:
+def ends(model: Model) -> tuple[End, End]:
     """The input and the output of a model that has one each. Raises EvaluateError."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise EvaluateError(
             f"{model.name}: {len(model.inputs)} inputs, {len(model.outputs)} outputs: one each is needed"
         )
-    return model.tensors[model.inputs[0]], model.tensors[model.outputs[0]]
+    return End.of(model.tensors[model.inputs[0]]), End.of(model.tensors[model.outputs[0]])
 
 
 def float_outputs(source: str | Path, samples: Samples, progress: Callable | None = None) -> np.ndarray:
@@ -320,10 +311,10 @@ def evaluate(session, samples: Samples, task: str = "auto", float_model=None, pr
     """The report: task, count, notes, and for each of `int8` and `float` (if there is one) its scores."""
     given, taken = ends(session.model)
     x = quantized(given, samples.x)
-    y = real(taken, np.asarray(session.run(x.reshape(len(x), *given.row), progress=progress)))
+    y = taken.dequantize(np.asarray(session.run(x.reshape(len(x), *given.row), progress=progress)))
     compared = samples
     if samples.x.dtype == np.int8:
-        compared = Samples(real(given, samples.x), samples.y, samples.names, samples.notes)
+        compared = Samples(given.dequantize(samples.x), samples.y, samples.names, samples.notes)
     task = task_of(task, y, compared)
     models = {"int8": scores(task, y, compared)}
     if float_model is not None:

@@ -9,6 +9,7 @@ from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import Verilator as CocotbVerilator
 from cocotb_tools.runner import VerilatorControlFile
 
+from lepton.rtl.lint import no_warnings
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.verilog import to_verilog, write_if_changed
 from lepton.sw.device.verilated import check_fst
@@ -16,7 +17,7 @@ from lepton.verif.benches.top import BenchTop
 
 TOP = "lepton_bench"
 # ASCRANGE: a member without bits (the sub-group of a tail with lanes = cols) becomes a port [-1:0], which nobody uses.
-WARNINGS = "CASEINCOMPLETE CASEOVERLAP WIDTHEXPAND WIDTHTRUNC UNSIGNED CMPCONST UNOPTFLAT ALWNEVER ASCRANGE".split()
+WARNINGS = no_warnings("ALWNEVER", "ASCRANGE")
 PROBES = {
     "*.queue*": ("i__ready", "o__valid"),
     "*.fetch": ("have",),
@@ -83,7 +84,7 @@ def build(text: str, folder: Path, coverage: bool = False, waves: bool = False) 
         waves=waves,
         build_args=[
             *(["--trace-fst"] if waves else []),
-            *(f"-Wno-{w}" for w in WARNINGS),
+            *WARNINGS,
             *["--assert", "--output-split", "10000"],
             *(["--coverage-line", "--coverage-toggle"] if coverage else []),
         ],

@@ -1,6 +1,7 @@
 """The whole accelerator behind its byte link: random and directed programs and a compiled network against the ISS."""
 
 import zlib
+from dataclasses import dataclass
 from importlib.resources import files
 
 import cocotb
@@ -24,16 +25,25 @@ from lepton.verif.benches.common import (
     corner8,
 )
 from lepton.verif.benches.differ import same
+from lepton.verif.benches.top import LINK_TIMEOUT
 from lepton.verif.coverage import functional as cover
 
 HALF = 2048  # a stage reads one half of the activation memory and writes the other
 QUICK = (0.0, 0.0, 0.0, 0.3)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """After how many bytes a frame ends."""
+
+    at: int
+
+
 class Host(Part):
     """Sends one request after the other, each when the last is answered; `script` yields requests, receives replies.
 
-    A request is (command, payload, damage): `damage` flips a bit of the frame. A reply is (result, payload).
+    A request is (command, payload, damage): `damage` True flips a bit of the frame, a `Cut` ends it early, is followed
+    by silence until the link must have dropped it, and has no reply. A reply is (result, payload), or None.
     """
 
     def __init__(self, bench, script):
@@ -43,6 +53,7 @@ class Host(Part):
         self._received = bytearray()
         self._sequence = 0
         self.requests, self.done = 0, False
+        self._silence = 0  # cycles of it that are still to come
         self._next(None)
 
     def _next(self, reply):
@@ -57,6 +68,10 @@ class Host(Part):
         cover.hit("link.length", "too many" if len(payload) > isa.MAX_PAYLOAD else sizes.get(len(payload)))
         self._sequence = int(self._rng.integers(256))
         data = bytearray(frame(isa.SYNC_HOST, command, self._sequence, payload))
+        if isinstance(damage, Cut):
+            self._driver.items += data[: damage.at]
+            self._silence = LINK_TIMEOUT + 2
+            return
         if damage:  # not in the length, which would make the device wait for more
             at = int(self._rng.choice([n for n in range(1, len(data)) if n not in (3, 4)]))
             data[at] ^= 1 << int(self._rng.integers(8))
@@ -81,6 +96,10 @@ class Host(Part):
         self._next((body[0], body[4:]))
 
     def drive(self, cycle):
+        if self._silence and self._driver.done:
+            self._silence -= 1
+            if not self._silence:
+                self._next(None)
         self._driver.drive(cycle)
         self._monitor.drive(cycle)
 
@@ -530,6 +549,14 @@ def protocol_script(rng, config):
     cover.hit("link.restart", "after reset")
 
 
+def partial_script(rng):
+    """Frames that stop after each of their bytes are forgotten; the next one is answered."""
+    payload = bytes(rng.bytes(6))
+    for at in range(1, len(frame(isa.SYNC_HOST, Command.PING, 0, payload))):
+        assert (yield Command.PING, payload, Cut(at)) is None
+        assert (yield from request(Command.PING, payload)) == payload
+
+
 def network_script(rng, config, dut):
     """The network that ships with Lepton on one of its images: the whole activation memory after each step."""
     folder = files("lepton.sw") / "models"
@@ -573,6 +600,11 @@ async def converse(dut, name, script_of, timeout):
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def protocol(dut):
     await converse(dut, "protocol", lambda rng, _: protocol_script(rng, bench_config()), 60_000)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def partial_frames(dut):
+    await converse(dut, "partial_frames", lambda rng, _: partial_script(rng), 30_000)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")

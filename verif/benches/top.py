@@ -18,6 +18,8 @@ from lepton.rtl.weight_store import WeightStore
 
 QUANTIZERS = 8
 """Requantizers that the quantizer bench feeds at once."""
+LINK_TIMEOUT = 500
+"""Of the accelerator's host link, so that the bench can wait for it; longer than any stall of a driver."""
 
 CONFIGS = {
     "3x5": NpuConfig("3x5", rows=3, cols=5, lanes=5, act_bytes=4096, weight_tiles=1024, params=512, acc_depth=64),
@@ -128,7 +130,7 @@ def units(config: NpuConfig) -> dict[str, wiring.Component]:
         "quantizers": Quantizers(config),
         "tail": TailEngine(config),
         "controller": Controller(config),
-        "npu": Npu(config),
+        "npu": Npu(config, link_timeout=LINK_TIMEOUT),
     }
 
 

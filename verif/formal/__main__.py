@@ -55,7 +55,7 @@ def run(wanted: list[Check], bugs: bool) -> list[Result]:
                 trouble = [f"the planted bug does not fit the source: {hunt.trouble}"]
         print(f"{text}, {result.seconds} s{' when it was run' * result.kept}", flush=True)
         if result.trace:
-            print(f"    {result.failed or 'no assertion'} fails; trace: {result.trace}")
+            print(f"    fails: {result.failed or 'no assertion'}; trace: {result.trace}")
         for line in trouble:
             print(f"    {line}")
         results.append(result)

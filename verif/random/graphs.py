@@ -24,14 +24,20 @@ import numpy as np
 
 from lepton.rtl.spec.config import PRESETS, NpuConfig
 from lepton.rtl.spec.isa import PARAM_BYTES, Region, word_bytes
-from lepton.sw.compiler import CompileError, Compiler, NpuStep, compile_model
+from lepton.sw.compiler import CompileError, Compiler, FitError, NpuStep, compile_model
 from lepton.sw.compiler.program import LayerError
 from lepton.sw.graph.model import ModelError, window
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, quantities
 from lepton.sw.reference.cycles import predict
-from lepton.sw.reference.iss import Iss, IssError
+from lepton.sw.reference.iss import IssError
+from lepton.sw.reference.kernels.lstm import lstm_parameters
+from lepton.sw.reference.kernels.matmul import matmul_parameters
+from lepton.sw.reference.kernels.svdf import svdf_parameters
 from lepton.sw.session import Session, _IssEngine
+from lepton.verif.random.stateful import LSTM, Invalid, Stateful
+from lepton.verif.random.stateful import need as _need
+from lepton.verif.random.stateful import random_nodes as stateful_nodes
 from lepton.verif.random.tflite_builder import build
 
 ARENA_BYTES = 8 << 20
@@ -42,10 +48,6 @@ class Mismatch(AssertionError):
     """Two implementations disagree, or one refuses a graph it must run; one line."""
 
 
-class Invalid(ValueError):
-    """These nodes do not make a graph (a shape or a scale does not fit)."""
-
-
 # --- Graphs --------------------------------------------------------------------------------------------------------
 
 
@@ -53,8 +55,8 @@ class Invalid(ValueError):
 class Node:
     """One operator. inputs: values it reads (0: the graph's input, i + 1: node i); seed: of its constants.
 
-    Two are none of TFLite's: INPUT is a further input of the graph (its size in `shape`), DELAY a variable that gives
-    the value of the inference before.
+    Three are none of TFLite's: INPUT is a further input of the graph (its size in `shape`), DELAY a variable that gives
+    the value of the inference before, STREAM one that keeps the last rows (`stateful.Stateful`).
     """
 
     op: str
@@ -74,6 +76,8 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...] = ()
     """Values that are outputs besides the last."""
+    ends: tuple[str, str] = ("int8", "int8")
+    """Types of the first input and of the outputs; other than int8 with QUANTIZE or DEQUANTIZE beside them."""
 
     def to_bytes(self) -> bytes:
         """The .tflite file. Raises Invalid."""
@@ -86,7 +90,7 @@ class Graph:
 FIXED = {"LOGISTIC": (1 / 256, -128), "SOFTMAX": (1 / 256, -128), "TANH": (1 / 128, 0)}
 FIXED |= {"L2_NORMALIZATION": (1 / 128, 0)}
 SAME_QUANT = """
-AVERAGE_POOL_2D BROADCAST_TO CONCATENATION DELAY DEPTH_TO_SPACE GATHER MAXIMUM MAX_POOL_2D MINIMUM MIRROR_PAD PACK PAD
+AVERAGE_POOL_2D BROADCAST_TO CONCATENATION DEPTH_TO_SPACE GATHER MAXIMUM MAX_POOL_2D MINIMUM MIRROR_PAD PACK PAD
 PADV2 REDUCE_MAX REDUCE_MIN RELU6 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SLICE SPACE_TO_DEPTH SPLIT
 STRIDED_SLICE TRANSPOSE UNPACK
 """.split()
@@ -94,30 +98,28 @@ LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 MAX_ELEMENTS = 40_000
 
 
-def _need(ok, why):
-    if not ok:
-        raise Invalid(why)
+END_TYPES = ("float32", "uint8", "int16")
 
 
-class _Writer:
+class _Writer(Stateful):
     """Tensors and operators of a Graph."""
 
     def __init__(self, graph: Graph):
+        super().__init__()
         self.graph = graph
-        self.tensors: list[tuple] = []
-        self.operators: list[tuple] = []
         self.values = [self.add(graph.shape, *graph.quant)]
         self.inputs = [self.values[0]]
+        if graph.ends[0] != "int8":
+            self.inputs = [self.end(graph.ends[0], self.values[0])]
+            self.operators.append(("QUANTIZE", [*self.inputs], [self.values[0]], None))
         for node in graph.nodes:
             self.values.append(self.node(node))
 
-    def add(self, shape, scale=None, zero=0, data=None, axis=0, *dtype) -> int:
-        self.tensors.append((tuple(int(d) for d in shape), scale, zero, data, axis, *dtype))
-        return len(self.tensors) - 1
-
-    def integers(self, values) -> int:
-        values = np.array(values, np.int32)
-        return self.add(values.shape, data=values)
+    def end(self, dtype: str, tensor: int) -> int:
+        """An input or output of that type beside an int8 tensor."""
+        shape, scale, zero = self.tensors[tensor][:3]
+        quant = {"float32": (None, 0), "uint8": (scale, int(zero) + 128), "int16": (np.float32(scale / 200), 0)}[dtype]
+        return self.add(shape, *quant, None, 0, dtype)
 
     def shape(self, value) -> tuple[int, ...]:
         return self.tensors[self.values[value]][0]
@@ -127,11 +129,20 @@ class _Writer:
 
     def data(self) -> bytes:
         outputs = [self.values[-1], *(self.values[v] for v in self.graph.outputs)]
-        return build(self.tensors, self.operators, self.inputs, outputs)
+        operators, dtype = list(self.operators), self.graph.ends[1]
+        if dtype != "int8":
+            ends = {t: self.end(dtype, t) for t in outputs}
+            operator = "DEQUANTIZE" if dtype == "float32" else "QUANTIZE"
+            operators += [(operator, [t], [end], None) for t, end in ends.items()]
+            outputs = [ends[t] for t in outputs]
+        start, others = self.start()
+        return build(self.tensors, start + operators, self.inputs, outputs, others)
 
     def node(self, node: Node) -> int:
         ins = [self.values[v] for v in node.inputs]
         x, quant = self.shape(node.inputs[0]), self.quant(node.inputs[0])
+        if node.op in ("DELAY", "STREAM"):
+            return (self.delay if node.op == "DELAY" else self.stream)(node, x, quant)
         method = getattr(self, f"_{node.op.lower()}", None)
         if method is None:
             shape, extra, options, out = x, [], None, node.quant
@@ -150,13 +161,6 @@ class _Writer:
         if node.op == "INPUT":
             self.inputs.append(y)
             return y
-        if node.op == "DELAY":
-            handle = self.add((1,), None, 0, None, 0, "resource")
-            name = {"SharedName": f"v{y}", "Container": ""}
-            self.operators.append(("VAR_HANDLE", [], [handle], ("VarHandleOptions", name)))
-            self.operators.append(("READ_VARIABLE", [handle], [y], None))
-            self.operators.append(("ASSIGN_VARIABLE", [handle, *ins], [], None))
-            return y
         if node.op in ("SPLIT", "UNPACK"):  # all parts are made, one is the value
             parts = [y if i == node.attrs["take"] else self.add(shape, *out) for i in range(node.attrs["parts"])]
             self.operators.append((node.op, [*extra, *ins], parts, options))
@@ -165,7 +169,7 @@ class _Writer:
             size, w, bias = extra
             self.operators.append((node.op, [size, w, *ins, *([bias] if bias >= 0 else [])], [y], options))
             return y
-        if extra and extra[-1] < 0 and node.op != "FULLY_CONNECTED":
+        if extra and extra[-1] < 0 and node.op in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             extra = extra[:-1]  # TFLM's convolutions take no bias as a missing input, not as -1
         self.operators.append((node.op, [*ins, *extra], [y], options))
         return y
@@ -193,11 +197,11 @@ class _Writer:
         if rng.random() < 0.8:
             b = (rng.normal(0, 1500 * np.sqrt(fan_in), channels)).astype(np.int32)
             bias = self.add((channels,), np.float32(x_quant[0]) * scale, 0, b, 0)
-        natural = float(x_quant[0]) * float(scale.mean()) * 73 * 73 * np.sqrt(fan_in) / 60
-        if len(scale) == 1 and rng.random() < 0.3:  # multipliers near powers of two, and so sums near ties
+        natural = float(x_quant[0]) * float(scale.mean()) * 73 * 73 * np.sqrt(fan_in) / 60 * node.quant[0]
+        if len(scale) == 1 and rng.random() < 0.5:  # multipliers within a hair of powers of two, and so sums near ties
             product = float(x_quant[0]) * float(scale[0])
             natural = product * 2.0 ** np.round(np.log2(natural / product))
-        return w, bias, (np.float32(natural * node.quant[0]), node.quant[1])
+        return w, bias, (np.float32(natural), node.quant[1])
 
     def windows(self, node, x, kernel):
         _need(len(x) == 4, "not a map")
@@ -467,6 +471,10 @@ class _Writer:
         options = {"LEAKY_RELU": ("LeakyReluOptions", {"Alpha": node.attrs.get("alpha", 0.0)})}.get(node.op)
         return x, [], options, (np.float32(quant[0] * node.quant[0]), node.quant[1])
 
+    def _l2_normalization(self, node, x, quant):
+        _need(len(x) <= 4, "rank")
+        return x, [], None, None
+
     _leaky_relu = _hard_swish = _relu = _quantize = _abs = _elu = _relative
 
     def _softmax(self, node, x, quant):
@@ -507,7 +515,7 @@ def _activation(rng) -> int:
 
 OPERATORS = {
     "CONV_2D": 8,
-    "DEPTHWISE_CONV_2D": 6,
+    "DEPTHWISE_CONV_2D": 7,
     "FULLY_CONNECTED": 2,
     "ADD": 5,
     "MUL": 2,
@@ -528,6 +536,7 @@ OPERATORS = {
     "RELU6": 0.6,
     "SOFTMAX": 0.4,
     "ABS": 0.2,
+    "BATCH_MATMUL": 0.5,
     "BROADCAST_TO": 0.2,
     "CUMSUM": 0.1,
     "DELAY": 0.3,
@@ -550,11 +559,14 @@ OPERATORS = {
     "SPACE_TO_DEPTH": 0.3,
     "SPLIT": 0.6,
     "SQUARED_DIFFERENCE": 0.2,
+    "STREAM": 0.3,
     "STRIDED_SLICE": 0.6,
     "SUM": 0.3,
+    "SVDF": 0.3,
     "TRANSPOSE": 0.5,
     "TRANSPOSE_CONV": 1.5,
     "UNPACK": 0.3,
+    LSTM: 0.3,
 }
 
 
@@ -580,6 +592,8 @@ def _random_nodes(rng, writer, op, source) -> list[Node]:
         attrs["dilation"] = (1, 1)
         if rng.random() < (0.25 if attrs["stride"] == (1, 1) else 0.1):
             attrs["dilation"] = _pair(rng, [1, 2, 3])
+        if op == "DEPTHWISE_CONV_2D" and rng.random() < 0.6:  # as the array streams it
+            return [node([source], multiplier=1, **{**attrs, "dilation": (1, 1), "stride": _pair(rng, [1, 1, 2], 1)})]
         if op == "DEPTHWISE_CONV_2D":
             return [node([source], multiplier=int(rng.choice([1, 1, 1, 1, 2, 3])), **attrs)]
         if rng.random() < 0.3:
@@ -694,6 +708,12 @@ def _random_nodes(rng, writer, op, source) -> list[Node]:
                 op, (0,), {"shape": x if rng.random() < 0.7 else None}, seed, (float(writer.graph.quant[0]), _zero(rng))
             )
         ]
+    if op in ("DELAY", "STREAM", "BATCH_MATMUL", "SVDF", LSTM):
+
+        def reshape(kind):
+            return Node("RESHAPE", (source,), {"kind": kind}, 0, _quant(rng))
+
+        return stateful_nodes(rng, op, node, source, new, x, reshape)
     if op == "RESHAPE":
         return [node([source], kind=str(rng.choice(["flat", "rows", "map"])))]
     if op == "LEAKY_RELU":
@@ -716,14 +736,14 @@ def random_graph(seed: int) -> Graph:
         shape = (1, int(rng.integers(1, 60)), 1, _channels(rng))[:: int(rng.choice([1, 1]))]
     elif kind < 0.36:  # any rank, any first dimension
         shape = tuple(int(v) for v in rng.integers(1, 9, int(rng.integers(1, 6))))
-    elif kind < 0.44:  # wide
+    elif kind < 0.46:  # wide
         shape = (1, int(rng.integers(1, 5)), int(rng.integers(17, 201)), int(rng.choice([1, 2, 3, 4, 8, 16, 17])))
-    elif kind < 0.48:  # deep
+    elif kind < 0.5:  # deep
         shape = (1, int(rng.integers(1, 5)), int(rng.integers(1, 5)), int(rng.integers(41, 601)))
-    elif kind < 0.5:
+    elif kind < 0.52:
         shape = (int(rng.integers(2, 4)), int(rng.integers(1, 9)), int(rng.integers(1, 9)), _channels(rng))
     else:
-        shape = (1, int(rng.integers(1, 17)), int(rng.integers(1, 17)), _channels(rng))
+        shape = (1, int(rng.integers(1, 17)), int(rng.integers(1, 25)), _channels(rng))
     if rng.random() < 0.25 and len(shape) == 4:
         shape = (*shape[:3], int(rng.choice([1, 3])))
     graph = Graph(shape, (float(np.float32(rng.uniform(0.005, 0.1))), _zero(rng)), ())
@@ -735,6 +755,8 @@ def random_graph(seed: int) -> Graph:
         last = len(graph.nodes)
         source = last if rng.random() < 0.85 else int(rng.integers(last + 1))
         op = str(rng.choice(names, p=weights / weights.sum()))
+        if not graph.nodes and len(shape) == 4 and shape[2] > 16 and rng.random() < 0.7:
+            op = "DEPTHWISE_CONV_2D"  # rows about as long as line buffers
         nodes = []
         for n in _random_nodes(rng, writer, op, source):
             like = n.attrs.get("like")
@@ -751,6 +773,9 @@ def random_graph(seed: int) -> Graph:
         graph = replace(
             graph, outputs=tuple(int(v) for v in rng.integers(0, len(graph.nodes), int(rng.integers(1, 3))))
         )
+    if rng.random() < 0.2:
+        ends = tuple(str(rng.choice(["int8", *END_TYPES])) for _ in range(2))
+        graph = replace(graph, ends=(ends[0], ends[1]))
     if rng.random() < 0.9:
         graph = prune(graph)
     return graph
@@ -758,6 +783,7 @@ def random_graph(seed: int) -> Graph:
 
 PARAMETERS = {
     "ADD": quantities.add_parameters,
+    "BATCH_MATMUL": matmul_parameters,
     "CONV_2D": quantities.conv_parameters,
     "CUMSUM": quantities.sum_parameters,
     "DEPTHWISE_CONV_2D": quantities.conv_parameters,
@@ -767,6 +793,8 @@ PARAMETERS = {
     "SQUARED_DIFFERENCE": quantities.difference_parameters,
     "SUB": quantities.add_parameters,
     "SUM": quantities.mean_parameters,
+    "SVDF": svdf_parameters,
+    LSTM: lstm_parameters,
     "TRANSPOSE_CONV": quantities.conv_parameters,
 }
 """Functions that tell whether an operator's scales are ones that TFLM takes."""
@@ -826,7 +854,7 @@ def graph(seed: int) -> bytes:
 
 def roomy(config: NpuConfig) -> NpuConfig:
     """The configuration with memories that hold all of these graphs."""
-    return replace(config, weight_tiles=1 << 17, params=1 << 14, program_words=1 << 16, act_bytes=1 << 17)
+    return replace(config, weight_tiles=1 << 17, params=1 << 14, program_words=1 << 16, act_bytes=1 << 18)
 
 
 CONFIGS = (
@@ -845,7 +873,8 @@ def random_config(seed: int, data: bytes | None = None) -> NpuConfig:
     """One of CONFIGS, or an array of any shape with little depth and, given the model, no more memory than it needs."""
     rng = np.random.default_rng([seed, 2])
     if rng.random() < 0.4:
-        return CONFIGS[int(rng.integers(len(CONFIGS)))]
+        config = CONFIGS[int(rng.integers(len(CONFIGS)))]
+        return config if data is None or rng.random() < 0.5 else line_limit(rng, config, load_model(data))
     rows, cols = (int(v) for v in rng.integers(2, 20, 2))
     shape = NpuConfig(
         f"random{seed}",
@@ -857,20 +886,20 @@ def random_config(seed: int, data: bytes | None = None) -> NpuConfig:
         line_depth=int(rng.integers(16, 40)),
     )
     config = roomy(shape)
-    if data is not None and rng.random() < 0.5:
+    if data is not None and rng.random() < 0.7:
         config = line_limit(rng, config, load_model(data))
     ring = int(rng.choice([0, 4, 5, 16, 64]))
     return config if data is None else tight(config, load_model(data), ring, float(rng.uniform()))
 
 
 def line_limit(rng, config: NpuConfig, model) -> NpuConfig:
-    """With line buffers as long as a row of a depthwise convolution needs, or one more or less."""
-    widths = []
+    """With line buffers about as long as a row that a depthwise convolution streams: of the map and padding."""
+    depths = []
     for op in model.operators:
-        if op.op == "DEPTHWISE_CONV_2D":
-            width, stride = model.tensors[op.outputs[0]].shape[2], op.options["stride_w"]
-            widths.append((width - 1) * stride + 1 + config.taps)
-    depths = [w + d for w in widths for d in (-1, -1, 0, 1) if 16 <= w + d <= 512]
+        o = op.options
+        if op.op == "DEPTHWISE_CONV_2D" and o["depth_multiplier"] == o["dilation_h"] == o["dilation_w"] == 1:
+            width = model.tensors[op.inputs[0]].shape[2] + config.taps
+            depths += [width + d for d in (-1, 0, 0, 1, 2) if 16 <= width + d <= 512]
     return replace(config, line_depth=int(rng.choice(depths))) if depths else config
 
 
@@ -890,13 +919,21 @@ def tight(config: NpuConfig, model, ring: int = 0, resident: float = 1.0) -> Npu
     if ring:
         movable = movable_tiles(model, config)
         tiles += ring - movable + int(movable * resident)
-    return replace(
-        config,
-        weight_tiles=max(16, tiles, ring + 1 if ring else 0),
-        ring_tiles=ring,
-        params=max(16, len(program.params) // PARAM_BYTES),
-        program_words=max(64, len(program.words)),
-    )
+    while True:
+        config = replace(
+            config,
+            weight_tiles=max(16, tiles, ring + 1 if ring else 0),
+            ring_tiles=ring,
+            params=max(16, len(program.params) // PARAM_BYTES),
+            program_words=max(64, len(program.words)),
+        )
+        try:
+            compile_model(model, config)
+            return config
+        except FitError as error:  # with little room for constants, more is computed by instructions
+            program = error.program
+            tiles = max(tiles + 1, ring + len(program.tiles) // word_bytes(Region.WEIGHT, config))
+            config = replace(config, act_bytes=max(config.act_bytes, 1 << (program.span_bytes - 1).bit_length()))
 
 
 def compiled(model, config: NpuConfig, external=frozenset()):
@@ -942,20 +979,17 @@ class _CheckedSession(Session):
     """A session whose instruction-set simulator also reports what would depend on timing."""
 
     def _open(self):
-        engine = super()._open()
-        if isinstance(engine, _IssEngine):
-            engine.iss = Iss(self.config, hazards=True)
-            engine.iss.external = self.program.external
-            for region, data in self.program.images():
-                engine.iss.write(region, 0, data)
-        return engine
+        return _IssEngine(self.config, self.program, hazards=True) if self.backend == "iss" else super()._open()
 
 
 def references(data: bytes, xs) -> list[np.ndarray]:
     """Outputs of TensorFlow Lite Micro for inputs (N, ...), one row after the other: (N, ...) each."""
     from tflite_micro.python.tflite_micro import runtime
 
-    interpreter = runtime.Interpreter.from_bytes(data, arena_size=ARENA_BYTES)
+    try:
+        interpreter = runtime.Interpreter.from_bytes(data, arena_size=ARENA_BYTES)
+    except RuntimeError as error:
+        raise Mismatch(f"the interpreter refuses a graph of the generator: {error}") from None
     model = load_model(data)
     rows = []
     for i in range(len(xs[0])):
@@ -977,10 +1011,16 @@ def inputs(data: bytes, seed: int, count=2) -> list[np.ndarray]:
     rng = np.random.default_rng([seed, 3])
     out = []
     for i in model.inputs:
-        xs = rng.integers(-128, 128, (count, *model.tensors[i].row)).astype(np.int8)
+        t = model.tensors[i]
+        if t.dtype == "float32":  # halves, too, of the scale it is quantized with
+            scale = next((model.tensors[op.outputs[0]].scale for op in model.operators if i in op.inputs), 0.1)
+            out.append((rng.integers(-300, 301, (count, *t.row)) / 2 * scale).astype(np.float32))
+            continue
+        kind = np.iinfo(t.dtype)
+        xs = rng.integers(kind.min, kind.max + 1, (count, *t.row)).astype(t.dtype)
         first = xs[:1]  # a view also where a row is a scalar
         corner = rng.random(first.shape) < 0.4
-        first[corner] = rng.choice(np.array([-128, 127], np.int8), int(corner.sum()))
+        first[corner] = rng.choice(np.array([kind.min, kind.max], t.dtype), int(corner.sum()))
         out.append(xs)
     return out
 
@@ -1011,6 +1051,8 @@ def check(data: bytes, configs, backends=("golden", "iss"), seed=0) -> int:
             except Exception as error:  # a crash is a finding, too, and shrinks
                 raise Mismatch(f"{where}: {type(error).__name__}: {error}") from error
             for k, (got, y) in enumerate(zip(every, want, strict=True)):
+                if got.dtype != y.dtype:
+                    raise Mismatch(f"{where}: output {k} is {got.dtype}, TFLM's {y.dtype}: they differ")
                 got = got.reshape(y.shape)
                 wrong = np.argwhere(got != y)
                 if len(wrong):
@@ -1059,6 +1101,8 @@ def shrink(made: Graph, fails, progress=None) -> Graph:
     """A smaller graph for which `fails(graph)` still holds, tried greedily until nothing helps."""
 
     def candidates(g: Graph):
+        if g.ends != ("int8", "int8"):
+            yield replace(g, ends=("int8", "int8"))
         if g.outputs:
             yield prune(replace(g, outputs=()))
         for cut in range(1, len(g.nodes)):  # from the end

@@ -5,8 +5,8 @@ import numpy as np
 from lepton.sw.graph.writer import OperatorSpec, TensorSpec, write_model
 
 
-def build(tensors, operators, inputs, outputs) -> bytes:
-    """Bytes of a model of one subgraph.
+def build(tensors, operators, inputs, outputs, others=()) -> bytes:
+    """Bytes of a model; `others`: GraphSpecs of its further subgraphs.
 
     tensors: (shape, scale(s) or None, zero_point(s), data or None, quant_axis, then if need be dtype and whether it is
     a variable), or a TensorSpec; the dtype is that of the data, without data int8. operators: (name, inputs, outputs,
@@ -14,7 +14,7 @@ def build(tensors, operators, inputs, outputs) -> bytes:
     """
     specs = [t if isinstance(t, TensorSpec) else _tensor(i, *t) for i, t in enumerate(tensors)]
     coded = [OperatorSpec(op, ins, outs, *(options or (None,))) for op, ins, outs, options in operators]
-    return write_model(specs, coded, inputs, outputs)
+    return write_model(specs, coded, inputs, outputs, others=others)
 
 
 def _tensor(i, shape, scale, zero, data, axis, dtype=None, variable=False) -> TensorSpec:

@@ -1,0 +1,197 @@
+"""`python -m lepton.verif.networks`: the table, a line a network and way; exit code 1 where one does not hold.
+
+Ways: a PyTorch module, its ONNX file, that file quantized by ONNX Runtime (QDQ), and Keras. For each: the cosine of the
+int8 model (golden) with the float network, and whether golden, the instruction-set simulator, TensorFlow Lite Micro and
+the RTL give the same bytes. GELU, which TFLM has not, is written as with `lepton import --tflm`.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lepton.rtl.spec.config import get_config
+from lepton.rtl.spec.errors import LeptonError
+from lepton.sw.frontends.importer import cosine, import_model
+from lepton.sw.session import Session
+
+WAYS = {"torch": ("torch", "onnxscript"), "onnx": ("torch", "onnxscript"), "qdq": ("torch", "onnxruntime"),
+        "keras": ("tensorflow",)}  # fmt: skip
+"""What each way needs."""
+SHAPES = {"audio": (1, 1024), "lstm": (28, 28), "transformer": (28, 28)}
+NAMES = ("cnn", "depthwise", "audio", "unet", "lstm", "transformer")
+LEAST = {"transformer": 0.985}
+TRAINING, COMPARED, STEPS = 256, 20, 2
+CONFIG = replace(
+    get_config("small"), name="roomy", act_bytes=1 << 18, params=1 << 15, program_words=1 << 15, weight_tiles=1 << 14
+)
+
+
+@dataclass
+class Row:
+    """One network by one way. `bytes`: what each reference says: yes, NO, or why it does not know."""
+
+    network: str
+    way: str
+    cosine: float
+    bytes: dict[str, str]
+
+    @property
+    def holds(self) -> bool:
+        return self.cosine >= LEAST.get(self.network, 0.999) and set(self.bytes.values()) == {"yes"}
+
+
+def samples(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy pictures, sounds or sequences of ten classes, channels first; labels."""
+    rng = np.random.default_rng(11)
+    shape = SHAPES.get(name, (1, 28, 28))
+    classes = rng.uniform(0, 1, (10, *shape)) * (rng.uniform(size=(10, *shape)) < 0.4)
+    y = rng.integers(0, 10, TRAINING)
+    x = np.clip(classes[y] + rng.normal(0, 0.15, (TRAINING, *shape)), 0, 1)
+    return x.astype(np.float32), y
+
+
+# Ways: (source, float outputs) of a network
+
+
+def torch_way(name: str, x: np.ndarray, y: np.ndarray, folder: str) -> Iterator[tuple[str, Any, np.ndarray]]:
+    """The module, and its ONNX files."""
+    import torch  # type: ignore[import-not-found, unused-ignore]
+
+    from lepton.verif.networks.torch_networks import trained
+
+    net = trained(name, x, y)
+    with torch.no_grad():
+        real = net(torch.as_tensor(x[:COMPARED])).numpy()
+    yield "torch", net, real
+    plain, quantized = f"{folder}/{name}.onnx", f"{folder}/{name}_qdq.onnx"
+    export = dict(input_names=["x"], dynamo=True, opset_version=18, verbose=False)
+    torch.onnx.export(net, (torch.as_tensor(x[:1]),), plain, **export)
+    yield "onnx", plain, real
+    if importlib.util.find_spec("onnxruntime") is None:
+        return
+    from onnxruntime.quantization import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):
+        rows = iter([{"x": row[None]} for row in x[:100]])
+
+        def get_next(self):
+            return next(self.rows, None)
+
+    kinds = dict(activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, per_channel=True)
+    quantize_static(plain, quantized, Reader(), quant_format=QuantFormat.QDQ, **kinds)
+    yield "qdq", quantized, real
+
+
+def keras_way(name: str, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, Any, np.ndarray]]:
+    from lepton.verif.networks.keras_networks import trained
+
+    model = trained(name, x, y)
+    yield "keras", model, np.asarray(model(x[:COMPARED]))
+
+
+# Bytes
+
+
+def tflm(data: bytes, stored: np.ndarray) -> list[np.ndarray]:
+    """Outputs of TensorFlow Lite Micro."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(data, arena_size=1 << 23)
+    out = []
+    for row in stored:
+        interpreter.set_input(row, 0)
+        interpreter.invoke()
+        out.append(np.array(interpreter.get_output(0)))
+    return out
+
+
+def compared(name: str, way: str, source: Any, real: np.ndarray, x: np.ndarray, rtl: bool) -> Row:
+    """Import, run everywhere, compare."""
+    example = [x[:1]] if way == "torch" else None
+    imported = import_model(source, x[:100], name=name, example_inputs=example, tflm=True)
+    model = imported.model()
+    session = Session(model, CONFIG, "golden")
+    stored = session.inputs[0].quantize(x[:COMPARED].reshape(COMPARED, *session.inputs[0].row))
+    want = session.run(stored)
+    seen: dict[str, str] = {}
+
+    def told(where: str, run: Callable[[], np.ndarray]) -> None:
+        try:
+            seen[where] = "yes" if np.array_equal(run(), want[: len(rows)]) else "NO"
+        except Exception as error:
+            seen[where] = f"({type(error).__name__}: {str(error).splitlines()[0][:60]})"
+
+    rows = stored[:STEPS]
+    told("iss", lambda: Session(model, CONFIG, "iss").run(rows))
+    tensor = model.tensors[model.inputs[0]]
+    shaped = rows.reshape(STEPS, *tensor.shape)
+    told("tflm", lambda: np.stack([r.reshape(want.shape[1:]) for r in tflm(imported.data, shaped)]))
+    if rtl:
+        rows = stored[:1]
+        told("rtl", lambda: Session(model, CONFIG, "rtl").run(rows))
+    return Row(name, way, cosine(session.outputs[0].dequantize(want), real), seen)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m lepton.verif.networks", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--networks", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--no-rtl", action="store_true", help="leave the RTL out")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.simplefilter("ignore")
+    missing = {w: [m for m in WAYS[w] if importlib.util.find_spec(m) is None] for w in args.ways}
+    for way, modules in missing.items():
+        if modules:
+            print(f"{way}: left out, it needs {' and '.join(modules)}", file=sys.stderr)
+    ways = [w for w in args.ways if not missing[w]]
+    results: list[Row] = []
+    started = time.monotonic()
+    print(f"{'network':12} {'way':6} {'cosine':>9}  the same bytes as golden")
+    for name in args.networks:
+        x, y = samples(name)
+        with tempfile.TemporaryDirectory() as folder:
+            made: list[Iterator[tuple[str, Any, np.ndarray]]] = []
+            if {"torch", "onnx", "qdq"} & set(ways):
+                made.append(torch_way(name, x, y, folder))
+            if "keras" in ways:
+                turned = np.moveaxis(x, 1, -1) if name not in ("lstm", "transformer") else x
+                made.append(keras_way(name, turned, y))
+            for sources in made:
+                for way, source, real in sources:
+                    if way not in ways:
+                        continue
+                    data = turned if way == "keras" else x
+                    try:
+                        row = compared(name, way, source, real, data, not args.no_rtl)
+                    except LeptonError as error:
+                        row = Row(name, way, 0.0, {"import": "NO", "why": str(error)[:150]})
+                    results.append(row)
+                    said = ", ".join(f"{k} {v}" for k, v in row.bytes.items())
+                    print(
+                        f"{name:12} {way:6} {row.cosine:9.5f}  {said}{'' if row.holds else '   <- does not hold'}",
+                        flush=True,
+                    )
+    held = sum(r.holds for r in results)
+    print(f"{held} of {len(results)} hold, {time.monotonic() - started:.0f} s")
+    return 0 if results and held == len(results) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
