@@ -383,8 +383,10 @@ class SimTransport:
                 raise ValueError("give a configuration or a library")
             library = library_for(config, waves_kind(waves) if waves else "")
         self.model = Model(library)
-        self.memory = self.model.open_port(config.memory_bytes) if config and config.memory_width else None
+        self.memory = np.zeros(0, np.uint8)
         """The bytes behind the memory port."""
+        if config and config.memory_width:
+            self.memory = self.model.open_port(config.memory_bytes)
         self._received = bytearray()
 
     def record(self) -> None:
@@ -435,7 +437,7 @@ class SimTransport:
         return self.model.cycles
 
     def close(self) -> None:
-        self.memory = None
+        self.memory = np.zeros(0, np.uint8)
         self.model.close()
 
 
