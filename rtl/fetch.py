@@ -81,7 +81,7 @@ class Fetch(wiring.Component):
         """Where the words come from."""
         return ports.memory_read(PC, WORD_BITS)
 
-    def _queue(self, name: str, bits: int) -> wiring.Component:
+    def _queue(self, name: str, bits: object) -> wiring.Component:
         """Where an engine's instructions wait."""
         return SkidQueue(bits, self.DEPTH)
 
