@@ -145,33 +145,48 @@ class Pruner:
             self.masks[name] &= np.abs(w) >= threshold
         self.apply()
 
-    def prune_tiles(self, share: float) -> None:
-        """Prune until this share of all tiles is gone, those that hold least of their layer first.
+    def prune_tiles(self, share: float, layers: Mapping[str, float] | None = None) -> None:
+        """Prune until this share of the tiles is gone, those that hold least of their layer first.
 
+        layers: shares of their own, by the name of the weights; `share` is of all the others together.
         The measure is the sum of squares in a tile, relative to the mean tile of its layer. The best tile of each group
         of channels stays: a group without any needs one to write its zeros, so that nothing would be gained.
         """
-        if not 0 <= share <= 1:
-            raise ImportModelError(f"share {share}: must be between 0 and 1")
+        own = dict(layers or {})
+        for value in (share, *own.values()):
+            if not 0 <= value <= 1:
+                raise ImportModelError(f"share {value}: must be between 0 and 1")
+        for name in own:
+            if name not in self.tiles:
+                raise ImportModelError(f"no weights {name!r}; known: {', '.join(self.tiles)}")
         if not self.tiles:
             raise ImportModelError("no weights that the array multiplies: nothing can be pruned by tiles")
-        (group, *_) = (m.group for m in self.tiles.values())
-        score = np.zeros(len(group))
-        weights = self.source.weights()
-        for name, found in self.tiles.items():
+        rest = [name for name in self.tiles if name not in own]
+        for names, part in [*(([name], value) for name, value in own.items()), (rest, share)]:
+            self._prune(names, part)
+        self.apply()
+
+    def _prune(self, names: list[str], share: float) -> None:
+        """Take this share of the tiles of these weights from the masks."""
+        if not names:
+            return
+        group, weights = self.tiles[names[0]].group, self.source.weights()
+        score = np.full(len(group), np.inf)
+        for name in names:
+            found = self.tiles[name]
             squares = (weights[name].astype(np.float64) * self.masks[name]) ** 2
             energy = np.bincount(found.tile.reshape(-1), squares.reshape(-1), len(group))
             mine = np.unique(found.tile)
             score[mine] = energy[mine] / max(energy[mine].mean(), 1e-30)
-        order = np.argsort(score, kind="stable")
+        order = np.flatnonzero(np.isfinite(score))
+        order = order[np.argsort(score[order], kind="stable")]
         best = {int(group[t]): int(t) for t in order}  # the last one of a group wins
         kept = set(best.values())
-        gone = [t for t in order.tolist() if t not in kept][: int(round(share * len(group)))]
+        gone = [t for t in order.tolist() if t not in kept][: int(round(share * len(order)))]
         dead = np.zeros(len(group), bool)
         dead[gone] = True
-        for name, found in self.tiles.items():
-            self.masks[name] &= ~dead[found.tile]
-        self.apply()
+        for name in names:
+            self.masks[name] &= ~dead[self.tiles[name].tile]
 
     def hold(self, optimizer: Any) -> Any:
         """After each step of a torch optimizer, what is pruned is zero again. `.remove()` of the result ends it."""
