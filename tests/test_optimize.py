@@ -246,6 +246,16 @@ def test_the_forward_pass_is_the_devices(torch):
     assert losses[-1] < losses[0] - 0.1
 
 
+def test_averages_are_rounded_as_the_device_rounds(torch):
+    """Halves go away from zero of the stored value, not of the code."""
+    from lepton.sw.optimize import qat
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.AvgPool2d(2)).eval()
+    module = qat(net, torch.randn(20, 3, 8, 8) + 0.5)
+    stored = RNG.integers(-128, 128, (30, 3, 8, 8)).astype(np.int8)
+    np.testing.assert_array_equal(module.integers(stored), golden.run(load_model(module.export()), stored))
+
+
 def test_an_lstm_is_trained_as_the_device_computes_it(torch):
     """Two of them, one behind the other, before training and after; the gradient is near the float network's."""
     from lepton.sw.optimize import qat
