@@ -14,7 +14,7 @@ from lepton.sw.errors import LeptonError, UserError
 from lepton.sw.files import DIGITS
 from lepton.sw.graph.model import ModelError
 from lepton.sw.graph.reader import load_model
-from lepton.sw.graph.writer import TensorSpec
+from lepton.sw.graph.writer import GraphSpec, OperatorSpec, TensorSpec
 from lepton.sw.reference.cycles import predict
 from lepton.sw.report import check
 from lepton.sw.targets import all_targets, get_target
@@ -193,6 +193,31 @@ def test_json_of_every_refusal(capsys, config, model):
     report = json.loads(capsys.readouterr().out)
     assert report["supported"] is False and report["reason"] == str(error.value)
     assert report.keys() == check.check_file(DIGITS, PRESETS["tiny"]).keys()
+
+
+def test_only_what_is_unknown_is_refused():
+    """Beside an operator that nobody knows: state, another graph, a shape that is computed from constants."""
+    handle, number = TensorSpec("h", (), "resource"), TensorSpec("n", (2,), "int32")
+    whole = TensorSpec("c", (), "int32", data=np.array(12, np.int32))
+    tensors = [act((1, 3, 4)), handle, act((1, 3, 4)), act((1, 12)), whole, number, act((12, 12)), act((12, 12))]
+    name = ("VarHandleOptions", {"SharedName": "a", "Container": ""})
+    operators = [
+        ("CALL_ONCE", [], [], ("CallOnceOptions", {"InitSubgraphIndex": 1})),
+        ("VAR_HANDLE", [], [1], name),
+        ("READ_VARIABLE", [1], [2], None),
+        ("RESHAPE", [2], [3], ("ReshapeOptions", {"NewShape": [1, 12]})),
+        ("ASSIGN_VARIABLE", [1, 0], [], None),
+        ("PACK", [4, 4], [5], ("PackOptions", {"ValuesCount": 2, "Axis": 0})),
+        ("BROADCAST_TO", [3, 5], [6], None),
+        ("RFFT2D", [6], [7], None),
+    ]
+    start = GraphSpec([handle], [OperatorSpec("VAR_HANDLE", [], [0], *name)], [], [])
+    data = build(tensors, operators, [0], [7], [start])
+    with pytest.raises(ModelError) as error:
+        load_model(data)
+    report = check.explain_refusal(data, error.value, "model", PRESETS["small"], 100)
+    refused = {row["op"]: row["reason"] for row in report["operators"] if row["where"] == "unsupported"}
+    assert refused == {"RFFT2D": "the operator is not known"}, refused
 
 
 def test_a_float_model_is_told_how_to_quantize(tmp_path, capsys):

@@ -25,7 +25,18 @@ from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import ConfigError, NpuConfig
 from lepton.sw.compiler import CompileError, Compiler, FitError, HostStep, Limit, NpuStep, Program, compile_model
 from lepton.sw.graph import operators, reader
-from lepton.sw.graph.model import MAX_FILE_BYTES, MAX_OBJECTS, MAX_RANK, Model, ModelError, Operator, Tensor
+from lepton.sw.graph.control import Variables
+from lepton.sw.graph.fold import Budget, fold
+from lepton.sw.graph.model import (
+    MAX_FILE_BYTES,
+    MAX_OBJECTS,
+    MAX_OPERATORS,
+    MAX_RANK,
+    Model,
+    ModelError,
+    Operator,
+    Tensor,
+)
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith
 from lepton.sw.reference.cycles import Timing, predict
@@ -321,7 +332,7 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ) 
 
 
 def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig, clock_mhz: float) -> dict:
-    """The report on a model that cannot be read: every operator, and for each one that is refused, why.
+    """The report on a model that cannot be read: every operator of its first graph, and why those are refused that are.
 
     Raises `error` again when the file is too damaged for that.
     """
@@ -329,7 +340,7 @@ def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig
         root = tflite.Model.GetRootAsModel(data, 0)
         graph = root.Subgraphs(0)
         count, n = graph.OperatorsLength(), graph.TensorsLength()
-        if not 0 < count <= MAX_OBJECTS or not 0 < n <= MAX_OBJECTS or root.SubgraphsLength() != 1:
+        if not 0 < count <= MAX_OPERATORS or not 0 < n <= MAX_OBJECTS:
             raise error
         tensors, broken = [], {}
         for i in range(n):
@@ -342,7 +353,8 @@ def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig
                     Tensor(i, "", shape, reader.DTYPES.get(t.Type(), "?"), np.zeros(0), np.zeros(0), 0, None)
                 )
                 broken[i] = str(why)
-        rows = [_refused_row(root, graph.Operators(k), k, tensors, broken) for k in range(count)]
+        known = Variables(), Budget()
+        rows = [_refused_row(root, graph.Operators(k), k, tensors, broken, known) for k in range(count)]
     except ModelError:
         raise error from None
     except Exception:  # whatever the flatbuffer accessors stumble over
@@ -352,7 +364,8 @@ def explain_refusal(data: bytes, error: ModelError, name: str, config: NpuConfig
     return _report(name, config, clock_mhz, rows) | {"reason": str(error), "way_out": _way_out_of(str(error))}
 
 
-def _refused_row(root, o, index, tensors, broken) -> dict:
+def _refused_row(root, o, index, tensors, broken, known) -> dict:
+    """`known`: Variables and Budget of the file; what is constant becomes so in `tensors`."""
     code = root.OperatorCodes(o.OpcodeIndex())
     op = BUILTIN_OPCODE2NAME.get(operators.operator_code(code), "unknown")
     if op == "CUSTOM" and code.CustomCode():
@@ -367,7 +380,10 @@ def _refused_row(root, o, index, tensors, broken) -> dict:
         where, reason = "unsupported", bad
     else:
         try:
-            reader.check_settled(operators.read_operator(root, o, index, tensors), tensors)
+            operator = operators.read_operator(root, o, index, tensors)
+            reader.check_settled(operator, tensors)
+            for t in fold(operator, tensors, *known):
+                tensors[t.index] = t
         except ModelError as why:
             where, reason = "unsupported", str(why).removeprefix(f"operator {index} ({op}): ")
     constants = [tensors[i] for i in ins if tensors[i].constant]

@@ -854,7 +854,8 @@ def graph(seed: int) -> bytes:
 
 def roomy(config: NpuConfig) -> NpuConfig:
     """The configuration with memories that hold all of these graphs."""
-    return replace(config, weight_tiles=1 << 17, params=1 << 14, program_words=1 << 16, act_bytes=1 << 18)
+    tiles = max(1 << 17, (1 << 22) // config.tile_bytes)
+    return replace(config, weight_tiles=tiles, params=1 << 14, program_words=1 << 16, act_bytes=1 << 18)
 
 
 CONFIGS = (
