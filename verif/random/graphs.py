@@ -25,7 +25,7 @@ import numpy as np
 from lepton.rtl.spec.config import PRESETS, NpuConfig
 from lepton.rtl.spec.isa import PARAM_BYTES, Region, word_bytes
 from lepton.sw.compiler import CompileError, Compiler, FitError, NpuStep, compile_model
-from lepton.sw.compiler.program import LayerError
+from lepton.sw.compiler.program import until_settled
 from lepton.sw.graph.model import ModelError, window
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, quantities
@@ -940,12 +940,12 @@ def tight(config: NpuConfig, model, ring: int = 0, resident: float = 1.0) -> Npu
 def compiled(model, config: NpuConfig, external=frozenset()):
     """(compiler, program) with the weights of the operators `external` in external memory."""
     host: dict[int, str] = {}
-    while True:
+
+    def once():
         compiler = Compiler(model, config, external, host=host)
-        try:
-            return compiler, compiler.compile()
-        except LayerError as error:  # the array turns out not to compute it
-            host[error.operator] = str(error)
+        return compiler, compiler.compile()
+
+    return until_settled(host, once)
 
 
 def external_program(model, config: NpuConfig):
