@@ -4,7 +4,6 @@ A tile without any weight is not on the tape: no cycle goes into it. Where tiles
 compiler itself is asked (`lepton.sw.compiler.geometry`).
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,9 +80,8 @@ class Pruner:
         self.source = source_of(network, example_inputs)
         self.config = get_config(config) if isinstance(config, str) else config
         self.masks = {name: w != 0 for name, w in self.source.weights().items()}
-        self._graph, starts, self._numbers = trace(self.source)
-        self._starts = starts
-        self._maps = weight_tiles(self._model(None), self.config)
+        self._graph, self._starts, self._numbers = trace(self.source)
+        self._dense = self._model(None)
         self.tiles = self._tiles()
 
     # --- where weights lie -----------------------------------------------------------------------------------------
@@ -111,15 +109,15 @@ class Pruner:
 
     def _tiles(self) -> dict[str, TileMap]:
         """The tiles of each weight array, in its own shape; arrays that the array does not multiply are left out."""
-        model = self._model(None)
-        operators = [op for op in model.operators if op.op in PRODUCTS]
+        maps = weight_tiles(self._dense, self.config)
+        operators = [op for op in self._dense.operators if op.op in PRODUCTS]
         tile = np.full(sum(m.size for m in self.masks.values()), -1, np.int64)
         groups: list[np.ndarray] = []
         count = 0
         for op, numbers in zip(operators, self._numbers, strict=True):
-            if op.index not in self._maps:
+            if op.index not in maps:
                 continue
-            found = self._maps[op.index]
+            found = maps[op.index]
             tile[numbers[numbers >= 0]] = found.tile[numbers >= 0] + count
             groups.append(found.group + (groups[-1].max() + 1 if groups else 0))
             count += len(found.group)
@@ -210,14 +208,12 @@ class Pruner:
 
     # --- what it brought -------------------------------------------------------------------------------------------
 
-    def _counted(self, masks: Mapping[str, np.ndarray] | None) -> tuple[int, Counted]:
-        model = self._model(masks)
-        tiles = sum(self._live(masks).values())
+    def _counted(self, model: Model, tiles: int) -> Counted:
         try:
             program = compile_model(model, self.config)
         except FitError:
-            return tiles, Counted(tiles, None, None)
-        return tiles, count(program, tiles)
+            return Counted(tiles, None, None)
+        return count(program, tiles)
 
     def _live(self, masks: Mapping[str, np.ndarray] | None) -> dict[str, int]:
         """Tiles with a weight, of each array."""
@@ -235,7 +231,8 @@ class Pruner:
         }
         total = sum(m.size for m in self.masks.values())
         zeros = total - sum(int(m.sum()) for m in self.masks.values())
-        (_, dense), (_, pruned) = self._counted(None), self._counted(self.masks)
+        dense = self._counted(self._dense, sum(before.values()))
+        pruned = self._counted(self._model(self.masks), sum(after.values()))
         return PruneReport(self.config.name, layers, zeros / max(total, 1), dense, pruned)
 
 
@@ -248,8 +245,3 @@ def count(program: Program, tiles: int) -> Counted:
     ]
     multiply = sum(run.causes[Cause.MULTIPLY.name.lower()] for run in runs)
     return Counted(tiles, sum(run.cycles for run in runs), multiply)
-
-
-def show(report: PruneReport, file=None) -> None:
-    """Print a report."""
-    print(report, file=file or sys.stdout)
