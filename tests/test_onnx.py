@@ -457,11 +457,19 @@ def test_an_imported_model_on_the_rtl(nhwc):
 SHARED = {"cnn": 0.999, "cnn_ts": 0.999, "cnn_qdq": 0.999, "au_qdq": 0.999, "lstm": 0.999, "tr": 0.985}
 
 
+def onnx_files(shared):
+    """Folder of the files that other exporters wrote: only the reference files have it, not the stand-ins."""
+    folder = shared / "frontends" / "onnx"
+    if not folder.is_dir():
+        pytest.skip("the files themselves are not there (LEPTON_SHARED)")
+    return folder
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_shared_file(shared, name):
     from lepton.sw.session import Session
 
-    folder = shared / "frontends" / "onnx"
+    folder = onnx_files(shared)
     arrays = np.load(folder / f"{name}.npz")
     calibration = None if "qdq" in name else arrays["calibration"]
     imported = import_model(folder / f"{name}.onnx", calibration)
@@ -475,7 +483,7 @@ def test_shared_file(shared, name):
 
 def test_scales_of_a_qdq_file_are_carried_over(shared):
     """Every scale of the file's QuantizeLinear nodes stands in the int8 model."""
-    path = shared / "frontends" / "onnx" / "cnn_qdq.onnx"
+    path = onnx_files(shared) / "cnn_qdq.onnx"
     source = onnx.load(path)
     constants = {i.name: numpy_helper.to_array(i) for i in source.graph.initializer}
     wanted = {

@@ -146,6 +146,15 @@ def test_pruning_by_tiles():
     assert re.search(r"multiplying [\d,]+ and [\d,]+ \(\d+\.\d%\)", str(pruner.report()))
 
 
+def test_shares_of_single_layers():
+    network = Network()
+    pruner = Pruner(network, config="small")
+    pruner.prune_tiles(0.25, {"conv": 0.5})
+    assert {name: gone for name, (_, _, gone) in pruner.report().layers.items()} == {"conv": 9, "dense": 36}
+    with pytest.raises(ImportModelError, match="no weights 'none'; known: conv, dense"):
+        pruner.prune_tiles(0.5, {"none": 1})
+
+
 def test_pruning_by_magnitude():
     network = Network()
     want = {n: np.where(np.abs(a) < 0.7, 0, a) for n, a in network.arrays.items()}

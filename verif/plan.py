@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+from lepton.fpga.build import tree
+
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = ROOT / "verif" / "testplan.yaml"
 NOT_SHOWN = ROOT / "verif" / "not_shown.yaml"
@@ -402,8 +404,9 @@ def page(rows: list[Row], results: Results) -> str:
     out = [
         "# Verification",
         "",
-        "Written by `make verify` from the results of its last run. The plan is `verif/testplan.yaml`: "
-        "each requirement of the machine and what shows it. A row holds if everything it names ran and passed.",
+        f"Written by `make verify` from the results of its last run, on tree {tree()}. "
+        "The plan is `verif/testplan.yaml`: each requirement of the machine and what shows it. "
+        "A row holds if everything it names ran and passed.",
         "",
         f"**{green} of {len(rows)} rows of the plan hold.**",
         "",

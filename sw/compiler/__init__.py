@@ -11,11 +11,11 @@ from lepton.sw.compiler.program import (
     FitError,
     HostStep,
     Layer,
-    LayerError,
     Limit,
     NpuStep,
     Place,
     Program,
+    until_settled,
 )
 from lepton.sw.compiler.streaming import compile_streaming
 from lepton.sw.graph.model import Model
@@ -51,16 +51,14 @@ def compile_model(model: Model, config: NpuConfig) -> Program:
         return program
 
     def attempt(external=frozenset(), odd=frozenset()) -> tuple[Compiler, Program]:
-        """What the array turns out not to compute goes to the host, one operator after the other."""
-        while True:
+        def once():
             compiler = Compiler(model, config, external, odd, host)
-            try:
-                program = compiler.compile()
-                if config.act_align > 1:
-                    compiler.odd_sources()
-                return compiler, program
-            except LayerError as error:
-                host[error.operator] = str(error)
+            program = compiler.compile()
+            if config.act_align > 1:
+                compiler.odd_sources()
+            return compiler, program
+
+        return until_settled(host, once)
 
     compiler, program = attempt()
     # A program that no configuration holds is made shorter.

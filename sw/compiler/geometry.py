@@ -7,7 +7,7 @@ import numpy as np
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.emitter import Span, Tile
 from lepton.sw.compiler.network import Compiler
-from lepton.sw.compiler.program import LayerError
+from lepton.sw.compiler.program import until_settled
 from lepton.sw.graph.model import Model, Operator
 
 BASE = 126
@@ -36,14 +36,14 @@ class _Asked(Compiler):
 
 def _groups(model: Model, config: NpuConfig) -> dict[int, list[list[Tile]]]:
     host: dict[int, str] = {}
-    while True:
+
+    def once():
         compiler = _Asked(model, config, host=host)
         compiler.found = {}
-        try:
-            compiler.compile()
-            return compiler.found
-        except LayerError as error:
-            host[error.operator] = str(error)
+        compiler.compile()
+        return compiler.found
+
+    return until_settled(host, once)
 
 
 def weight_tiles(model: Model, config: NpuConfig) -> dict[int, TileMap]:

@@ -1,6 +1,8 @@
 """What the compiler makes: memory images, steps, and where the tensors lie."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -8,6 +10,8 @@ from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.errors import LeptonError
 from lepton.sw.graph.model import Model
+
+T = TypeVar("T")
 
 
 class CompileError(LeptonError, ValueError):
@@ -57,6 +61,15 @@ class LayerError(CompileError):
     """
 
     operator: int = -1
+
+
+def until_settled(host: dict[int, str], attempt: Callable[[], T]) -> T:
+    """What `attempt` gives once it raises no LayerError; what the array turns out not to compute goes to `host`."""
+    while True:
+        try:
+            return attempt()
+        except LayerError as error:
+            host[error.operator] = str(error)
 
 
 @dataclass(frozen=True)

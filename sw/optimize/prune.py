@@ -4,7 +4,6 @@ A tile without any weight is not on the tape: no cycle goes into it. Where tiles
 compiler itself is asked (`lepton.sw.compiler.geometry`).
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,9 +80,8 @@ class Pruner:
         self.source = source_of(network, example_inputs)
         self.config = get_config(config) if isinstance(config, str) else config
         self.masks = {name: w != 0 for name, w in self.source.weights().items()}
-        self._graph, starts, self._numbers = trace(self.source)
-        self._starts = starts
-        self._maps = weight_tiles(self._model(None), self.config)
+        self._graph, self._starts, self._numbers = trace(self.source)
+        self._dense = self._model(None)
         self.tiles = self._tiles()
 
     # --- where weights lie -----------------------------------------------------------------------------------------
@@ -111,15 +109,15 @@ class Pruner:
 
     def _tiles(self) -> dict[str, TileMap]:
         """The tiles of each weight array, in its own shape; arrays that the array does not multiply are left out."""
-        model = self._model(None)
-        operators = [op for op in model.operators if op.op in PRODUCTS]
+        maps = weight_tiles(self._dense, self.config)
+        operators = [op for op in self._dense.operators if op.op in PRODUCTS]
         tile = np.full(sum(m.size for m in self.masks.values()), -1, np.int64)
         groups: list[np.ndarray] = []
         count = 0
         for op, numbers in zip(operators, self._numbers, strict=True):
-            if op.index not in self._maps:
+            if op.index not in maps:
                 continue
-            found = self._maps[op.index]
+            found = maps[op.index]
             tile[numbers[numbers >= 0]] = found.tile[numbers >= 0] + count
             groups.append(found.group + (groups[-1].max() + 1 if groups else 0))
             count += len(found.group)
@@ -145,33 +143,48 @@ class Pruner:
             self.masks[name] &= np.abs(w) >= threshold
         self.apply()
 
-    def prune_tiles(self, share: float) -> None:
-        """Prune until this share of all tiles is gone, those that hold least of their layer first.
+    def prune_tiles(self, share: float, layers: Mapping[str, float] | None = None) -> None:
+        """Prune until this share of the tiles is gone, those that hold least of their layer first.
 
+        layers: shares of their own, by the name of the weights; `share` is of all the others together.
         The measure is the sum of squares in a tile, relative to the mean tile of its layer. The best tile of each group
         of channels stays: a group without any needs one to write its zeros, so that nothing would be gained.
         """
-        if not 0 <= share <= 1:
-            raise ImportModelError(f"share {share}: must be between 0 and 1")
+        own = dict(layers or {})
+        for value in (share, *own.values()):
+            if not 0 <= value <= 1:
+                raise ImportModelError(f"share {value}: must be between 0 and 1")
+        for name in own:
+            if name not in self.tiles:
+                raise ImportModelError(f"no weights {name!r}; known: {', '.join(self.tiles)}")
         if not self.tiles:
             raise ImportModelError("no weights that the array multiplies: nothing can be pruned by tiles")
-        (group, *_) = (m.group for m in self.tiles.values())
-        score = np.zeros(len(group))
-        weights = self.source.weights()
-        for name, found in self.tiles.items():
+        rest = [name for name in self.tiles if name not in own]
+        for names, part in [*(([name], value) for name, value in own.items()), (rest, share)]:
+            self._prune(names, part)
+        self.apply()
+
+    def _prune(self, names: list[str], share: float) -> None:
+        """Take this share of the tiles of these weights from the masks."""
+        if not names:
+            return
+        group, weights = self.tiles[names[0]].group, self.source.weights()
+        score = np.full(len(group), np.inf)
+        for name in names:
+            found = self.tiles[name]
             squares = (weights[name].astype(np.float64) * self.masks[name]) ** 2
             energy = np.bincount(found.tile.reshape(-1), squares.reshape(-1), len(group))
             mine = np.unique(found.tile)
             score[mine] = energy[mine] / max(energy[mine].mean(), 1e-30)
-        order = np.argsort(score, kind="stable")
+        order = np.flatnonzero(np.isfinite(score))
+        order = order[np.argsort(score[order], kind="stable")]
         best = {int(group[t]): int(t) for t in order}  # the last one of a group wins
         kept = set(best.values())
-        gone = [t for t in order.tolist() if t not in kept][: int(round(share * len(group)))]
+        gone = [t for t in order.tolist() if t not in kept][: int(round(share * len(order)))]
         dead = np.zeros(len(group), bool)
         dead[gone] = True
-        for name, found in self.tiles.items():
-            self.masks[name] &= ~dead[found.tile]
-        self.apply()
+        for name in names:
+            self.masks[name] &= ~dead[self.tiles[name].tile]
 
     def hold(self, optimizer: Any) -> Any:
         """After each step of a torch optimizer, what is pruned is zero again. `.remove()` of the result ends it."""
@@ -195,14 +208,12 @@ class Pruner:
 
     # --- what it brought -------------------------------------------------------------------------------------------
 
-    def _counted(self, masks: Mapping[str, np.ndarray] | None) -> tuple[int, Counted]:
-        model = self._model(masks)
-        tiles = sum(self._live(masks).values())
+    def _counted(self, model: Model, tiles: int) -> Counted:
         try:
             program = compile_model(model, self.config)
         except FitError:
-            return tiles, Counted(tiles, None, None)
-        return tiles, count(program, tiles)
+            return Counted(tiles, None, None)
+        return count(program, tiles)
 
     def _live(self, masks: Mapping[str, np.ndarray] | None) -> dict[str, int]:
         """Tiles with a weight, of each array."""
@@ -220,7 +231,8 @@ class Pruner:
         }
         total = sum(m.size for m in self.masks.values())
         zeros = total - sum(int(m.sum()) for m in self.masks.values())
-        (_, dense), (_, pruned) = self._counted(None), self._counted(self.masks)
+        dense = self._counted(self._dense, sum(before.values()))
+        pruned = self._counted(self._model(self.masks), sum(after.values()))
         return PruneReport(self.config.name, layers, zeros / max(total, 1), dense, pruned)
 
 
@@ -233,8 +245,3 @@ def count(program: Program, tiles: int) -> Counted:
     ]
     multiply = sum(run.causes[Cause.MULTIPLY.name.lower()] for run in runs)
     return Counted(tiles, sum(run.cycles for run in runs), multiply)
-
-
-def show(report: PruneReport, file=None) -> None:
-    """Print a report."""
-    print(report, file=file or sys.stdout)

@@ -25,7 +25,7 @@ import numpy as np
 from lepton.rtl.spec.config import PRESETS, NpuConfig
 from lepton.rtl.spec.isa import PARAM_BYTES, Region, word_bytes
 from lepton.sw.compiler import CompileError, Compiler, FitError, NpuStep, compile_model
-from lepton.sw.compiler.program import LayerError
+from lepton.sw.compiler.program import until_settled
 from lepton.sw.graph.model import ModelError, window
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, quantities
@@ -854,7 +854,8 @@ def graph(seed: int) -> bytes:
 
 def roomy(config: NpuConfig) -> NpuConfig:
     """The configuration with memories that hold all of these graphs."""
-    return replace(config, weight_tiles=1 << 17, params=1 << 14, program_words=1 << 16, act_bytes=1 << 18)
+    tiles = max(1 << 17, (1 << 22) // config.tile_bytes)
+    return replace(config, weight_tiles=tiles, params=1 << 14, program_words=1 << 16, act_bytes=1 << 18)
 
 
 CONFIGS = (
@@ -939,12 +940,12 @@ def tight(config: NpuConfig, model, ring: int = 0, resident: float = 1.0) -> Npu
 def compiled(model, config: NpuConfig, external=frozenset()):
     """(compiler, program) with the weights of the operators `external` in external memory."""
     host: dict[int, str] = {}
-    while True:
+
+    def once():
         compiler = Compiler(model, config, external, host=host)
-        try:
-            return compiler, compiler.compile()
-        except LayerError as error:  # the array turns out not to compute it
-            host[error.operator] = str(error)
+        return compiler, compiler.compile()
+
+    return until_settled(host, once)
 
 
 def external_program(model, config: NpuConfig):
