@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -281,6 +282,10 @@ class Emitter:
         if self._identity is None:
             self._identity = self.add_param([(0, *IDENTITY)])
         return self._identity
+
+    def move_piece(self, target: Any, source: Any) -> None:
+        """A copy of one piece of what an operator moves; both are a `strided.View`."""
+        raise NotImplementedError
 
     def add_tiles(self, groups: list[list[Tile]], external: bool = False) -> list[Span]:
         """Store the tiles of all groups in a row, in the weight store or external memory; the span of each group."""

@@ -459,7 +459,6 @@ class Compiler(Emitter):
     # --- layers ----------------------------------------------------------------------------------------------------
 
     def move_piece(self, target: View, source: View):
-        """A copy of one piece of what an operator moves."""
         move(self, target, source, self.identity_entry())
 
     def macs(self, op: Operator) -> int:

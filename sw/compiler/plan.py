@@ -270,9 +270,9 @@ class Planner:
         group.traffic = len(tiles) * self.tile_bytes * again
         group.traffic += sum((s.end - s.first) * self.geometry(s.tensor)[1] for s in order if isinstance(s, Copy))
         units = [n for n, s in enumerate(group.order) if not isinstance(s, Copy)]
-        for n, step in enumerate(group.order):
-            if isinstance(step, Copy) and not units[0] < n < units[-1]:
-                group.edges += (step.end - step.first) * self.geometry(step.tensor)[1]
+        for n, placed in enumerate(group.order):
+            if isinstance(placed, Copy) and not units[0] < n < units[-1]:
+                group.edges += (placed.end - placed.first) * self.geometry(placed.tensor)[1]
         group.traffic += 80 * sum(not isinstance(s, Copy) for s in group.order)
         for t, rows in self._windows(order, made | {t for i in layers for t in self._read[i]}, even).items():
             all_rows, pitch = self.geometry(t)

@@ -227,10 +227,10 @@ class _Attempt:
     def _emit(self, binder: Binder, groups: list[Group], planner: Planner, stretch: list[int]):
         start = len(self.made.words)
         self.made.steps.append(NpuStep(start))
-        for i in binder.bind(groups):
-            self.made.words += self._encode(i)
-        for i in stretch:
-            ops = self.recorder.with_absorbed(self.layers[i][1])
+        for instruction in binder.bind(groups):
+            self.made.words += self._encode(instruction)
+        for layer in stretch:
+            ops = self.recorder.with_absorbed(self.layers[layer][1])
             self.made.layers.append(
                 Layer(
                     tuple(op.index for op in ops),

@@ -351,8 +351,7 @@ class Iss:
             raise IssError(str(e), Status.BAD_OPCODE) from None
         except IndexError:
             cut_off = True
-            words = [int(w) for w in words[pc:]] + [0] * 4
-            op, fields = isa.decode(words, 0)
+            op, fields = isa.decode([int(w) for w in words[pc:]] + [0] * 4)
         step = _Step(pc, op, fields)
         step.number = self._count
         self._count += 1
