@@ -110,6 +110,8 @@ class Link(wiring.Component):
             }
         )
 
+    OUTSIDE = "i", "o"
+    """Members that are the machine's."""
     WORD = 32
     """Bits of a register held for the reply."""
     WALK = 24

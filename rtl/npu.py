@@ -26,13 +26,14 @@ def parts_of(config: NpuConfig) -> Parts:
 
 
 class Npu(wiring.Component):
-    """One accelerator behind a byte stream.
+    """One accelerator behind a byte stream, or what else its host link is.
 
-    Parameters: ``config``; ``link_timeout``, cycles without a byte after which the link drops a partial request.
+    Parameters: ``config``; ``link_timeout``, cycles without a byte after which the link drops a partial request;
+    ``parts``, other than `parts_of` gives.
 
     Members:
         ``status`` Out(Status): as the register
-        ``i`` Stream(8): request bytes · ``o`` Stream(8): reply bytes (frames: `frames`)
+        ``i`` Stream(8): request bytes · ``o`` Stream(8): reply bytes (frames: `frames`); of another link its own
         with ``ring_tiles`` only: ``x_req`` Stream(BURST), ``x_data`` Stream(8): burst read port to external memory; the
         bytes of the bursts in the order of the requests, several of which may be under way
         with ``external_bytes`` only: ``x_w_en``, ``x_w_addr`` (20), ``x_w_data`` (8): the host writes a byte of the
@@ -48,12 +49,18 @@ class Npu(wiring.Component):
     no tail read, no external byte came) the run ends with STALLED.
     """
 
-    def __init__(self, config: NpuConfig, watchdog: int = 65536, link_timeout: int = timing.LINK_TIMEOUT):
-        parts = parts_of(config)
+    def __init__(
+        self,
+        config: NpuConfig,
+        watchdog: int = 65536,
+        link_timeout: int = timing.LINK_TIMEOUT,
+        parts: Parts | None = None,
+    ):
+        self._parts = parts or parts_of(config)
         self._config = config
-        self._control = RunControl(config, watchdog, parts.counted)
-        self._link_timeout = link_timeout
-        members = {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8)), "status": Out(Status)}
+        self._control = RunControl(config, watchdog, self._parts.counted)
+        self._link = self._parts.link(config, timing.of(config).link_read, timeout=link_timeout)
+        members = {name: self._link.signature.members[name] for name in self._link.OUTSIDE} | {"status": Out(Status)}
         if config.ring_tiles:
             members["x_req"] = Out(stream.Signature(BURST))
             members["x_data"] = In(stream.Signature(8))
@@ -65,9 +72,8 @@ class Npu(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, parts = self._config, parts_of(self._config)
-        control = self._control
-        link = parts.link(config, timing.of(config).link_read, timeout=self._link_timeout)
+        config, parts = self._config, self._parts
+        control, link = self._control, self._link
         fetch, multiply, tail = parts.fetch(config), parts.multiply(config), parts.tail(config)
         program, params = parts.program(config), parts.params(config)
         activations, tiles, accumulators = parts.activations(config), parts.tiles(config), parts.accumulators(config)
@@ -90,8 +96,8 @@ class Npu(wiring.Component):
             wiring.connect(m, *interfaces)
 
         # Host.
-        connect(wiring.flipped(self.i), link.i)
-        connect(link.o, wiring.flipped(self.o))
+        for name in link.OUTSIDE:
+            connect(wiring.flipped(getattr(self, name)), getattr(link, name))
         connect(link.run, control.request)
         connect(link.read, activations.host_read)
         m.d.comb += [link.registers.eq(control.registers), self.status.eq(control.status)]

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out, Signature
 
 from lepton.rtl import layouts
 from lepton.rtl.layouts import ADDRESS, BYTE, DESCRIPTOR_LAYOUT, ENTRY, INDEX, LINE_DELAY, REGION, TILE
-from lepton.rtl.spec import isa
+from lepton.rtl.spec import isa, registers
 from lepton.rtl.spec.config import NpuConfig
 
 
@@ -162,6 +162,25 @@ def host_memory(width: int) -> Signature:
             "busy": In(1),
             "valid": In(1),
             "beat": In(8 * width),
+        }
+    )
+
+
+def control() -> Signature:
+    """A bus at the registers (`registers.REGISTERS`): ``en`` asks for an access to number ``word`` and stays, with all
+    that belongs to it, until ``done``, which is up for a cycle, with ``read`` and ``error``; ``en`` in the cycle behind
+    is another. ``whole``: all four bytes are written. ``irq``: the interrupt, a level."""
+    return Signature(
+        {
+            "en": Out(1),
+            "write": Out(1),
+            "word": Out(registers.ADDRESS_BITS - 2),
+            "data": Out(32),
+            "whole": Out(1),
+            "done": In(1),
+            "read": In(32),
+            "error": In(1),
+            "irq": In(1),
         }
     )
 

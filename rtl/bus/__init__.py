@@ -1,0 +1,1 @@
+"""The accelerator on the buses of other people's chips."""

@@ -1,0 +1,335 @@
+"""The accelerator on a bus: its registers, a network, interrupts, refusals of the memory, and resets.
+
+The AXI subordinate and manager are cocotbext-axi's; the Wishbone ones are here (`wishbone_model`). Every bus stalls at
+random, and what the machine does is compared with the golden model.
+"""
+
+import itertools
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, RisingEdge
+from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave
+from cocotbext.axi.address_space import SparseMemoryRegion
+
+from lepton.rtl.spec import identity, isa
+from lepton.rtl.spec.isa import Reg, Status
+from lepton.rtl.spec.registers import ADDRESS_BITS, IDLE_ONLY, REGISTERS, Access, Control
+from lepton.sw.compiler import NpuStep, compile_model
+from lepton.sw.graph.reader import load_model
+from lepton.sw.reference import golden
+from lepton.verif.benches.bus_top import BUS_CONFIGS
+from lepton.verif.benches.common import Stall, random_for
+from lepton.verif.benches.wishbone_model import WishboneMaster, WishboneMemoryModel
+
+BUS, _, WHICH = os.environ["LEPTON_BENCH_CONFIG"].partition("-")
+CONFIG = BUS_CONFIGS[WHICH]
+ARENA_ALIGN = 4096
+
+
+class Refusing(SparseMemoryRegion):
+    """Memory that refuses accesses to the bytes from `bad` on."""
+
+    bad = None
+
+    def _check(self, address):
+        if self.bad is not None and address >= self.bad:
+            raise ValueError("refused")
+
+    async def _read(self, address, length, **kwargs):
+        self._check(address)
+        return await super()._read(address, length, **kwargs)
+
+    async def _write(self, address, data, **kwargs):
+        self._check(address)
+        await super()._write(address, data, **kwargs)
+
+
+def pauses(rng):
+    stall = Stall(rng, (0.0, 0.0, 0.1, 0.5))
+    return (stall() for _ in itertools.count())
+
+
+class Axi:
+    """Its control port and the memory behind its memory port."""
+
+    def __init__(self, dut, rng):
+        self.clock, self._reset = dut.aclk, dut.aresetn
+        self.master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.aclk, dut.aresetn, False)
+        self.memory = Refusing(size=2**32)
+        slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi"), dut.aclk, dut.aresetn, self.memory, False)
+        write, read = slave.write_if, slave.read_if
+        channels = [write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel]
+        write, read = self.master.write_if, self.master.read_if
+        channels += [write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel]
+        for channel in channels:
+            channel.set_pause_generator(pauses(rng))
+
+    async def reset(self):
+        self._reset.value = 0
+        await ClockCycles(self.clock, 4)
+        self._reset.value = 1
+        await RisingEdge(self.clock)
+
+    async def read(self, offset):
+        """(whether it was refused, value)."""
+        answer = await self.master.read(offset, 4)
+        return answer.resp != AxiResp.OKAY, int.from_bytes(answer.data, "little")
+
+    async def write(self, offset, value, size=4):
+        answer = await self.master.write(offset, value.to_bytes(4, "little")[:size])
+        return answer.resp != AxiResp.OKAY
+
+
+class Wishbone:
+    def __init__(self, dut, rng):
+        self.clock, self._reset = dut.wb_clk_i, dut.wb_rst_i
+        self.master = WishboneMaster(dut, rng)
+        self.memory = WishboneMemoryModel(dut, rng, CONFIG.memory_width)
+        self.read, self.write = self.master.read, self.master.write
+
+    async def reset(self):
+        self._reset.value = 1
+        await ClockCycles(self.clock, 4)
+        self._reset.value = 0
+        await RisingEdge(self.clock)
+
+
+class Driver:
+    """What a driver does, by the names of the registers."""
+
+    def __init__(self, dut, name):
+        self.rng = random_for(name)
+        self.dut = dut
+        self.bus = {"axi": Axi, "wishbone": Wishbone}[BUS](dut, self.rng)
+        self.offset = {r.name: r.offset for r in REGISTERS}
+        Clock(self.bus.clock, 10, "ns").start()
+
+    async def read(self, name):
+        refused, value = await self.bus.read(self.offset[name])
+        assert not refused, name
+        return value
+
+    async def write(self, name, value):
+        assert not await self.bus.write(self.offset[name], value), name
+
+    async def start(self, pc, run_id):
+        await self.write("PC", pc)
+        await self.write("START", run_id)
+
+    async def ended(self, limit=200_000):
+        """Wait for the end of a run, by its interrupt; its status."""
+        for _ in range(limit):
+            if int(self.dut.irq.value):
+                break
+            await RisingEdge(self.bus.clock)
+        else:
+            raise AssertionError(f"no interrupt; status {Status(await self.read('STATUS')).name}")
+        pending = await self.read("IRQ_STATUS")
+        status = Status(await self.read("STATUS"))
+        assert pending == (1 if status is Status.DONE else 2), (pending, status)
+        await self.write("IRQ_STATUS", pending)
+        await ClockCycles(self.bus.clock, 2)
+        assert not int(self.dut.irq.value), "the interrupt falls when it is cleared"
+        return status
+
+    def poke(self, address, data):
+        self.bus.memory[address : address + len(data)] = data
+
+    def peek(self, address, count):
+        return bytes(self.bus.memory[address : address + count])
+
+
+async def opened(dut, name) -> Driver:
+    driver = Driver(dut, name)
+    await driver.bus.reset()
+    await driver.write("IRQ_ENABLE", 3)
+    return driver
+
+
+class Network:
+    """A compiled model at an address, and what it computes."""
+
+    def __init__(self, driver: Driver, path: Path, name: str):
+        self.driver = driver
+        self.model = load_model(str(path), name)
+        self.program = compile_model(self.model, CONFIG)
+        page = lambda n: -(-n // ARENA_ALIGN) * ARENA_ALIGN  # noqa: E731
+        self.image = 16 * int(driver.rng.integers(1, 1 << 12))
+        self.arena = page(self.image + len(self.program.image)) + 4096
+        self.first = self.program.program_at // 8
+
+    async def load(self):
+        self.driver.poke(self.image, self.program.image)
+        self.driver.poke(self.arena + self.program.arena_bytes, GUARD)
+        await self.driver.write("IMAGE", self.image)
+        await self.driver.write("ARENA", self.arena)
+        await self.driver.start(self.first, 1)
+        assert await self.driver.ended() is Status.DONE
+
+    def put(self, x):
+        (index,) = self.model.inputs
+        place = self.program.places[index]
+        assert place.stack is None
+        self.driver.poke(self.arena + place.address, x.tobytes())
+
+    async def start(self, run_id):
+        (step,) = [s for s in self.program.steps if isinstance(s, NpuStep)]
+        await self.driver.start(self.first + step.pc, run_id)
+
+    @property
+    def last(self):
+        """The tensor that the array computes last."""
+        host = {s.operator for s in self.program.steps if not isinstance(s, NpuStep)}
+        computed = [op.outputs[0] for op in self.model.operators if op.index not in host]
+        return [t for t in computed if t in self.program.places][-1]
+
+    def check(self, x):
+        """What the array has computed last, against the golden model."""
+        want = golden.run_all(self.model, x)[self.last].tobytes()
+        got = self.driver.peek(self.arena + self.program.places[self.last].address, len(want))
+        assert got == want, f"tensor {self.last}: {got[:16].hex()}, expected {want[:16].hex()}"
+        assert self.driver.peek(self.arena + self.program.arena_bytes, len(GUARD)) == GUARD, "written beyond the arena"
+
+
+GUARD = bytes(range(64))
+
+
+def digits(driver):
+    folder = Path(str(files("lepton.sw") / "models"))
+    with np.load(folder / "digits.npz") as data:
+        images = next(data[k] for k in data.files if data[k].dtype == np.int8 and data[k].ndim > 2)
+    return Network(driver, folder / "digits.tflite", "digits"), images
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def register_map(dut):
+    """Every register of the description does what it says, and nothing else is there."""
+    driver = await opened(dut, "register_map")
+    rng, told = driver.rng, identity.pack(CONFIG)
+    await driver.write("IRQ_ENABLE", 0)
+    for register in REGISTERS:
+        value = int(rng.integers(1 << 32))
+        refused, before = await driver.bus.read(register.offset)
+        assert not refused and not before & ~register.mask, register.name
+        if register.number in told:
+            assert before == told[Reg(register.number)], register.name
+        else:
+            assert before == 0, f"{register.name} after reset"
+        assert await driver.bus.write(register.offset, value, size=2), f"{register.name}: half of it is written"
+        if register.number == Control.START:
+            continue
+        refused = await driver.bus.write(register.offset, value)
+        assert refused == (register.access is Access.RO), register.name
+        _, after = await driver.bus.read(register.offset)
+        want = value & register.mask if register.access is Access.RW else before
+        assert after == want, f"{register.name}: {after:08x}, written {value:08x}"
+    known = {r.offset for r in REGISTERS}
+    for offset in range(0, 1 << ADDRESS_BITS, 4):
+        if offset not in known and (offset < 0x200 or rng.random() < 0.1):
+            assert (await driver.bus.read(offset))[0], f"{offset:#x}"
+            assert await driver.bus.write(offset, 1), f"{offset:#x}"
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def network(dut):
+    """A network: its bytes are the golden model's, the counters sum up, an id tells the run."""
+    driver = await opened(dut, "network")
+    net, images = digits(driver)
+    await net.load()
+    for run in range(3):
+        x = images[int(driver.rng.integers(len(images)))].reshape(net.model.tensors[net.model.inputs[0]].shape)
+        net.put(x)
+        await net.start(100 + run)
+        assert await driver.ended() is Status.DONE
+        assert await driver.read("RUN_ID") == 100 + run
+        net.check(x)
+        cycles = await driver.read("CYCLES")
+        assert cycles == sum([await driver.read(cause.name) for cause in isa.Cause])
+        dut._log.info("digits: %d cycles", cycles)
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def locked_while_running(dut):
+    """During a run its bases stay and no other starts; a reset stops it, without an interrupt, and the next one runs."""
+    driver = await opened(dut, "locked_while_running")
+    net, images = digits(driver)
+    await net.load()
+    x = images[0].reshape(net.model.tensors[net.model.inputs[0]].shape)
+    net.put(x)
+    await net.start(7)
+    locked = [r for r in REGISTERS if IDLE_ONLY in r.doc]
+    assert [r.name for r in locked] == ["IMAGE", "ARENA", "START"]
+    for register in locked:
+        assert await driver.bus.write(register.offset, 16), register.name
+        assert await driver.read("STATUS") == Status.RUNNING, "the run is too short for this test"
+    await driver.write("RESET", 1)
+    assert (await driver.read("STATUS"), await driver.read("RUN_ID")) == (Status.IDLE, 0)
+    assert await driver.read("IRQ_STATUS") == 0 and not int(dut.irq.value)
+    assert (await driver.read("IMAGE"), await driver.read("ARENA")) == (net.image, net.arena)
+    await net.start(8)
+    assert await driver.ended() is Status.DONE
+    net.check(x)
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def refused_by_the_memory(dut):
+    """A read or a write that the memory refuses ends the run with BUS_ERROR; the next run is as good as ever."""
+    driver = await opened(dut, "refused_by_the_memory")
+    net, images = digits(driver)
+    await net.load()
+    x = images[1].reshape(net.model.tensors[net.model.inputs[0]].shape)
+    net.put(x)
+    for bad in (net.image, net.arena, net.arena + net.program.places[net.last].address):
+        driver.bus.memory.bad = bad
+        await net.start(9)
+        assert await driver.ended() is Status.BUS_ERROR, f"{bad:#x}"
+        driver.bus.memory.bad = None
+        await ClockCycles(driver.bus.clock, int(driver.rng.integers(200)))
+    await ClockCycles(driver.bus.clock, 2000)  # what was asked for before has come
+    await net.start(10)
+    assert await driver.ended() is Status.DONE
+    net.check(x)
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def interrupts_are_enabled_one_by_one(dut):
+    """The line follows the enabled bits, whenever they are enabled."""
+    driver = await opened(dut, "interrupts_are_enabled_one_by_one")
+    end = np.array(isa.encode(isa.END), "<u8").tobytes()
+    driver.poke(0x100, end)
+    driver.poke(0x140, bytes(8))  # no instruction
+    await driver.write("IMAGE", 0x100)
+    for pc, bit in ((0, 1), (8, 2)):
+        await driver.write("IRQ_ENABLE", 3 - bit)
+        await driver.start(pc, 5)
+        await ClockCycles(driver.bus.clock, 600)
+        assert await driver.read("IRQ_STATUS") == bit and not int(dut.irq.value)
+        await driver.write("IRQ_STATUS", 3 - bit)
+        await driver.write("IRQ_ENABLE", bit)
+        await ClockCycles(driver.bus.clock, 2)
+        assert int(dut.irq.value)
+        await driver.write("IRQ_STATUS", bit)
+        await ClockCycles(driver.bus.clock, 2)
+        assert not int(dut.irq.value)
+
+
+@cocotb.test(timeout_time=200, timeout_unit="ms", skip=not os.environ.get("LEPTON_BENCH_MODEL"))
+async def given_network(dut):
+    """A model of the material beside the checkout, its recorded input and the golden model's bytes."""
+    path = Path(os.environ["LEPTON_BENCH_MODEL"])
+    driver = await opened(dut, "given_network")
+    net = Network(driver, path, path.stem)
+    await net.load()
+    with np.load(path.with_suffix(".npz")) as data:
+        inputs = data["input"]
+    x = inputs[0].reshape(net.model.tensors[net.model.inputs[0]].shape)
+    net.put(x)
+    await net.start(11)
+    assert await driver.ended(2_000_000) is Status.DONE
+    net.check(x)
+    dut._log.info("%s: %d cycles", path.stem, await driver.read("CYCLES"))
