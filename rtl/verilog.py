@@ -6,15 +6,21 @@ import re
 import sys
 from enum import Enum
 from importlib import metadata
+from itertools import accumulate
 from pathlib import Path
 
 from amaranth.back import verilog
 from amaranth.hdl import Shape
 from amaranth.lib import data, wiring
 
+from lepton.rtl.burst_memory import NpuWithMemory
+from lepton.rtl.bus import exports
+from lepton.rtl.bus.top import BUSES, BusNpu
 from lepton.rtl.lint import WAIVED
+from lepton.rtl.npu import Npu
 from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.registers import REGISTERS
 
 
 def to_verilog(component, name: str = "npu") -> str:
@@ -31,6 +37,8 @@ _ZERO_MEMORY = re.compile(r"^  initial begin\n((?:    [^\n]*\[\d+\] = \d+'[hd]0+
 _MODULE = re.compile(r"^module (\\\S+ |\w+)", re.MULTILINE)
 _INSTANCE = re.compile(r"^  (\\\S+ |\w+)(?= (?:\\\S+ |\w+) \($)", re.MULTILINE)
 PREFIX = "lepton_"
+STREAM = "stream"
+"""The way to the host that is no bus."""
 
 
 def _clear_loop(match) -> str:
@@ -99,7 +107,8 @@ def _fields(shape, at: int = 0, path: str = "") -> list[dict]:
 def ports(component) -> list[dict]:
     """Ports of a Component as its Verilog shows them: name, direction (`in` or `out`), width, and its fields, each with
     name ("" for a port that is one number), first bit, width and signedness."""
-    found = [{"name": "clk", "direction": "in", "width": 1}, {"name": "rst", "direction": "in", "width": 1}]
+    clocks = () if isinstance(component, BusNpu) else ("clk", "rst")
+    found = [{"name": name, "direction": "in", "width": 1} for name in clocks]
     for path, member, value in component.signature.flatten(component):
         found.append(
             {
@@ -130,26 +139,50 @@ def memory_port(config: NpuConfig) -> dict:
     }
 
 
+def _layout(fields) -> list[dict]:
+    ends = accumulate(f.bits for f in fields)
+    return [
+        {"name": f.name, "bit": end - f.bits, "bits": f.bits, "signed": f.signed, "doc": f.doc}
+        for f, end in zip(fields, ends)
+    ]
+
+
 def describe(config: NpuConfig, component, top: str, link_timeout: int) -> dict:
     """What a testbench or a driver needs to know of one configuration: sizes, ports, registers, memory map, formats."""
-
-    def layout(fields):
-        out, at = [], 0
-        for f in fields:
-            out.append({"name": f.name, "bit": at, "bits": f.bits, "signed": f.signed, "doc": f.doc})
-            at += f.bits
-        return out
-
-    written = [isa.Reg[base.name] for base in isa.Base] if config.memory_width else []
+    interface = _on_bus() if isinstance(component, BusNpu) else _behind_link(config, link_timeout)
     return {
         "top": top,
         "release": version(),
         "version": isa.VERSION,
         "config": config.to_dict(),
         "ports": ports(component),
+        **interface,
+        "status": {s.name: int(s) for s in isa.Status},
+        "instructions": [
+            {"name": op.opcode.name, "opcode": int(op.opcode), "words": op.words, "fields": _layout(op.fields)}
+            for op in isa.operations(config)
+        ],
+        "descriptor": _layout(isa.DESCRIPTOR),
+        "param": _layout(isa.PARAM),
+    }
+
+
+def _on_bus() -> dict:
+    """The registers of the control port."""
+    return {
+        "registers": [
+            {"name": r.name, "offset": r.offset, "access": r.access.name, "doc": r.doc, "fields": _layout(r.fields)}
+            for r in REGISTERS
+        ]
+    }
+
+
+def _behind_link(config: NpuConfig, link_timeout: int) -> dict:
+    """What the host link reaches."""
+    written = [isa.Reg[base.name] for base in isa.Base] if config.memory_width else []
+    return {
         **({"memory_port": memory_port(config)} if config.memory_width else {}),
         "registers": [{"name": r.name, "index": int(r), "writable": r in written} for r in isa.Reg],
-        "status": {s.name: int(s) for s in isa.Status},
         "memory_map": [
             {
                 "region": r.name,
@@ -162,12 +195,6 @@ def describe(config: NpuConfig, component, top: str, link_timeout: int) -> dict:
             }
             for r in isa.Region
         ],
-        "instructions": [
-            {"name": op.opcode.name, "opcode": int(op.opcode), "words": op.words, "fields": layout(op.fields)}
-            for op in isa.operations(config)
-        ],
-        "descriptor": layout(isa.DESCRIPTOR),
-        "param": layout(isa.PARAM),
         "link": {
             "sync_host": isa.SYNC_HOST,
             "sync_device": isa.SYNC_DEVICE,
@@ -189,25 +216,40 @@ def write_if_changed(path: Path, text: str) -> bool:
     return True
 
 
-def write_verilog(config: NpuConfig, path, prefix: str = PREFIX, link_timeout: int = timing.LINK_TIMEOUT) -> list[Path]:
+def write_verilog(
+    config: NpuConfig, path, prefix: str = PREFIX, link_timeout: int = timing.LINK_TIMEOUT, bus: str = STREAM
+) -> list[Path]:
     """Write the accelerator's Verilog to `path`, its description and lint waivers beside it, as `.json` and `.vlt`.
 
-    The top module is `npu` behind the prefix, with the external memory that the host writes if the configuration has
-    one. `link_timeout`: see `Link`. Files whose content would not change are left alone. Returns the paths.
+    The top module is `npu` behind the prefix: on a `bus` (`BUSES`), or with the host link's byte streams, and the
+    external memory that the host writes if the configuration has one. `link_timeout`: see `Link`. For a bus there are
+    also the registers for C (`.h`), SystemRDL (`.rdl`) and IP-XACT (`.xml`), a FuseSoC core file (`.core`), and an
+    instance to copy (`.veo`). Files whose content would not change are left alone. Returns the paths.
+    Raises ConfigError for a configuration that cannot be on that bus.
     """
-    from lepton.rtl.burst_memory import NpuWithMemory
-    from lepton.rtl.npu import Npu
-
     path = Path(path)
-    top = (NpuWithMemory if config.external_bytes else Npu)(config, link_timeout=link_timeout)
+    if bus == STREAM:
+        top = (NpuWithMemory if config.external_bytes else Npu)(config, link_timeout=link_timeout)
+    else:
+        top = BUSES[bus](config)
     name = prefix + "npu"
     text = prefixed(to_verilog(top), prefix)
     first, _, rest = text.partition("\n")  # yosys's version, kept behind ours
-    write_if_changed(path, f"{header(config, name)}{first}\n{rest}")
+    vlt = path.with_suffix(".vlt")
     others = {
+        path: f"{header(config, name)}{first}\n{rest}",
         path.with_suffix(".json"): json.dumps(describe(config, top, name, link_timeout), indent=1) + "\n",
-        path.with_suffix(".vlt"): waivers(path.name),
+        vlt: waivers(path.name),
     }
-    for other, content in others.items():
-        write_if_changed(other, content)
-    return [path, *others]
+    if bus != STREAM:
+        pins = ports(top)
+        others |= {
+            path.with_suffix(".h"): exports.c_header(),
+            path.with_suffix(".rdl"): exports.systemrdl(),
+            path.with_suffix(".xml"): exports.ip_xact(bus, name, version(), pins, path.name),
+            path.with_suffix(".core"): exports.fusesoc_core(bus, name, version(), path.name, vlt.name),
+            path.with_suffix(".veo"): exports.template(name, pins, config),
+        }
+    for file, content in others.items():
+        write_if_changed(file, content)
+    return list(others)

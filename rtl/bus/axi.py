@@ -80,8 +80,8 @@ class AxiMemory(wiring.Component):
 
     A read is asked for when all writes before it are answered, so it sees them. A write may overtake the reads before
     it: MOVE, which alone writes, has ended its reads before. SLVERR and DECERR are ``error``, the burst goes on.
-    Throughput: a burst and a beat each way a cycle. Latency: none, but for ``idle`` and ``error``: a cycle. No output of
-    the bus depends on an input of it in the same cycle. Reset: forgets all, and the bus has to be reset with it.
+    Throughput: a burst and a beat each way a cycle. Latency: none, but for ``idle`` and ``error``: a cycle.
+    No output of the bus depends on an input of it in the same cycle. Reset: forgets all; the bus is reset with it.
     """
 
     def __init__(self, width: int, writes: int = 8):
@@ -176,7 +176,11 @@ class AxiControl(wiring.Component):
             with m.State("ACCESS"):
                 m.d.comb += control.en.eq(1)
                 with m.If(control.done):
-                    m.d.sync += [axi.rdata.eq(control.read), axi.bvalid.eq(control.write), axi.rvalid.eq(~control.write)]
+                    m.d.sync += [
+                        axi.rdata.eq(control.read),
+                        axi.bvalid.eq(control.write),
+                        axi.rvalid.eq(~control.write),
+                    ]
                     m.d.sync += [resp.eq(Mux(control.error, SLVERR, 0)) for resp in (axi.bresp, axi.rresp)]
                     m.next = "ANSWER"
             with m.State("ANSWER"):

@@ -20,8 +20,9 @@ __all__ = ["BUSES", "AxiNpu", "BusNpu", "WishboneNpu"]
 class BusNpu(wiring.Component):
     """One accelerator on a bus; subclasses say which.
 
-    Parameters: ``config``, with a memory port. Members: the signals of its two buses, ``irq`` Out(1), a level, clock and
-    reset, by their names on that bus. The reset is synchronous, of a cycle or more.
+    Parameters: ``config``, with a memory port.
+    Members: the signals of its two buses, ``irq`` Out(1), a level, clock and reset, by their names on that bus. The
+    reset is synchronous, of a cycle or more.
     Raises ConfigError without a memory port.
     """
 

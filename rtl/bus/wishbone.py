@@ -39,8 +39,8 @@ class WishboneMemory(wiring.Component):
 
     A burst is linear and incrementing, a single beat the end of one. Where the beat to be written is not there, or the
     one read has no place, STB is low for a while. ERR is ``error``, the burst goes on.
-    Throughput: a beat a cycle, and a cycle between bursts. Latency: a cycle each way. No output of the bus depends on an
-    input of it in the same cycle. Reset: forgets all.
+    Throughput: a beat a cycle, and a cycle between bursts. Latency: a cycle each way.
+    No output of the bus depends on an input of it in the same cycle. Reset: forgets all.
     """
 
     def __init__(self, width: int):
@@ -69,7 +69,12 @@ class WishboneMemory(wiring.Component):
             memory.idle.eq(~(wb.cyc & wb.we)),
         ]
         with m.If(a.valid & a.ready):
-            m.d.sync += [wb.cyc.eq(1), wb.we.eq(a.payload.write), wb.adr.eq(a.payload.address), left.eq(a.payload.beats)]
+            m.d.sync += [
+                wb.cyc.eq(1),
+                wb.we.eq(a.payload.write),
+                wb.adr.eq(a.payload.address),
+                left.eq(a.payload.beats),
+            ]
         with m.If(term):
             m.d.sync += [wb.adr.eq(wb.adr + width), left.eq(left - 1), wb.cyc.eq(~last)]
         m.d.sync += memory.error.eq(term & wb.err)

@@ -10,14 +10,14 @@ from lepton.sw.commands import Subparsers, add_config
 from lepton.sw.errors import UserError, need
 from lepton.sw.files import check_output, load_target
 
+BESIDE = (".json", ".vlt", ".h", ".rdl", ".xml", ".core", ".veo")
+
 
 def command(args: argparse.Namespace) -> int:
     """Write the Verilog and its description."""
     path = check_output(args.output)
-    if path.suffix in (".json", ".vlt"):
-        raise UserError(
-            f"{args.output}: the .json and .vlt names are the description's and the lint waivers'; give another ending"
-        )
+    if path.suffix in BESIDE:
+        raise UserError(f"{args.output}: {', '.join(BESIDE)} are the endings of the files beside it; give another one")
     if not re.fullmatch(r"[A-Za-z_]\w*", args.prefix):
         raise UserError(f"--prefix {args.prefix!r}: must be a Verilog identifier, letters, digits and _")
     target = load_target(args.config)
@@ -25,7 +25,8 @@ def command(args: argparse.Namespace) -> int:
     from lepton.rtl.verilog import write_verilog
 
     with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=".lepton-") as folder:
-        for written in write_verilog(target.config, Path(folder) / path.name, args.prefix, target.link_timeout):
+        file = Path(folder) / path.name
+        for written in write_verilog(target.config, file, args.prefix, target.link_timeout, args.bus):
             os.replace(written, path.with_name(Path(written).name))
             print(path.with_name(Path(written).name))
     return 0
@@ -40,6 +41,13 @@ def add_parser(commands: Subparsers) -> None:
         required=True,
         metavar="FILE",
         help="Verilog to write; beside it .json (ports, registers, memories) and .vlt (for verilator --lint-only)",
+    )
+    parser.add_argument(
+        "--bus",
+        choices=("stream", "axi", "wishbone"),
+        default="stream",
+        help="what the host sees: the framed link's byte streams, or registers and a memory port on that bus, with .h, "
+        ".rdl, .xml (IP-XACT), .core (FuseSoC) and .veo (an instance) beside the Verilog (default: %(default)s)",
     )
     parser.add_argument(
         "--prefix", default="lepton_", metavar="P", help="before the names of all modules (default: %(default)s)"

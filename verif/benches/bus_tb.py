@@ -8,6 +8,7 @@ import itertools
 import os
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import cocotb
 import numpy as np
@@ -34,7 +35,7 @@ ARENA_ALIGN = 4096
 class Refusing(SparseMemoryRegion):
     """Memory that refuses accesses to the bytes from `bad` on."""
 
-    bad = None
+    bad: int | None = None
 
     def _check(self, address):
         if self.bad is not None and address >= self.bad:
@@ -62,12 +63,10 @@ class Axi:
         self.master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.aclk, dut.aresetn, False)
         self.memory = Refusing(size=2**32)
         slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi"), dut.aclk, dut.aresetn, self.memory, False)
-        write, read = slave.write_if, slave.read_if
-        channels = [write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel]
-        write, read = self.master.write_if, self.master.read_if
-        channels += [write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel]
-        for channel in channels:
-            channel.set_pause_generator(pauses(rng))
+        sides: list[Any] = [slave, self.master]
+        for write, read in ((side.write_if, side.read_if) for side in sides):
+            for channel in (write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel):
+                channel.set_pause_generator(pauses(rng))
 
     async def reset(self):
         self._reset.value = 0
@@ -105,7 +104,8 @@ class Driver:
     def __init__(self, dut, name):
         self.rng = random_for(name)
         self.dut = dut
-        self.bus = {"axi": Axi, "wishbone": Wishbone}[BUS](dut, self.rng)
+        buses: dict[str, Any] = {"axi": Axi, "wishbone": Wishbone}
+        self.bus = buses[BUS](dut, self.rng)
         self.offset = {r.name: r.offset for r in REGISTERS}
         Clock(self.bus.clock, 10, "ns").start()
 
@@ -255,7 +255,7 @@ async def network(dut):
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
 async def locked_while_running(dut):
-    """During a run its bases stay and no other starts; a reset stops it, without an interrupt, and the next one runs."""
+    """During a run its bases stay and no other starts; a reset stops it without an interrupt, and the next one runs."""
     driver = await opened(dut, "locked_while_running")
     net, images = digits(driver)
     await net.load()

@@ -72,11 +72,12 @@ class WishboneMemoryModel:
 
     async def _run(self):
         dut, width = self._dut, self._width
-        before, term = None, False  # what was seen a cycle ago, and whether that beat was answered
+        before: dict[str, int] = {}  # what was seen a cycle ago,
+        term = False  # and whether that beat was answered
         beats, adr = 0, None  # of the burst under way, and the address of its next
         while True:
             await FallingEdge(dut.wb_clk_i)
-            asked = before is not None and before["stb"] and (not term or before["cti"] == 0b010)
+            asked = bool(before and before["stb"] and (not term or before["cti"] == 0b010))
             answers = asked and not self._stall()
             at = before["adr"] + width * term if asked else 0
             bad = answers and self.bad is not None and at >= self.bad
@@ -85,11 +86,11 @@ class WishboneMemoryModel:
             dut.wbm_dat_i.value = int.from_bytes(data, "little")
             await ReadOnly()
             if int(dut.wb_rst_i.value):
-                before, term, adr, beats = None, False, None, 0
+                before, term, adr, beats = {}, False, None, 0
                 continue
             now = self._look()
             assert now["cyc"] or not now["stb"], "STB without CYC"
-            if before is not None and before["stb"] and not term:
+            if before and before["stb"] and not term:
                 same = {k: v for k, v in now.items() if k != "dat" or now["we"]}
                 assert same == {k: before[k] for k in same}, "a beat that was not answered has changed"
             if now["stb"]:

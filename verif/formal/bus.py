@@ -92,7 +92,11 @@ def axi_memory() -> Bench:
     with m.If(take):
         m.d.sync += [tracked.eq(1), ahead.eq(unsent - ends), length.eq(memory.a.payload.beats), number.eq(0)]
     with m.Elif(tracked):
-        m.d.sync += [ahead.eq(ahead - (ends & (ahead != 0))), tracked.eq(~(mine & ends)), number.eq(number + (mine & beat))]
+        m.d.sync += [
+            ahead.eq(ahead - (ends & (ahead != 0))),
+            tracked.eq(~(mine & ends)),
+            number.eq(number + (mine & beat)),
+        ]
     here = lengths[0]
     for k in range(1, WRITES):
         here = Mux(ahead == k, lengths[k], here)
@@ -108,7 +112,8 @@ def axi_memory() -> Bench:
     bench.check(memory.error == bench.past(bad, "bad"), "what failed is told")
     free = (open_writes != WRITES) & (queued != WRITES)
     bench.check(
-        ~(memory.a.valid & memory.a.payload.write & free) | axi.awvalid, "a write is offered when there is a place for it"
+        ~(memory.a.valid & memory.a.payload.write & free) | axi.awvalid,
+        "a write is offered when there is a place for it",
     )
     bench.check(
         ~(memory.a.valid & ~memory.a.payload.write & (open_writes == 0)) | axi.arvalid, "a read when no write is open"
@@ -190,7 +195,9 @@ def wishbone_memory() -> Bench:
     held = bench.past(wb.stb & ~term, "held")
     for name in "stb cyc we adr sel cti bte".split():
         value = getattr(wb, name)
-        bench.check(~held | (value == bench.past(value, f"{name}_before")), f"{name}: a beat stays until it is answered")
+        bench.check(
+            ~held | (value == bench.past(value, f"{name}_before")), f"{name}: a beat stays until it is answered"
+        )
     bench.check(~(held & wb.we) | (wb.dat_w == bench.past(wb.dat_w, "dat_before")), "so do its bytes")
     left, queued = inside("left"), inside("count", "queue")
     bench.check(queued <= 2, "no overflow")
