@@ -105,7 +105,7 @@ class WishboneMemoryModel:
                 if now["we"] and not bad:
                     for k in range(width):
                         if now["sel"] >> k & 1:
-                            self._bytes[at + k] = bytes([now["dat"] >> 8 * k & 255])
+                            self._bytes[at + k] = now["dat"] >> 8 * k & 255
                 beats += 1
                 self.longest = max(self.longest, beats)
                 more = now["cti"] == 0b010
