@@ -73,36 +73,41 @@ class _IssEngine:
         from lepton.sw.reference.iss import Iss
 
         self.iss = Iss(config, hazards, limit=most_vectors(program.model))
-        self._arena, self._first = 0, 0
+        self.program = program
+        self._arena = program.arena_at if program.arena_bytes else None
         if config.memory_width:
-            self._arena, self._first = -(-len(program.image) // 4096) * 4096, program.program_at // 8
-            for base, value in ((isa.Reg.IMAGE, 0), (isa.Reg.ARENA, self._arena)):
+            for base, value in ((isa.Reg.IMAGE, 0), (isa.Reg.ARENA, program.arena_at)):
                 self.iss.write(isa.Region.REG, base, value.to_bytes(4, "little"))
         if not config.external_bytes:
             self.iss.external = program.external
         for region, data in program.images():
             self.iss.write(region, 0, data)
-        if config.memory_width:
-            self.iss.run(self._first)
+        if program.setup is not None:
+            self.start(program.setup)
 
     def write(self, address: int, data: bytes) -> None:
-        if self._first:
-            at = self._arena + address
-            self.iss.memory[at : at + len(data)] = np.frombuffer(data, np.uint8)
+        if self._arena is None:
+            self.iss.write(isa.Region.ACT, address, data)
             return
-        self.iss.write(isa.Region.ACT, address, data)
+        at = self._arena + address
+        self.iss.memory[at : at + len(data)] = np.frombuffer(data, np.uint8)
 
     def read(self, address: int, count: int) -> bytes:
-        if self._first:
-            at = self._arena + address
-            return self.iss.memory[at : at + count].tobytes()
-        return bytes(self.iss.read(isa.Region.ACT, address, count))
+        if self._arena is None:
+            return bytes(self.iss.read(isa.Region.ACT, address, count))
+        at = self._arena + address
+        return self.iss.memory[at : at + count].tobytes()
 
     def patch(self, word: int, value: int) -> None:
-        self.iss.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
+        data = value.to_bytes(8, "little")
+        if not self.program.config.memory_width:
+            self.iss.write(isa.Region.PROGRAM, word, data)
+            return
+        at = 8 * (self.program.first_word + word)
+        self.iss.memory[at : at + 8] = np.frombuffer(data, np.uint8)
 
     def start(self, pc: int) -> dict | None:
-        self.iss.run(self._first + pc)
+        self.iss.run(self.program.first_word + pc)
         return None
 
 
@@ -110,22 +115,37 @@ class _DeviceEngine:
     """A device behind the host link: the simulated RTL or a board."""
 
     def __init__(self, device, program: Program):
-        self.device = device
+        self.device, self.program = device, program
+        self._arena = program.arena_at if program.arena_bytes else None
         device.load(program.images())
+        if program.config.memory_width:
+            device.set_bases(0, program.arena_at)
+        if program.setup is not None:
+            self.start(program.setup)
 
     def write(self, address: int, data: bytes) -> None:
-        self.device.write(isa.Region.ACT, address, data)
+        if self._arena is None:
+            self.device.write(isa.Region.ACT, address, data)
+        else:
+            self.device.write_memory(self._arena + address, data)
 
     def read(self, address: int, count: int) -> bytes:
-        data = self.device.read(isa.Region.ACT, address, count)
+        if self._arena is None:
+            data = self.device.read(isa.Region.ACT, address, count)
+        else:
+            data = self.device.read_memory(self._arena + address, count)
         self.device.check_run()  # else these may be bytes of a device that was switched off and on
         return data
 
     def patch(self, word: int, value: int) -> None:
-        self.device.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
+        data = value.to_bytes(8, "little")
+        if self.program.config.memory_width:
+            self.device.write_memory(8 * (self.program.first_word + word), data)
+        else:
+            self.device.write(isa.Region.PROGRAM, word, data)
 
     def start(self, pc: int) -> dict:
-        self.device.start(pc)
+        self.device.start(self.program.first_word + pc)
         registers = self.device.wait()
         return {
             "cycles": registers[isa.Reg.CYCLES],

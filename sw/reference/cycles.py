@@ -458,7 +458,7 @@ def predict(
     `memory`: what is behind the memory port; the result is a bound then.
     External memory answers a burst after `latency` cycles with a byte each `interval`; the result is then a bound.
     """
-    size = isa.memory_tile_bytes(config) if config.memory_width else isa.word_bytes(isa.Region.WEIGHT, config)
+    size = isa.word_bytes(isa.Region.WEIGHT, config)
 
     def table(raw):
         return isa.DESCRIPTOR.unpack_array(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])
