@@ -5,6 +5,7 @@ by the golden model). How each operator is mapped is told in `docs/architecture.
 """
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.compiler.network import Compiler
 from lepton.sw.compiler.program import (
     CompileError,
@@ -19,7 +20,6 @@ from lepton.sw.compiler.program import (
 )
 from lepton.sw.compiler.streaming import compile_streaming, setup_words
 from lepton.sw.graph.model import Model
-from lepton.sw.reference.cycles import Memory
 
 __all__ = [
     "CompileError",

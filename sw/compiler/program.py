@@ -9,8 +9,9 @@ import numpy as np
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.errors import LeptonError
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.graph.model import Model
-from lepton.sw.reference.cycles import Memory, Timing, predict
+from lepton.sw.reference.cycles import Timing, predict
 
 T = TypeVar("T")
 
