@@ -12,7 +12,17 @@ from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.bind import GRAIN, Binder, RigidError
 from lepton.sw.compiler.emitter import ADDRESS_MASK, ADDRESSES
 from lepton.sw.compiler.plan import Copy, Group, Limits, Planner, Work
-from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program, aligned
+from lepton.sw.compiler.program import (
+    CompileError,
+    HostStep,
+    Layer,
+    LayerError,
+    NpuStep,
+    Place,
+    Program,
+    aligned,
+    until_settled,
+)
 from lepton.sw.compiler.units import Instruction, Recorder
 from lepton.sw.graph.model import Model
 
@@ -25,16 +35,17 @@ def compile_streaming(model: Model, config: NpuConfig, host: dict[int, str], lim
 
     `limits`: of what the plan uses, if it is not to use all of the activation memory.
     """
+    return until_settled(host, lambda: _attempt(model, config, host, limits or Limits(config.act_bytes)))
+
+
+def _attempt(model: Model, config: NpuConfig, host: dict[int, str], limits: Limits) -> Program:
     apart: frozenset[int] = frozenset()
     while True:
         try:
-            return _Attempt(model, config, host, apart, limits or Limits(config.act_bytes)).program()
+            return _Attempt(model, config, host, apart, limits).program()
         except _Apart as error:
             assert not error.joins <= apart
             apart |= error.joins
-        except LayerError as error:
-            assert error.operator not in host
-            host[error.operator] = str(error)
 
 
 def min_memory(model: Model, config: NpuConfig, progress: Callable[[int, int], None] | None = None) -> int:
@@ -44,22 +55,16 @@ def min_memory(model: Model, config: NpuConfig, progress: Callable[[int, int], N
     Raises CompileError when the model does not fit that.
     """
 
-    def attempt(room: int) -> tuple[frozenset[int], int]:
-        host: dict[int, str] = {}
-        program = compile_streaming(model, config, host, Limits(room, 1))
-        return frozenset(host), program.span_bytes
-
-    wanted, fits = attempt(config.act_bytes)
+    host: dict[int, str] = {}
+    fits = compile_streaming(model, config, host, Limits(config.act_bytes, 1)).span_bytes
     fails, tried = 0, 1
     while fits - fails > max(GRAIN, fits // 64):
         # Most networks need a small part of what one layer of theirs uses when it can have all.
         room = max((fails + fits) // 2 if fails else fits // 4, GRAIN) // GRAIN * GRAIN
         try:
-            host, used = attempt(room)
-            good = host <= wanted
+            fits = min(room, _attempt(model, config, host, Limits(room, 1)).span_bytes)
         except CompileError:
-            good, used = False, room
-        fits, fails = (min(used, room), fails) if good else (fits, room)
+            fails = room
         tried += 1
         if progress:
             progress(tried, max(tried + 1, 12))
