@@ -419,6 +419,12 @@ def _softmax_exps(x, scale, beta):
     return exp_on_negative_values(requantize(np.where(inside, diff, 0), multiplier, left), 5), inside
 
 
+def softmax_exponentials(scale, beta) -> list[int]:
+    """What SOFTMAX sums and scales, of int8 values 0, 1, ... 255 below the largest; 0 where it leaves one out."""
+    exps, inside = _softmax_exps(-np.arange(256), scale, beta)
+    return [int(e) for e in np.where(inside, exps, 0)]
+
+
 def softmax(x, scale, beta=1.0, bits=8):
     """SOFTMAX of int8 over the last axis, output scale 2**-bits and zero point the smallest value of `bits` (8 or 16).
 

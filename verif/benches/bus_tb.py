@@ -21,6 +21,7 @@ from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.isa import Reg, Status
 from lepton.rtl.spec.registers import ADDRESS_BITS, IDLE_ONLY, REGISTERS, Access, Control
 from lepton.sw.compiler import NpuStep, compile_model
+from lepton.sw.deploy import Run, deploy
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
 from lepton.verif.benches.bus_top import BUS_CONFIGS
@@ -29,7 +30,6 @@ from lepton.verif.benches.wishbone_model import WishboneMaster, WishboneMemoryMo
 
 BUS, _, WHICH = os.environ["LEPTON_BENCH_CONFIG"].partition("-")
 CONFIG = BUS_CONFIGS[WHICH]
-ARENA_ALIGN = 4096
 
 
 class Refusing(SparseMemoryRegion):
@@ -157,43 +157,51 @@ class Network:
     def __init__(self, driver: Driver, path: Path, name: str):
         self.driver = driver
         self.model = load_model(str(path), name)
-        self.program = compile_model(self.model, CONFIG)
-        page = lambda n: -(-n // ARENA_ALIGN) * ARENA_ALIGN  # noqa: E731
+        self.ready = deploy(compile_model(self.model, CONFIG))
         self.image = 16 * int(driver.rng.integers(1, 1 << 12))
-        self.arena = page(self.image + len(self.program.image)) + 4096
-        self.first = self.program.program_at // 8
+        self.arena = self.image + -(-len(self.ready.image) // 16) * 16 + 16 * int(driver.rng.integers(1, 1 << 8))
 
     async def load(self):
-        self.driver.poke(self.image, self.program.image)
-        self.driver.poke(self.arena + self.program.arena_bytes, GUARD)
+        self.driver.poke(self.image, self.ready.image)
+        self.driver.poke(self.arena + self.ready.arena_bytes, GUARD)
         await self.driver.write("IMAGE", self.image)
         await self.driver.write("ARENA", self.arena)
-        await self.driver.start(self.first, 1)
-        assert await self.driver.ended() is Status.DONE
+        if self.ready.setup:
+            await self.driver.start(self.ready.setup.pc, 1)
+            assert await self.driver.ended() is Status.DONE
 
     def put(self, x):
         (index,) = self.model.inputs
-        place = self.program.places[index]
-        assert place.stack is None
-        self.driver.poke(self.arena + place.address, x.tobytes())
+        self.driver.poke(self.arena + self.ready.place(index).address, self.ready.program.pack_input(index, x))
 
-    async def start(self, run_id):
-        (step,) = [s for s in self.program.steps if isinstance(s, NpuStep)]
-        await self.driver.start(self.first + step.pc, run_id)
+    async def run(self, run_id, limit=200_000):
+        """The status in which it ends."""
+        for step in self.ready.steps:
+            if isinstance(step, Run):
+                await self.driver.start(step.pc, run_id)
+                status = await self.driver.ended(limit)
+                if status is not Status.DONE:
+                    return status
+        return Status.DONE
+
+    @property
+    def longest(self):
+        """Where the run begins that computes."""
+        first = self.ready.program.first_word
+        return first + next(s.pc for s in self.ready.program.steps if isinstance(s, NpuStep))
 
     @property
     def last(self):
-        """The tensor that the array computes last."""
-        host = {s.operator for s in self.program.steps if not isinstance(s, NpuStep)}
-        computed = [op.outputs[0] for op in self.model.operators if op.index not in host]
-        return [t for t in computed if t in self.program.places][-1]
+        """The tensor that the array computes last: the one behind which there is only the host."""
+        (host,) = [s.operator for s in self.ready.steps if not isinstance(s, Run)]
+        return host.inputs[0]
 
     def check(self, x):
         """What the array has computed last, against the golden model."""
         want = golden.run_all(self.model, x)[self.last].tobytes()
-        got = self.driver.peek(self.arena + self.program.places[self.last].address, len(want))
+        got = self.driver.peek(self.arena + self.ready.place(self.last).address, len(want))
         assert got == want, f"tensor {self.last}: {got[:16].hex()}, expected {want[:16].hex()}"
-        assert self.driver.peek(self.arena + self.program.arena_bytes, len(GUARD)) == GUARD, "written beyond the arena"
+        assert self.driver.peek(self.arena + self.ready.arena_bytes, len(GUARD)) == GUARD, "written beyond the arena"
 
 
 GUARD = bytes(range(64))
@@ -244,8 +252,7 @@ async def network(dut):
     for run in range(3):
         x = images[int(driver.rng.integers(len(images)))].reshape(net.model.tensors[net.model.inputs[0]].shape)
         net.put(x)
-        await net.start(100 + run)
-        assert await driver.ended() is Status.DONE
+        assert await net.run(100 + run) is Status.DONE
         assert await driver.read("RUN_ID") == 100 + run
         net.check(x)
         cycles = await driver.read("CYCLES")
@@ -261,7 +268,7 @@ async def locked_while_running(dut):
     await net.load()
     x = images[0].reshape(net.model.tensors[net.model.inputs[0]].shape)
     net.put(x)
-    await net.start(7)
+    await driver.start(net.longest, 7)
     locked = [r for r in REGISTERS if IDLE_ONLY in r.doc]
     assert [r.name for r in locked] == ["IMAGE", "ARENA", "START"]
     for register in locked:
@@ -271,8 +278,7 @@ async def locked_while_running(dut):
     assert (await driver.read("STATUS"), await driver.read("RUN_ID")) == (Status.IDLE, 0)
     assert await driver.read("IRQ_STATUS") == 0 and not int(dut.irq.value)
     assert (await driver.read("IMAGE"), await driver.read("ARENA")) == (net.image, net.arena)
-    await net.start(8)
-    assert await driver.ended() is Status.DONE
+    assert await net.run(8) is Status.DONE
     net.check(x)
 
 
@@ -284,15 +290,13 @@ async def refused_by_the_memory(dut):
     await net.load()
     x = images[1].reshape(net.model.tensors[net.model.inputs[0]].shape)
     net.put(x)
-    for bad in (net.image, net.arena, net.arena + net.program.places[net.last].address):
+    for bad in (net.image, net.arena, net.arena + net.ready.place(net.last).address):
         driver.bus.memory.bad = bad
-        await net.start(9)
-        assert await driver.ended() is Status.BUS_ERROR, f"{bad:#x}"
+        assert await net.run(9) is Status.BUS_ERROR, f"{bad:#x}"
         driver.bus.memory.bad = None
         await ClockCycles(driver.bus.clock, int(driver.rng.integers(200)))
     await ClockCycles(driver.bus.clock, 2000)  # what was asked for before has come
-    await net.start(10)
-    assert await driver.ended() is Status.DONE
+    assert await net.run(10) is Status.DONE
     net.check(x)
 
 
@@ -329,7 +333,6 @@ async def given_network(dut):
         inputs = data["input"]
     x = inputs[0].reshape(net.model.tensors[net.model.inputs[0]].shape)
     net.put(x)
-    await net.start(11)
-    assert await driver.ended(2_000_000) is Status.DONE
+    assert await net.run(11, 2_000_000) is Status.DONE
     net.check(x)
     dut._log.info("%s: %d cycles", path.stem, await driver.read("CYCLES"))

@@ -1,0 +1,150 @@
+"""A program as a driver on a bus needs it: one image, one arena, and what to do in turn.
+
+All that the host reads or writes lies in the arena: where the program keeps tensors on the chip, short programs behind
+its own move them there and back.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton.rtl.spec import isa
+from lepton.rtl.spec.errors import LeptonError
+from lepton.rtl.spec.isa import Base, Space
+from lepton.sw.compiler import HostStep, NpuStep, Place, Program
+from lepton.sw.compiler.program import aligned
+from lepton.sw.graph.model import Operator
+
+AHEAD = 8 * 64
+"""Bytes behind the program's end that the machine may read: it fetches ahead."""
+
+
+class DeployError(LeptonError, ValueError):
+    """A program that no driver on a bus can run; one line says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Start at word `pc` of the image and wait for the end."""
+
+    pc: int
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The host computes an operator."""
+
+    operator: Operator
+
+
+@dataclass
+class Deployment:
+    program: Program
+    image: bytes
+    """To be at an address that is a multiple of 16; `AHEAD` bytes more than the program has, which may be anything."""
+    arena_bytes: int
+    places: dict[int, Place]
+    """In the arena, of the tensors that the host reads or writes."""
+    setup: Run | None
+    """Once, before the first inference."""
+    steps: list[Run | Compute]
+
+    def place(self, tensor: int) -> Place:
+        """Of a tensor, or of the one that it is another shape of."""
+        return self.places[_source(self.program, tensor)]
+
+
+def deploy(program: Program) -> Deployment:
+    """What a driver on a bus needs of a program. Raises DeployError."""
+    model, config = program.model, program.config
+    if not config.memory_width:
+        raise DeployError(
+            f"{model.name}: configuration {config.name!r} has no memory port (memory_width=0): "
+            "choose one that has, a bus needs it"
+        )
+    if model.stateful:
+        raise DeployError(f"{model.name}: keeps state from one inference to the next, which only a Session does so far")
+    first = program.first_word
+    setup = None if program.setup is None else Run(first + program.setup)
+    by_index = {op.index: op for op in model.operators}
+    if program.arena_bytes:
+        steps: list[Run | Compute] = [
+            Run(first + s.pc) if isinstance(s, NpuStep) else Compute(by_index[s.operator]) for s in program.steps
+        ]
+        return Deployment(
+            program, program.image + bytes(AHEAD), program.arena_bytes, dict(program.places), setup, steps
+        )
+    return _with_moves(program, setup, by_index)
+
+
+def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operator]) -> Deployment:
+    """Of a program whose tensors are on the chip."""
+    model = program.model
+    reads, writes = set(model.outputs), set(model.inputs)  # by the host
+    computed = [by_index[s.operator] for s in program.steps if isinstance(s, HostStep)]
+    for op in computed:
+        reads |= {t for t in op.inputs if t >= 0 and not model.tensors[t].constant}
+        writes |= set(op.outputs)
+    used = sorted({_source(program, t) for t in reads | writes})
+    places, at = {}, 0
+    for t in used:
+        on_chip = program.places.get(t)
+        size = on_chip.size if on_chip and on_chip.stack else model.tensors[t].nbytes
+        places[t] = Place(at, size, on_chip.stack if on_chip else None)
+        at += aligned(size)
+
+    words: list[int] = []
+    image = program.image
+
+    def moves(tensors: set[int], store: int) -> list[Run | Compute]:
+        """A program that moves these, if there are any."""
+        tensors = {t for t in tensors if t in program.places}
+        if not tensors:
+            return []
+        begin = len(words)
+        for t in sorted(tensors):
+            fields = {"store": store, "space": Space.ACT, "base": Base.ARENA, "rows": 1, "planes": 1}
+            chip = program.places[t].address
+            words.extend(isa.encode(isa.MOVE, external=places[t].address, chip=chip, length=places[t].size, **fields))
+        words.extend(isa.encode(isa.END))
+        return [Run(len(image) // 8 + begin)]
+
+    steps: list[Run | Compute] = []
+    fresh = set(model.inputs)  # what the host has written, and the chip has not
+    made = _made(program)
+    wanted = {_source(program, t) for t in reads}
+    for n, step in enumerate(program.steps):
+        if isinstance(step, HostStep):
+            op = by_index[step.operator]
+            steps.append(Compute(op))
+            fresh |= set(op.outputs)
+        else:
+            steps += moves(fresh, store=0)
+            fresh = set()
+            steps.append(Run(program.first_word + step.pc))
+            steps += moves(wanted & made[n], store=1)
+    image += np.array(words, "<u8").tobytes() + bytes(AHEAD)
+    return Deployment(program, image, at, places, setup, steps)
+
+
+def _made(program: Program) -> dict[int, set[int]]:
+    """The tensors that each NpuStep computes, by the step's number."""
+    starts = {s.pc: n for n, s in enumerate(program.steps) if isinstance(s, NpuStep)}
+    outputs = {op.index: op.outputs for op in program.model.operators}
+    made: dict[int, set[int]] = {n: set() for n in starts.values()}
+    for layer in program.layers:
+        step = starts[max(pc for pc in starts if pc <= layer.first_word)]
+        for index in layer.operators:
+            made[step] |= set(outputs[index])
+    return made
+
+
+def _source(program: Program, tensor: int) -> int:
+    """The tensor whose bytes these are: an operator that neither array nor host computes is a view."""
+    model = program.model
+    busy = {i for layer in program.layers for i in layer.operators}
+    busy |= {s.operator for s in program.steps if isinstance(s, HostStep)}
+    makers = {t: op for op in model.operators if op.index not in busy for t in op.outputs}
+    while tensor not in program.places and tensor in makers:
+        tensor = makers[tensor].inputs[0]
+    return tensor
