@@ -122,20 +122,27 @@ def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operato
             steps += moves(fresh, store=0)
             fresh = set()
             steps.append(Run(program.first_word + step.pc))
-            steps += moves(wanted & made[n], store=1)
+            steps += moves({t for t in wanted if made.get(t) == n}, store=1)
     image += np.array(words, "<u8").tobytes() + bytes(AHEAD)
     return Deployment(program, image, at, places, setup, steps)
 
 
-def _made(program: Program) -> dict[int, set[int]]:
-    """The tensors that each NpuStep computes, by the step's number."""
+def _made(program: Program) -> dict[int, int]:
+    """Of each tensor that the array computes, the number of the step with which it is there."""
     starts = {s.pc: n for n, s in enumerate(program.steps) if isinstance(s, NpuStep)}
-    outputs = {op.index: op.outputs for op in program.model.operators}
-    made: dict[int, set[int]] = {n: set() for n in starts.values()}
-    for layer in program.layers:
-        step = starts[max(pc for pc in starts if pc <= layer.first_word)]
-        for index in layer.operators:
-            made[step] |= set(outputs[index])
+    steps = {
+        index: starts[max(pc for pc in starts if pc <= layer.first_word)]
+        for layer in program.layers
+        for index in layer.operators
+    }
+    host = {s.operator for s in program.steps if isinstance(s, HostStep)}
+    made: dict[int, int] = {}
+    for op in program.model.operators:  # in an order in which they can be computed
+        before = [made[t] for t in op.inputs if t in made]
+        if op.index in steps:
+            made |= dict.fromkeys(op.outputs, steps[op.index])
+        elif before and op.index not in host:  # a view, or parts that were written side by side
+            made |= dict.fromkeys(op.outputs, max(before))
     return made
 
 
