@@ -2,6 +2,7 @@
 
     python -m lepton.verif.random.graphs --count 2000 --seed 1
     python -m lepton.verif.random.graphs --count 100 --seed 1 --backend rtl
+    python -m lepton.verif.random.graphs --count 1000 --seed 1 --memory [--backend rtl]
 
 `graph(seed)` gives the bytes of a .tflite file, the same for the same seed; `run_graph` compares what everybody
 computes, byte for byte, and on the RTL the cycles. A graph that fails is made smaller as long as it fails, and is kept
@@ -11,6 +12,9 @@ Configurations: golden and ISS take for 40 % of the seeds one of CONFIGS (the pr
 memories of their own or roomy ones), else an array of random shape whose memories are as large as the model needs, so
 that weights stream from a ring of random size. The RTL takes `small` and `tiny` in turn, because each other shape is a
 build; half of its seeds (2 and 3 of 4) have all weights in external memory, the others are held to the cycle model.
+With `--memory` they have a memory port and 1 to 4 KB of activations, so that tensors, tiles and parameters pass through:
+on golden and ISS arrays of random shape, on the RTL MEMORY_CONFIGS in turn with memories of random pace, whose cycles
+the model bounds (`BOUND`).
 "Too large" counts graphs that truly do not fit a preset; any other refusal is a mismatch.
 """
 
@@ -868,6 +872,36 @@ CONFIGS = (
     roomy(NpuConfig("paired6x4", rows=6, cols=4, lanes=4, pe="paired", line_depth=20)),
 )
 RTL_CONFIGS = (PRESETS["small"], PRESETS["tiny"])
+MEMORY_CONFIGS = (
+    NpuConfig("narrow4x4", rows=4, cols=4, lanes=1, act_bytes=1024, weight_tiles=48, params=700, acc_depth=32,
+              line_depth=32, memory_width=2, memory_bytes=1 << 22),
+    NpuConfig("wide8x8", rows=8, cols=8, lanes=8, act_bytes=4096, weight_tiles=64, params=700, acc_depth=64,
+              line_depth=32, memory_width=16, memory_bytes=1 << 22),
+)  # fmt: skip
+"""With a memory port, for the RTL."""
+BOUND = 1.1
+"""With a memory port the cycle model says at least the RTL's cycles, and at most so many times them."""
+
+
+def memory_config(seed: int) -> NpuConfig:
+    """An array of any shape with a memory port, through which almost all of a graph must pass."""
+    rng = np.random.default_rng([seed, 4])
+    rows, width = int(rng.integers(2, 20)), int(rng.choice([1, 2, 4, 8, 16]))
+    cols = int(rng.choice([n for n in range(2, 20) if n % width == 0 or width % n == 0]))
+    return NpuConfig(
+        f"memory{seed}",
+        rows=rows,
+        cols=cols,
+        lanes=int(rng.choice([n for n in range(1, cols + 1) if cols % n == 0])),
+        pe="paired" if rows % 2 == 0 and rng.random() < 0.4 else "single",
+        act_bytes=int(rng.choice([1024, 2048, 4096])),
+        weight_tiles=int(rng.integers(16, 80)),
+        params=int(rng.integers(640, 800)),
+        acc_depth=int(rng.integers(16, 65)),
+        line_depth=int(rng.integers(16, 40)),
+        memory_width=width,
+        memory_bytes=1 << 24,
+    )
 
 
 def random_config(seed: int, data: bytes | None = None) -> NpuConfig:
