@@ -17,7 +17,7 @@ from lepton.sw.compiler import CompileError, HostStep, Layer, NpuStep, Place, Pr
 from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.graph.reader import load_model
 
-FORMAT = 1
+FORMAT = 2
 MAGIC = b"PK\x03\x04"
 MAX_INDEX, MAX_EXTERNAL, MAX_ROWS = 1 << 24, 1 << 27, 1 << 20
 DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, KeyError, TypeError, ValueError, EOFError,
@@ -34,6 +34,8 @@ def dump_program(program: Program, source: bytes) -> bytes:
         "places": {str(t): asdict(p) for t, p in program.places.items()},
         "layers": [asdict(layer) for layer in program.layers],
         "peak_bytes": program.peak_bytes,
+        "arena_bytes": program.arena_bytes,
+        "setup": program.setup,
         "name": program.model.name,
     }
     out = io.BytesIO()
@@ -76,6 +78,8 @@ def _parse(archive: zipfile.ZipFile) -> Program:
     config = NpuConfig.from_dict(index["config"])
     model = load_model(_member(archive, "model.tflite", MAX_FILE_BYTES), index["name"])
     limit = {r: isa.depth(r, config) * isa.word_bytes(r, config) for r in isa.Region}
+    if config.memory_width:  # all of them pass through the chip
+        limit |= dict.fromkeys((isa.Region.WEIGHT, isa.Region.PARAM, isa.Region.PROGRAM), config.memory_bytes)
     external = config.external_bytes or MAX_EXTERNAL
     words = np.frombuffer(_member(archive, "program.bin", limit[isa.Region.PROGRAM]), "<u8")
     program = Program(
@@ -89,6 +93,8 @@ def _parse(archive: zipfile.ZipFile) -> Program:
         places={int(t): _plain(Place, p) for t, p in index["places"].items()},
         layers=[_plain(Layer, entry) for entry in index["layers"]],
         peak_bytes=_integer(index["peak_bytes"], "peak_bytes"),
+        arena_bytes=_integer(index["arena_bytes"], "arena_bytes"),
+        setup=None if index["setup"] is None else _integer(index["setup"], "setup"),
     )
     _check(program)
     return program
@@ -134,7 +140,17 @@ def _plain(kind, entry: dict):
 
 def _check(program: Program) -> None:
     """Whether what a session follows leads somewhere."""
-    model, act_bytes = program.model, program.config.act_bytes
+    model, room = program.model, program.arena_bytes or program.config.act_bytes
+    port = bool(program.config.memory_width)
+    if (program.setup is not None) != port or (program.arena_bytes and not port):
+        raise ValueError("its memories are not those of its configuration")
+    if port and (program.setup or 0) >= len(program.words):
+        raise ValueError(f"its setup is word {program.setup} of {len(program.words)}")
+    for data, region in ((program.tiles, isa.Region.WEIGHT), (program.params, isa.Region.PARAM)):
+        if len(data) % isa.word_bytes(region, program.config):
+            raise ValueError(f"{len(data)} bytes are no whole words of {region.name}")
+    if port and program.arena_at + program.arena_bytes > program.config.memory_bytes:
+        raise ValueError("image and arena exceed the memory")
     operators = {op.index for op in model.operators}
     starts = [s.pc for s in program.steps if isinstance(s, NpuStep)]
     if len(set(program.steps)) != len(program.steps):
@@ -153,10 +169,10 @@ def _check(program: Program) -> None:
         if not -len(model.variables) <= t < len(model.tensors):
             raise ValueError(f"a place of tensor {t}, which the model does not have")
         size = model.tensors[t].nbytes if t >= 0 else model.variables[-1 - t].bytes
-        if place.address + max(size, place.size) > act_bytes and place.stack is None:
+        if place.address + max(size, place.size) > room and place.stack is None:
             raise ValueError(f"tensor {t} lies outside the memory")
         if place.stack is not None:
-            _check_stack(place, size, act_bytes)
+            _check_stack(place, size, room)
     _check_values(program)
 
 
@@ -190,7 +206,7 @@ def _check_values(program: Program) -> None:
 STACK = "h w c top bottom left right kernel stride dilation out_h zero_point size".split()
 
 
-def _check_stack(place: Place, size: int, act_bytes: int) -> None:
+def _check_stack(place: Place, size: int, room: int) -> None:
     """Whether an input laid out for a convolution (`Program.pack_input`) is the input, and fits."""
     stack = place.stack or {}
     if sorted(stack) != sorted(STACK):
@@ -201,7 +217,7 @@ def _check_stack(place: Place, size: int, act_bytes: int) -> None:
     if (
         stack["h"] * stack["w"] * stack["c"] != size
         or not 0 <= last < rows <= MAX_ROWS
-        or place.address + max(made, place.size) > act_bytes
+        or place.address + max(made, place.size) > room
         or stack["zero_point"] not in range(-128, 128)
     ):
         raise ValueError("the layout of an input does not fit it")

@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.config import NpuConfig, get_config
+from lepton.rtl.spec.timing import Memory
 from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.compiler import HostStep, Program, compile_model
 from lepton.sw.device.link import Device, LinkError
@@ -66,66 +67,86 @@ def most_vectors(model: Model) -> int:
     return min(most, MAX_VECTORS)
 
 
-class _IssEngine:
+class IssEngine:
     """The instruction-set simulator behind the engine interface: load, write activations, run, read activations."""
 
     def __init__(self, config: NpuConfig, program: Program, hazards: bool = False):
         from lepton.sw.reference.iss import Iss
 
         self.iss = Iss(config, hazards, limit=most_vectors(program.model))
-        self._arena, self._first = 0, 0
+        self.program = program
+        self._arena = program.arena_at if program.arena_bytes else None
         if config.memory_width:
-            self._arena, self._first = -(-len(program.image) // 4096) * 4096, program.program_at // 8
-            for base, value in ((isa.Reg.IMAGE, 0), (isa.Reg.ARENA, self._arena)):
+            for base, value in ((isa.Reg.IMAGE, 0), (isa.Reg.ARENA, program.arena_at)):
                 self.iss.write(isa.Region.REG, base, value.to_bytes(4, "little"))
         if not config.external_bytes:
             self.iss.external = program.external
         for region, data in program.images():
             self.iss.write(region, 0, data)
-        if config.memory_width:
-            self.iss.run(self._first)
+        if program.setup is not None:
+            self.start(program.setup)
 
     def write(self, address: int, data: bytes) -> None:
-        if self._first:
-            at = self._arena + address
-            self.iss.memory[at : at + len(data)] = np.frombuffer(data, np.uint8)
+        if self._arena is None:
+            self.iss.write(isa.Region.ACT, address, data)
             return
-        self.iss.write(isa.Region.ACT, address, data)
+        at = self._arena + address
+        self.iss.memory[at : at + len(data)] = np.frombuffer(data, np.uint8)
 
     def read(self, address: int, count: int) -> bytes:
-        if self._first:
-            at = self._arena + address
-            return self.iss.memory[at : at + count].tobytes()
-        return bytes(self.iss.read(isa.Region.ACT, address, count))
+        if self._arena is None:
+            return bytes(self.iss.read(isa.Region.ACT, address, count))
+        at = self._arena + address
+        return self.iss.memory[at : at + count].tobytes()
 
     def patch(self, word: int, value: int) -> None:
-        self.iss.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
+        data = value.to_bytes(8, "little")
+        if not self.program.config.memory_width:
+            self.iss.write(isa.Region.PROGRAM, word, data)
+            return
+        at = 8 * (self.program.first_word + word)
+        self.iss.memory[at : at + 8] = np.frombuffer(data, np.uint8)
 
     def start(self, pc: int) -> dict | None:
-        self.iss.run(self._first + pc)
+        self.iss.run(self.program.first_word + pc)
         return None
 
 
-class _DeviceEngine:
+class DeviceEngine:
     """A device behind the host link: the simulated RTL or a board."""
 
     def __init__(self, device, program: Program):
-        self.device = device
+        self.device, self.program = device, program
+        self._arena = program.arena_at if program.arena_bytes else None
         device.load(program.images())
+        if program.config.memory_width:
+            device.set_bases(0, program.arena_at)
+        if program.setup is not None:
+            self.start(program.setup)
 
     def write(self, address: int, data: bytes) -> None:
-        self.device.write(isa.Region.ACT, address, data)
+        if self._arena is None:
+            self.device.write(isa.Region.ACT, address, data)
+        else:
+            self.device.write_memory(self._arena + address, data)
 
     def read(self, address: int, count: int) -> bytes:
-        data = self.device.read(isa.Region.ACT, address, count)
+        if self._arena is None:
+            data = self.device.read(isa.Region.ACT, address, count)
+        else:
+            data = self.device.read_memory(self._arena + address, count)
         self.device.check_run()  # else these may be bytes of a device that was switched off and on
         return data
 
     def patch(self, word: int, value: int) -> None:
-        self.device.write(isa.Region.PROGRAM, word, value.to_bytes(8, "little"))
+        data = value.to_bytes(8, "little")
+        if self.program.config.memory_width:
+            self.device.write_memory(8 * (self.program.first_word + word), data)
+        else:
+            self.device.write(isa.Region.PROGRAM, word, data)
 
     def start(self, pc: int) -> dict:
-        self.device.start(pc)
+        self.device.start(self.program.first_word + pc)
         registers = self.device.wait()
         return {
             "cycles": registers[isa.Reg.CYCLES],
@@ -181,7 +202,7 @@ class Session:
     Parameters: `model` path of a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
     (a compiled program brings its own, a board tells it; else `small`); `backend` one of `golden`, `iss`, `rtl`,
     `serial:PORT`; `baud` of the serial port; `waves` a .fst or .vcd file for the signals of all inferences (`rtl`
-    only), complete after `close`.
+    only), complete after `close`; `memory` how fast the memory behind the port of a simulated machine is.
     Arrays are (N, ...), a row an inference, with the tensor's shape behind N; its leading 1 is left out where it has
     one. A model with state carries it from row to row and from run to run, until `reset`; a run that fails leaves it
     as it was.
@@ -196,13 +217,14 @@ class Session:
         backend: str = "iss",
         baud: int | None = None,
         waves: str | Path | None = None,
+        memory: Memory = Memory(),
     ):
         if backend not in BACKENDS and not backend.startswith(SERIAL):
             raise ModelError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, {SERIAL}PORT")
         self.backend = backend
         if waves is not None and backend != "rtl":
             raise ModelError(f"{waves}: only the rtl backend has waveforms, not {backend}")
-        self._baud, self._waves = baud, waves
+        self._baud, self._waves, self._memory = baud, waves, memory
         self.report: dict | None = None
         self._program: Program | None = None
         if isinstance(model, Model):
@@ -211,6 +233,7 @@ class Session:
             source = read_source(model)
             if source.startswith(MAGIC):
                 self._program = parse_program(source)
+                self._program.memory = memory
                 self.model = self._program.model
                 wanted = get_config(config) if isinstance(config, str) else config
                 found = self._program.config
@@ -237,7 +260,7 @@ class Session:
     def program(self) -> Program:
         """The compiled program (compiled at the first use)."""
         if self._program is None:
-            self._program = compile_model(self.model, self.config)
+            self._program = compile_model(self.model, self.config, self._memory)
         return self._program
 
     @property
@@ -328,7 +351,7 @@ class Session:
     def close(self) -> None:
         """Let go of the backend; the next `run` opens it again and carries the state on."""
         self._kept_stale = True
-        device = self._engine.device if isinstance(self._engine, _DeviceEngine) else self._device
+        device = self._engine.device if isinstance(self._engine, DeviceEngine) else self._device
         if device is not None:
             device.close()
         self._engine = self._device = None
@@ -367,7 +390,7 @@ class Session:
 
     def _open(self) -> Engine:
         if self.backend == "iss":
-            return _IssEngine(self.config, self.program)
+            return IssEngine(self.config, self.program)
         if self.backend.startswith(SERIAL):
             if self.program.external and not self.config.external_bytes:
                 raise ModelError(
@@ -375,10 +398,10 @@ class Session:
                     "has no external memory (external_bytes=0)"
                 )
             self._device = self._device or self._connect()
-            return _DeviceEngine(self._device, self.program)
+            return DeviceEngine(self._device, self.program)
         from lepton.sw.device.verilated import open_device
 
-        return _DeviceEngine(open_device(self.config, self.program.external, self._waves), self.program)
+        return DeviceEngine(open_device(self.config, self.program.external, self._waves, self._memory), self.program)
 
     def _infer(self, inputs: list[np.ndarray], probe: Probe | None = None) -> tuple[list[np.ndarray], dict]:
         """One inference: inputs in, steps in order, outputs out, all in the tensors' shapes. `probe` looks on."""

@@ -11,7 +11,6 @@ from lepton.rtl.spec.isa import Cause
 from lepton.sw.compiler import NpuStep
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
-from lepton.sw.reference.cycles import predict
 from lepton.sw.session import Session
 from lepton.verif.random.tflite_builder import build
 
@@ -22,9 +21,7 @@ def predicted(session):
     cycles, causes = 0, dict.fromkeys((c.name.lower() for c in Cause), 0)
     for step in program.steps:
         if isinstance(step, NpuStep):
-            timing = predict(
-                session.config, program.words, program.tiles, step.pc, program.external, params=program.params
-            )
+            timing = program.predict(step.pc)
             cycles += timing.cycles
             for name, count in timing.causes.items():
                 causes[name] += count

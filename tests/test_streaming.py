@@ -8,11 +8,12 @@ import pytest
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import get_config
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.compiler import compile_model
 from lepton.sw.compiler.bind import Cache
 from lepton.sw.graph.reader import load_model
-from lepton.sw.reference.cycles import Memory, predict
-from lepton.sw.session import Session, _IssEngine
+from lepton.sw.reference.cycles import predict
+from lepton.sw.session import IssEngine, Session
 
 MODELS = ["models/ad01_int8", "models/kws_ref_model", "models/vww_96_int8", "models/pretrainedResnet_quant"]
 ZOO = ["add_c12", "avgpool3", "concat", "mbv2_block", "pad_conv", "resnet_block", "seed_mnist_cnn", "sigmoid_tanh"]
@@ -25,7 +26,7 @@ def machine(name: str, **changes):
 def run(path, config, rows=2):
     """Outputs that are there and outputs expected."""
     session = Session(path, config, "iss")
-    session._engine = _IssEngine(config, session.program, hazards=True)
+    session._engine = IssEngine(config, session.program, hazards=True)
     data = np.load(path.with_suffix(".npz"))
     x, y = (data[k][:rows] for k in data.files[:2])
     return session.run(x), y
@@ -74,7 +75,7 @@ def test_a_program_says_who_waits(shared):
                 cleared += 1
         at += op.words
     assert cleared
-    session._engine = _IssEngine(config, session.program, hazards=True)
+    session._engine = IssEngine(config, session.program, hazards=True)
     with pytest.raises(ValueError, match="written by a MOVE, without waiting for its token"):
         session.run(np.load(path.with_suffix(".npz"))["input"][:1])
 

@@ -46,6 +46,15 @@ SKID = 1
 EXTERNAL_READ = 2
 """External memory in block RAM: from a burst taken to its first byte."""
 
+
+@dataclass(frozen=True)
+class Memory:
+    """What is behind the memory port: cycles from a request to its first beat, and from one beat to the next."""
+
+    latency: int = 30
+    interval: int = 1
+
+
 # --- The host link --------------------------------------------------------------------------------------------------
 LINK_TIMEOUT = 65536
 """Cycles without a byte after which the link drops a partial request."""

@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 
-from lepton.sw.commands import Subparsers, add_config
+from lepton.sw.commands import Subparsers, add_config, add_memory, with_memory
 from lepton.sw.errors import UserError
-from lepton.sw.files import atomic, check_output, load_config
+from lepton.sw.files import atomic, check_output, load_target
 
 
 def command(args: argparse.Namespace) -> int:
@@ -15,11 +15,14 @@ def command(args: argparse.Namespace) -> int:
         raise UserError("--all takes the reference models; leave MODEL out")
     if not args.all and args.model is None:
         raise UserError("give a MODEL, or --all")
+    if args.all and args.memory:
+        raise UserError("--memory is of one configuration: leave --all out")
     from lepton.rtl.spec.config import PRESETS
     from lepton.sw.report.bench import bench, performance_page, shared_models, show
 
     if not args.all:
-        report = bench(args.model, load_config(args.config), args.backend)
+        target, memory = with_memory(load_target(args.config), args)
+        report = bench(args.model, target.config, args.backend, memory)
         print(json.dumps(report, indent=2)) if args.json else show(report)
         return 0
     check_output(args.output)
@@ -43,6 +46,7 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser("bench", help=text, description=text)
     parser.add_argument("model", metavar="MODEL", nargs="?", help="int8 .tflite, or a file from `lepton compile`")
     add_config(parser)
+    add_memory(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(
         "--backend", choices=("rtl", "iss"), default="rtl", help="iss: cycles of the cycle model (default: %(default)s)"

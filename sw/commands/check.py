@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton.sw.commands import Subparsers, add_config
+from lepton.sw.commands import Subparsers, add_config, add_memory, with_memory
 from lepton.sw.errors import LeptonError, UserError
 from lepton.sw.files import atomic, check_model, check_output, load_target
 
@@ -61,14 +61,16 @@ def _reports(args: argparse.Namespace) -> "tuple[list[Target], list[dict]]":
     """The machines that were asked for, and the report on each."""
     check_model(args.model)
     if not args.all:
-        target = load_target(args.config)
+        target, memory = with_memory(load_target(args.config), args)
         from lepton.sw.report.check import check_file
 
-        return [target], [check_file(args.model, target.config, args.clock or target.mhz)]
+        return [target], [check_file(args.model, target.config, args.clock or target.mhz, memory)]
     from lepton.sw.graph.reader import load_model
     from lepton.sw.report.check import check_all
     from lepton.sw.targets import all_targets
 
+    if args.memory:
+        raise UserError("--memory is of one configuration: leave --all out")
     targets = all_targets()
     return targets, check_all(load_model(args.model), targets, args.clock)
 
@@ -78,6 +80,7 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser("check", help=text, description=text)
     parser.add_argument("model", metavar="MODEL", help="int8 .tflite")
     add_config(parser)
+    add_memory(parser)
     parser.add_argument("--all", action="store_true", help="a table of all presets and boards, each at its own clock")
     parser.add_argument(
         "--clock", type=float, metavar="MHZ", help="clock for the time (default: the board's; 50 for a preset)"

@@ -5,6 +5,7 @@ by the golden model). How each operator is mapped is told in `docs/architecture.
 """
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.compiler.network import Compiler
 from lepton.sw.compiler.program import (
     CompileError,
@@ -17,7 +18,7 @@ from lepton.sw.compiler.program import (
     Program,
     until_settled,
 )
-from lepton.sw.compiler.streaming import compile_streaming
+from lepton.sw.compiler.streaming import compile_streaming, setup_words
 from lepton.sw.graph.model import Model
 
 __all__ = [
@@ -38,17 +39,42 @@ MOST_WORDS = 2**16
 """The largest program memory that can be configured."""
 
 
-def compile_model(model: Model, config: NpuConfig) -> Program:
-    """Compile for a configuration; weights beyond the weight store go to external memory, those used least often first.
+def compile_model(model: Model, config: NpuConfig, memory: Memory = Memory()) -> Program:
+    """Compile for a configuration. With a memory port a model that the chip does not hold passes through it; else
+    weights beyond the weight store go to external memory, those used least often first.
 
-    Raises CompileError when the model does not fit.
+    `memory`: what is taken to be behind the memory port. Raises CompileError when the model does not fit.
     """
+    if not config.memory_width:
+        return compile_resident(model, config, {})
     host: dict[int, str] = {}
-    if config.memory_width:
-        program = compile_streaming(model, config, host)
-        if any(limit.exceeded for limit in program.limits()):
-            raise FitError(program)
-        return program
+    program = _kept(model, config) or compile_streaming(model, config, host)
+    program.memory = memory
+    if any(limit.exceeded for limit in program.limits()):
+        raise FitError(program)
+    return program
+
+
+def _kept(model: Model, config: NpuConfig) -> Program | None:
+    """With a memory port: all on the chip from the first inference on; None when that is not all there."""
+    weights = sum(t.size for t in model.tensors if t.constant and t.dtype == "int8" and len(t.shape) > 1)
+    maps = [t.size for t in model.tensors if not t.constant and t.dtype == "int8"]
+    if weights > config.weight_tiles * config.tile_bytes or max(maps, default=0) > config.act_bytes:
+        return None
+    host: dict[int, str] = {}
+    try:
+        program = compile_resident(model, config, host)
+    except CompileError:
+        return None
+    if host:
+        return None  # rows that pass through the chip may do what whole maps cannot
+    program.setup = len(program.words)
+    program.words += setup_words(program, (True, True))
+    return program
+
+
+def compile_resident(model: Model, config: NpuConfig, host: dict[int, str]) -> Program:
+    """All activations on the chip; `host` gathers what the array turns out not to compute. Raises CompileError."""
 
     def attempt(external=frozenset(), odd=frozenset()) -> tuple[Compiler, Program]:
         def once():

@@ -105,6 +105,8 @@ class Binder:
         self.config, self.resident, self.place = config, resident, place
         self.base = {isa.Space.WEIGHT: tiles, isa.Space.PARAM: params}
         self.size = {isa.Space.WEIGHT: isa.memory_tile_bytes(config), isa.Space.PARAM: isa.memory_param_bytes(config)}
+        self.ends: list[int] = []
+        """Of each group: instructions of the stretch up to its last unit's end."""
 
     def bind(self, groups: Sequence[Group]) -> list[Instruction]:
         """The instructions of a stretch, END included. Raises RigidError."""
@@ -130,7 +132,7 @@ class Binder:
                 else:
                     waiting.append(step)
         self._place_moves()
-        return self._tokens(self._in_order())
+        return self._tokens(self._in_order(groups))
 
     # --- first walk: units and what they need ------------------------------------------------------------------------
 
@@ -251,7 +253,7 @@ class Binder:
             move.after = max(move.after, min(max(at, free), move.need - 1))
             assert move.after < move.need
 
-    def _in_order(self) -> list[Instruction]:
+    def _in_order(self, groups: Sequence[Group]) -> list[Instruction]:
         last = len(self.units) - 1
         behind: dict[int, list[Instruction]] = {}
         wanted: dict[int, int] = {}  # behind each unit: the first that needs one of the copies there
@@ -262,10 +264,12 @@ class Binder:
             behind.setdefault(min(move.after, last), []).append(made)
             if not move.fields.get("store"):
                 wanted[move.after] = min(move.need, wanted.get(move.after, move.need))
+        self.ends = []
+        ends: dict[int, int] = {}
         out: list[Instruction] = list(behind.get(-1, []))
         table: tuple[int, int] | None = None
         ready: list[tuple[Unit, int]] = []  # units whose tails are to come
-        for number, (unit, _) in enumerate(self.units):
+        for number, (unit, group) in enumerate(self.units):
             out += [i for i in unit.instructions if i.op is not isa.TAIL]
             ready.append((unit, number))
             following = self.units[number + 1][0] if number < last else None
@@ -274,6 +278,9 @@ class Binder:
                 table = self._tails(out, done, table)
                 out += behind.get(at, [])
             ready = ready[-1:] if waits else []
+            ends[id(group)] = len(out)
+        for group in groups:  # one without units ends with the one before
+            self.ends.append(ends.get(id(group), self.ends[-1] if self.ends else 0))
         return out
 
     @staticmethod

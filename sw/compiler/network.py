@@ -575,12 +575,17 @@ class Compiler(Emitter):
             program.layers.append(Layer(indexes, name, macs, start, len(program.words)))
         if running:
             self.emit(isa.END)
+        self.fill_memories()
+        return program
+
+    def fill_memories(self):
+        """The program's weights and parameters are those that were added."""
+        program = self.program
         program.tiles = b"".join(self.tile_words)
         program.external = b"".join(self.external_words)
         program.params = b"".join(self.param_words)
         tiles = self.tile_words.shared + self.external_words.shared
         program.shared = {isa.Region.WEIGHT: tiles, isa.Region.PARAM: self.param_words.shared}
-        return program
 
     def set_flag(self, span, op, name, last):
         """Set a one-bit flag in the first or last instruction of a kind within a layer's words."""

@@ -1,6 +1,6 @@
 """What the compiler makes: memory images, steps, and where the tensors lie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -9,7 +9,9 @@ import numpy as np
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.errors import LeptonError
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.graph.model import Model
+from lepton.sw.reference.cycles import Timing, predict
 
 T = TypeVar("T")
 
@@ -100,6 +102,26 @@ class Layer:
     macs: int
     first_word: int
     end_word: int
+    peak_bytes: int = 0
+    """With a memory port: most bytes on the chip at one time, of activations; 0: not known."""
+
+
+PART_ALIGN = 64
+"""Bytes to whose multiples the parts of an image and the tensors of an arena are aligned."""
+ARENA_ALIGN = 4096
+
+
+def aligned(size: int, to: int = PART_ALIGN) -> int:
+    return -(-size // to) * to
+
+
+def in_beats(raw: bytes, parts: Sequence[int], width: int) -> bytes:
+    """Words, each of parts of so many bytes, with each part filled up to whole beats."""
+    words = np.frombuffer(raw, np.uint8).reshape(-1, sum(parts))
+    out = []
+    for start, size in zip(np.cumsum([0, *parts]), parts):
+        out.append(np.pad(words[:, start : start + size], ((0, 0), (0, -size % width))))
+    return np.concatenate(out, axis=1).tobytes()
 
 
 @dataclass
@@ -121,7 +143,11 @@ class Program:
     span_bytes: int = 0
     """Activation memory up to the last byte that a tensor takes; not kept in a program file."""
     arena_bytes: int = 0
-    """With a memory port: of the arena, in which the places are then."""
+    """With a memory port: of the arena, in which the places are then; 0: they are on the chip."""
+    setup: int | None = None
+    """With a memory port: word from which on a program brings what stays on the chip there, to be run once."""
+    memory: Memory = Memory()
+    """What the cycle model takes to be behind the memory port; not kept in a program file."""
     shared: dict[isa.Region, int] = field(default_factory=dict)
     """Words of a memory that several layers use, stored once: how many that saves; not kept in a program file."""
     why_host: dict[int, str] = field(default_factory=dict)
@@ -141,15 +167,38 @@ class Program:
         return np.array(self.words, np.uint64).astype("<u8").tobytes()
 
     @property
-    def program_at(self) -> int:
-        """With a memory port: the byte of the image where the program begins."""
-        return -(-len(self.tiles) // 64) * 64 + -(-len(self.params) // 64) * 64
+    def image(self) -> bytes:
+        """With a memory port: tiles, parameters and program as they lie in memory (`image_parts`)."""
+        c = self.config
+        tiles = in_beats(self.tiles, (isa.DESCRIPTOR_BYTES, c.tile_bytes), c.memory_width)
+        params = in_beats(self.params, (isa.PARAM_BYTES,), c.memory_width)
+        parts = (tiles, params, self.program_bytes)
+        return b"".join(part + bytes(-len(part) % PART_ALIGN) for part in parts)
 
     @property
-    def image(self) -> bytes:
-        """With a memory port: tiles, parameters and program as they lie in memory."""
-        tiles, params = (part + bytes(-len(part) % 64) for part in (self.tiles, self.params))
-        return tiles + params + self.program_bytes
+    def image_parts(self) -> tuple[int, int, int]:
+        """First byte in the image of the parameters, of the program, and the one behind its end."""
+        c = self.config
+        tiles = len(self.tiles) // isa.word_bytes(isa.Region.WEIGHT, c) * isa.memory_tile_bytes(c)
+        params = aligned(tiles)
+        program = params + aligned(len(self.params) // isa.PARAM_BYTES * isa.memory_param_bytes(c))
+        return params, program, program + aligned(8 * len(self.words))
+
+    @property
+    def first_word(self) -> int:
+        """What to add to a word's number to start there: with a memory port they count from the image's first byte."""
+        return self.image_parts[1] // 8 if self.config.memory_width else 0
+
+    @property
+    def arena_at(self) -> int:
+        """With a memory port: the arena's first byte, where image and arena lie one behind the other."""
+        return aligned(self.image_parts[2], ARENA_ALIGN)
+
+    def predict(self, pc: int, words: Sequence[int] | None = None) -> Timing:
+        """What the cycle model says of the run from word `pc` on; `words`: of a changed program."""
+        words = self.words if words is None else [*words]
+        c = self.config
+        return predict(c, words, self.tiles, pc, self.external, params=self.params, memory=self.memory)
 
     def images(self) -> list[tuple[isa.Region, bytes]]:
         """What to write before the first run, as (region, bytes from index 0)."""
@@ -167,10 +216,8 @@ class Program:
         """What each memory must hold, beside what it has."""
         c, external = self.config, len(self.external)
         if c.memory_width:
-            return [
-                Limit("act_bytes", "activations", self.span_bytes, c.act_bytes),
-                Limit("memory_bytes", "image and arena", len(self.image) + self.arena_bytes, c.memory_bytes),
-            ]
+            memory = Limit("memory_bytes", "image and arena", self.arena_at + self.arena_bytes, c.memory_bytes)
+            return [Limit("act_bytes", "activations", self.span_bytes, c.act_bytes), *self._resident_limits(), memory]
         weights = f"weights, besides weight_tiles={c.resident_tiles:,}," if external else "weights"
         return [
             Limit("act_bytes", "activations", self.span_bytes, c.act_bytes),
@@ -178,6 +225,16 @@ class Program:
             *([Limit("external_bytes", weights, external, c.external_bytes)] if c.external_bytes else []),
             Limit("params", "parameters", len(self.params) // isa.word_bytes(isa.Region.PARAM, c), c.params),
             Limit("program_words", "instructions", len(self.words), c.program_words),
+        ]
+
+    def _resident_limits(self) -> list[Limit]:
+        """With a memory port: of what must be on the chip because nothing brings it later."""
+        if self.arena_bytes or not self.words:
+            return []
+        c = self.config
+        return [
+            Limit("weight_tiles", "weights", len(self.tiles) // isa.word_bytes(isa.Region.WEIGHT, c), c.weight_tiles),
+            Limit("params", "parameters", len(self.params) // isa.PARAM_BYTES, c.params),
         ]
 
     def pack_input(self, tensor: int, value: np.ndarray) -> bytes:

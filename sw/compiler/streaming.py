@@ -4,26 +4,18 @@ The image holds tiles, parameters and the program; the arena the tensors that th
 do not stay on the chip.
 """
 
-import numpy as np
-
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.codec import CodecError
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.bind import Binder, RigidError
 from lepton.sw.compiler.emitter import ADDRESS_MASK, ADDRESSES
-from lepton.sw.compiler.plan import Group, Planner, Work
-from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program
+from lepton.sw.compiler.plan import Copy, Group, Planner, Work
+from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program, aligned
 from lepton.sw.compiler.units import Instruction, Recorder
 from lepton.sw.graph.model import Model
 
 LESS_ROWS = (7, 3)
 """Rows of a unit that are tried besides as many as the accumulators hold."""
-ALIGN = 64
-"""Bytes to whose multiples parts of the image and tensors in the arena are aligned."""
-
-
-def aligned(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN
 
 
 def compile_streaming(model: Model, config: NpuConfig, host: dict[int, str]) -> Program:
@@ -38,6 +30,18 @@ def compile_streaming(model: Model, config: NpuConfig, host: dict[int, str]) -> 
         except LayerError as error:
             assert error.operator not in host
             host[error.operator] = str(error)
+
+
+def setup_words(program: Program, resident: tuple[bool, bool]) -> list[int]:
+    """A program that brings tiles and parameters to the chip, if they are to stay there."""
+    c, words = program.config, list[int]()
+    for space, here, external, count in (
+        (isa.Space.WEIGHT, resident[0], 0, len(program.tiles) // isa.word_bytes(isa.Region.WEIGHT, c)),
+        (isa.Space.PARAM, resident[1], program.image_parts[0], len(program.params) // isa.PARAM_BYTES),
+    ):
+        if here and count:
+            words += isa.encode(isa.MOVE, space=int(space), external=external, length=count, rows=1, planes=1)
+    return [*words, *isa.encode(isa.END)]
 
 
 class _Apart(Exception):
@@ -65,13 +69,14 @@ class _Attempt:
         makers = [{t for i in s for t in works[i].results} for s in stretches]
         self.shared = {t for made in makers for t in made if sum(t in other for other in makers) > 1}
         plans = [self._plan(self._variants(works, s), s, outer) for s in stretches]
-        self._lay_out(outer, works)
-        r = self.recorder
+        self._lay_out(outer, [group for groups, _ in plans for group in groups])
+        r, made = self.recorder, self.made
+        r.fill_memories()
         resident = len(r.tile_words) <= self.config.weight_tiles, len(r.param_words) <= self.config.params
-        tiles, params = self._image_parts()
-        self.made.tiles, self.made.params = tiles, params
-        binder = Binder(self.config, 0, aligned(len(tiles)), resident, lambda t: self.made.places[t].address)
-        self._setup(resident, aligned(len(tiles)))
+        params = made.image_parts[0]
+        binder = Binder(self.config, 0, params, resident, lambda t: made.places[t].address)
+        made.setup = 0
+        made.words += setup_words(made, resident)
         at = iter(zip(stretches, plans))
         running = False
         for kind, ops in self.layers:
@@ -80,8 +85,8 @@ class _Attempt:
                 running = False
             elif kind == "npu" and not running:
                 running = True
-                stretch, (groups, planner) = next(at)
-                self._emit(binder, groups, planner, stretch)
+                stretch, (groups, _) = next(at)
+                self._emit(binder, groups, stretch)
         self.made.peak_bytes = max((g.size for groups, _ in plans for g in groups), default=0)
         self.made.span_bytes = max(
             (b.address + b.size for groups, _ in plans for g in groups for b in g.buffers.values()), default=0
@@ -179,10 +184,10 @@ class _Attempt:
 
     # --- memory ------------------------------------------------------------------------------------------------------
 
-    def _lay_out(self, outer: set[int], works: dict[int, Work]):
-        """The arena: every tensor that may lie in memory has its own place."""
+    def _lay_out(self, outer: set[int], groups: list[Group]):
+        """The arena: every tensor that lies in memory has its own place."""
         r, at = self.recorder, 0
-        there = {t for w in works.values() for t in w.sources | w.results}
+        there = {step.tensor for group in groups for step in group.order if isinstance(step, Copy)}
         for t in sorted(there | {t for t in outer if t >= 0 and self.model.tensors[t].dtype == "int8"}):
             if self.model.tensors[t].data is not None:
                 continue
@@ -193,53 +198,28 @@ class _Attempt:
             source, offset = r.root(t)
             if source in self.made.places:
                 self.made.places[t] = Place(self.made.places[source].address + offset, self.model.tensors[t].size)
-        self.made.arena_bytes = at
-
-    def _image_parts(self) -> tuple[bytes, bytes]:
-        """Tiles and parameters as they lie in memory."""
-        r, c = self.recorder, self.config
-        front = isa.memory_tile_bytes(c) - -(-c.tile_bytes // c.memory_width) * c.memory_width
-        size, d = isa.memory_tile_bytes(c), isa.DESCRIPTOR_BYTES
-        tiles = np.zeros((len(r.tile_words), size), np.uint8)
-        if r.tile_words:
-            raw = np.frombuffer(b"".join(r.tile_words), np.uint8).reshape(len(r.tile_words), -1)
-            tiles[:, :d], tiles[:, front : front + c.tile_bytes] = raw[:, :d], raw[:, d:]
-        params = np.zeros((len(r.param_words), isa.memory_param_bytes(c)), np.uint8)
-        if r.param_words:
-            params[:, : isa.PARAM_BYTES] = np.frombuffer(b"".join(r.param_words), np.uint8).reshape(-1, isa.PARAM_BYTES)
-        return tiles.tobytes(), params.tobytes()
-
-    def _setup(self, resident: tuple[bool, bool], params: int):
-        """A program that brings what is resident to the chip, once."""
-        r = self.recorder
-        for space, here, external, count in (
-            (isa.Space.WEIGHT, resident[0], 0, len(r.tile_words)),
-            (isa.Space.PARAM, resident[1], params, len(r.param_words)),
-        ):
-            if here and count:
-                self.made.words += isa.encode(
-                    isa.MOVE, space=int(space), external=external, length=count, rows=1, planes=1
-                )
-        self.made.words += isa.encode(isa.END)
+        self.made.arena_bytes = max(at, 1)
 
     # --- program -----------------------------------------------------------------------------------------------------
 
-    def _emit(self, binder: Binder, groups: list[Group], planner: Planner, stretch: list[int]):
-        start = len(self.made.words)
-        self.made.steps.append(NpuStep(start))
-        for instruction in binder.bind(groups):
-            self.made.words += self._encode(instruction)
-        for layer in stretch:
-            ops = self.recorder.with_absorbed(self.layers[layer][1])
-            self.made.layers.append(
-                Layer(
-                    tuple(op.index for op in ops),
-                    "+".join(op.op for op in ops),
-                    sum(self.recorder.macs(op) for op in ops),
-                    start,
-                    len(self.made.words),
-                )
-            )
+    def _emit(self, binder: Binder, groups: list[Group], stretch: list[int]):
+        """Append a stretch; a group of layers, whose rows run through each other, is one layer of the report."""
+        made = self.made
+        made.steps.append(NpuStep(len(made.words)))
+        instructions = binder.bind(groups)
+        ends = [*binder.ends[:-1], len(instructions) - 1]  # what leaves last belongs to the last
+        first = 0
+        for group, end in zip(groups, ends, strict=True):
+            start = len(made.words)
+            for instruction in instructions[first:end]:
+                made.words += self._encode(instruction)
+            first = end
+            ops = [op for i in group.layers for op in self.recorder.with_absorbed(self.layers[stretch[i]][1])]
+            macs = sum(self.recorder.macs(op) for op in ops)
+            name = "+".join(op.op for op in ops)
+            made.layers.append(Layer(tuple(op.index for op in ops), name, macs, start, len(made.words), group.size))
+        for instruction in instructions[first:]:
+            made.words += self._encode(instruction)
 
     def _encode(self, i: Instruction) -> list[int]:
         fields = {name: i.fields.get(name, 0) for name in (f.name for f in i.op.fields)}

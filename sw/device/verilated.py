@@ -26,6 +26,7 @@ from lepton.rtl.lint import no_warnings
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Reg, Region, Status
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.device.link import Device, LinkError
 from lepton.sw.errors import need
 
@@ -478,13 +479,17 @@ class SimDevice(Device):
             self._sim.run(int(max(poll, min(ran // 8, 20_000))))
 
 
-def open_device(config: NpuConfig, external: bytes = b"", waves: str | Path | None = None) -> SimDevice:
+def open_device(
+    config: NpuConfig, external: bytes = b"", waves: str | Path | None = None, memory: Memory = Memory()
+) -> SimDevice:
     """A driver of the simulated accelerator, built if needed.
 
     `external` fills the external memory, unless the configuration has one that is written over the link. `waves`: a
     file for the waveforms of everything that follows the first `load`.
     """
     transport = SimTransport(config, waves=waves)
+    if config.memory_width:
+        transport.model.set_pace(memory.latency, memory.interval)
     if external and not config.external_bytes:
         transport.set_memory(external)
     return SimDevice(transport)

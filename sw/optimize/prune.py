@@ -19,7 +19,6 @@ from lepton.sw.frontends.quantize import PRODUCTS, Ranges, quantize
 from lepton.sw.graph.model import Model
 from lepton.sw.graph.reader import load_model
 from lepton.sw.optimize.sources import source_of, trace
-from lepton.sw.reference.cycles import predict
 
 
 def cubic(step: int, steps: int, final: float, first: float = 0.0) -> float:
@@ -238,10 +237,6 @@ class Pruner:
 
 def count(program: Program, tiles: int) -> Counted:
     """Cycles of a program by the cycle model."""
-    runs = [
-        predict(program.config, program.words, program.tiles, step.pc, program.external, params=program.params)
-        for step in program.steps
-        if isinstance(step, NpuStep)
-    ]
+    runs = [program.predict(step.pc) for step in program.steps if isinstance(step, NpuStep)]
     multiply = sum(run.causes[Cause.MULTIPLY.name.lower()] for run in runs)
     return Counted(tiles, sum(run.cycles for run in runs), multiply)

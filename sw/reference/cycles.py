@@ -13,18 +13,10 @@ import numpy as np
 from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Opcode
-from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, PARAM_CYCLES, TILE_QUEUE, TILE_WORDS, value_cycles
+from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, PARAM_CYCLES, TILE_QUEUE, TILE_WORDS, Memory, value_cycles
 
 RUN_START = 16
 """Cycles an external LOAD may take besides its bytes: before the first burst and after the last byte."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What is behind the memory port: cycles from a request to its first beat, and from one beat to the next."""
-
-    latency: int = 30
-    interval: int = 1
 
 
 @dataclass
@@ -458,7 +450,7 @@ def predict(
     `memory`: what is behind the memory port; the result is a bound then.
     External memory answers a burst after `latency` cycles with a byte each `interval`; the result is then a bound.
     """
-    size = isa.memory_tile_bytes(config) if config.memory_width else isa.word_bytes(isa.Region.WEIGHT, config)
+    size = isa.word_bytes(isa.Region.WEIGHT, config)
 
     def table(raw):
         return isa.DESCRIPTOR.unpack_array(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])

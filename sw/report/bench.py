@@ -20,12 +20,13 @@ import numpy as np
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.arrays import read_arrays
 from lepton.sw.compiler import Program
 from lepton.sw.graph.model import Model, ModelError, Operator
 from lepton.sw.reference import golden
 from lepton.sw.report.check import CAUSES, Count, per_layer, predicted_layers
-from lepton.sw.session import Engine, Session
+from lepton.sw.session import DeviceEngine, Engine, Session
 
 MODELS = {
     "pretrainedResnet_quant": "IC",
@@ -61,23 +62,19 @@ PEERS = (  # model, system, multiplications a cycle at most, cycles, percent of 
 )
 
 
-def measured_layers(program: Program, device) -> list[Count]:
+def measured_layers(program: Program, engine: DeviceEngine) -> list[Count]:
     """Count of each layer on a device that holds the program; it holds the whole program again afterwards."""
 
     def run(pc, end):
         if end is not None:
-            put(end, isa.encode(isa.END)[0])
+            engine.patch(end, isa.encode(isa.END)[0])
         try:
-            device.reset()  # every run begins like the first one
-            device.start(pc)
-            registers = device.wait()
+            engine.device.reset()  # every run begins like the first one
+            counted = engine.start(pc)
         finally:
             if end is not None:
-                put(end, program.words[end])
-        return Count(registers[isa.Reg.CYCLES], {c.name.lower(): registers[isa.Reg[c.name]] for c in isa.Cause})
-
-    def put(at, word):
-        device.write(isa.Region.PROGRAM, at, int(word).to_bytes(8, "little"))
+                engine.patch(end, program.words[end])
+        return Count(counted["cycles"], counted["causes"])
 
     return per_layer(program, run)
 
@@ -141,21 +138,20 @@ def example_inputs(session: Session, path: Path) -> list[np.ndarray]:
     return arrays
 
 
-def bench(path: str | Path, config: str | NpuConfig = "small", backend: str = "rtl") -> dict:
+def bench(path: str | Path, config: str | NpuConfig = "small", backend: str = "rtl", memory: Memory = Memory()) -> dict:
     """Run one inference and report it.
 
     `backend` `rtl` measures the hardware; `iss` runs the instruction-set simulator, whose cycles are the cycle model's.
     Raises ModelError also when the output is not the golden model's.
     """
-    session = Session(path, config, backend)
+    session = Session(path, config, backend, memory=memory)
     program, model, config = session.program, session.model, session.config
     device = None
     if backend == "rtl":
         from lepton.sw.device.verilated import open_device
-        from lepton.sw.session import _DeviceEngine
 
-        device = open_device(config, program.external)
-        engine = _Counting(_DeviceEngine(device, program))
+        device = DeviceEngine(open_device(config, program.external, memory=memory), program)
+        engine = _Counting(device)
     else:
         engine = _Counting(session._open())
     session._engine = engine

@@ -23,7 +23,8 @@ from tflite.utils import BUILTIN_OPCODE2NAME
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import ConfigError, NpuConfig
-from lepton.sw.compiler import CompileError, Compiler, FitError, HostStep, Limit, NpuStep, Program, compile_model
+from lepton.rtl.spec.timing import Memory
+from lepton.sw.compiler import CompileError, Compiler, FitError, HostStep, Layer, Limit, NpuStep, Program, compile_model
 from lepton.sw.graph import operators, reader
 from lepton.sw.graph.control import Variables
 from lepton.sw.graph.fold import Budget, fold
@@ -39,7 +40,7 @@ from lepton.sw.graph.model import (
 )
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith
-from lepton.sw.reference.cycles import Timing, predict
+from lepton.sw.reference.cycles import Timing
 from lepton.sw.targets import PRESET_MHZ, Target
 
 CAUSES = tuple(cause.name.lower() for cause in isa.Cause)
@@ -120,9 +121,7 @@ def predicted_layers(program: Program) -> list[Count]:
 
     def run(pc, end):
         if pc not in timings:
-            timings[pc] = predict(
-                program.config, program.words, program.tiles, pc, program.external, params=program.params
-            )
+            timings[pc] = program.predict(pc)
         if end is None:
             return Count(timings[pc].cycles, timings[pc].causes)
         causes = timings[pc].cuts[end]
@@ -230,6 +229,7 @@ def _nothing(name: str, config: str) -> dict:
         "seconds": None,
         "host": None,
         "limits": [],
+        "groups": [],
         "memory_peak": None,
         "memory_bytes": None,
         "weight_tiles": None,
@@ -272,7 +272,54 @@ def _limits(limits: Sequence[Limit]) -> list[dict]:
     return [{"field": x.field, "what": x.what, "need": x.need, "have": x.have, "fits": not x.exceeded} for x in limits]
 
 
-def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ) -> dict:
+BOUNDS = {
+    "multiply": "array",
+    "weights": "weights",
+    "activations": "layer before",
+    "tail": "tail",
+    "fetch": "program",
+    "drain": "drain",
+    "memory": "memory",
+}
+"""What a cause of cycles says of what bounds a group."""
+
+
+def traffic(program: Program, layer: Layer) -> int:
+    """With a memory port: bytes that the copies among a layer's instructions take."""
+    at, total = layer.first_word, 0
+    unit = {isa.Space.ACT: 1, isa.Space.WEIGHT: isa.memory_tile_bytes(program.config)}
+    unit[isa.Space.PARAM] = isa.memory_param_bytes(program.config)
+    while at < layer.end_word:
+        op, v = isa.decode(program.words, at)
+        if op is isa.MOVE and not v["fill"]:
+            total += unit[isa.Space(v["space"])] * v["length"] * v["rows"] * v["planes"]
+        at += op.words
+    return total
+
+
+def _groups(program: Program, counts: list[Count]) -> list[dict]:
+    """Where networks pass through the chip: what runs together, with what, and what bounds it besides the array."""
+    if not program.arena_bytes:
+        return []
+    out = []
+    for layer, count in zip(program.layers, counts):
+        others = {k: v for k, v in count.causes.items() if k != "multiply"}
+        most = max(others, key=lambda k: others[k])
+        bound = "multiply" if others[most] <= count.causes["multiply"] // 10 else most
+        out.append(
+            {
+                "operators": list(layer.operators),
+                "cycles": count.cycles,
+                "multiply": count.causes["multiply"],
+                "peak_bytes": layer.peak_bytes,
+                "traffic_bytes": traffic(program, layer),
+                "bound": BOUNDS[bound],
+            }
+        )
+    return out
+
+
+def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ, memory: Memory = Memory()) -> dict:
     """The report on a model that can be read: JSON-able, see the README for its keys.
 
     `supported` is False when it does not fit; `reason` then says why: all that does not fit, and `way_out` what helps.
@@ -281,7 +328,7 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ) 
     report = _report(model.name, config, clock_mhz, rows)
     report["macs"] = sum(row["macs"] for row in rows)
     try:
-        program = compile_model(model, config)
+        program = compile_model(model, config, memory)
     except FitError as error:
         report.update(reason=str(error), limits=_limits(error.limits), memory_peak=error.program.peak_bytes)
         report["host"] = _host(error.program, rows)
@@ -291,7 +338,8 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ) 
     except CompileError as error:
         report["reason"] = str(error)
         return report
-    cycles = layer_cycles(program)
+    counts = predicted_layers(program)
+    cycles = [count.cycles for count in counts]
     by_index = {row["index"]: row for row in rows}
     for row in rows:
         row["cycles"] = 0
@@ -321,7 +369,8 @@ def check_model(model: Model, config: NpuConfig, clock_mhz: float = PRESET_MHZ) 
         host=_host(program, rows),
         limits=_limits([*limits.values()]),
         memory_peak=program.peak_bytes,
-        weight_tiles=limits["weight_tiles"].need,
+        groups=_groups(program, counts),
+        weight_tiles=len(program.tiles) // isa.word_bytes(isa.Region.WEIGHT, config),
         external_bytes=len(program.external),
         **_shared(program),
     )
@@ -453,12 +502,32 @@ def show(report: dict, file=None) -> None:
         )
     console.print(table)
     console.print()
+    if report["groups"]:
+        console.print(_group_table(report["groups"]))
+        console.print()
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(no_wrap=True)
     facts.add_column()
     for name, value in _facts(report):
         facts.add_row(name, Text(value))
     console.print(facts)
+
+
+def _group_table(groups: list[dict]):
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("group", "operators", "cycles", "multiply", "activ. B at once", "memory B", "bound by"):
+        table.add_column(name, justify="left" if name in ("operators", "bound by") else "right")
+    for n, group in enumerate(groups):
+        ops = sorted(group["operators"])
+        table.add_row(
+            str(n),
+            f"{ops[0]} to {ops[-1]}" if len(ops) > 1 else str(ops[0]),
+            *(f"{group[key]:,}" for key in ("cycles", "multiply", "peak_bytes", "traffic_bytes")),
+            group["bound"],
+        )
+    return table
 
 
 def _facts(report: dict) -> list[tuple[str, str]]:
@@ -508,9 +577,11 @@ def _host_text(report: dict) -> str:
     )
 
 
-def check_all(model: Model, targets: Sequence[Target], clock_mhz: float | None = None) -> list[dict]:
+def check_all(
+    model: Model, targets: Sequence[Target], clock_mhz: float | None = None, memory: Memory = Memory()
+) -> list[dict]:
     """Reports on a model for each target, at its own clock unless one is given."""
-    return [check_model(model, t.config, clock_mhz or t.mhz) for t in targets]
+    return [check_model(model, t.config, clock_mhz or t.mhz, memory) for t in targets]
 
 
 def show_all(reports: list[dict], targets: Sequence[Target], file=None) -> None:
@@ -552,7 +623,7 @@ def show_all(reports: list[dict], targets: Sequence[Target], file=None) -> None:
     console.print("ms: start to done at that clock; the host's operators and the transfer of data come on top")
 
 
-def check_file(path: str | Path, config: NpuConfig, clock_mhz: float = PRESET_MHZ) -> dict:
+def check_file(path: str | Path, config: NpuConfig, clock_mhz: float = PRESET_MHZ, memory: Memory = Memory()) -> dict:
     """The report on a file. Raises ModelError when the file is no model or too damaged to list its operators."""
     try:
         model = load_model(path)
@@ -567,4 +638,4 @@ def check_file(path: str | Path, config: NpuConfig, clock_mhz: float = PRESET_MH
         if data[4:8] != b"TFL3":
             raise
         return explain_refusal(data, error, file.stem, config, clock_mhz)
-    return check_model(model, config, clock_mhz)
+    return check_model(model, config, clock_mhz, memory)

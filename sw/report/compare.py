@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from lepton.rtl.spec import isa
-from lepton.sw.compiler import Program
+from lepton.sw.compiler import Layer, Program
 from lepton.sw.graph.model import ModelError, Operator
 from lepton.sw.reference import golden
-from lepton.sw.reference.cycles import predict
 from lepton.sw.report.check import stretches
 from lepton.sw.session import Engine, Session
 
@@ -72,6 +71,8 @@ class _Probe:
         (stretch,) = (s for s in stretches(program) if s.pc == pc)
         layers = [program.layers[i] for i in stretch.layers]
         given = {t: fetch(t) for t in self._reads(stretch.layers)}
+        if program.arena_bytes:
+            return self._whole(engine, pc, layers)
         result, before = None, 0
         (end,) = isa.encode(isa.END)
         for layer in layers:
@@ -89,6 +90,16 @@ class _Probe:
             for t in self.operators[layer.operators[-1]].outputs:
                 self.seen.append(Seen(t, layer.operators, self._read(engine, t), (before, after)))
             before = after
+        return result
+
+    def _whole(self, engine: Engine, pc: int, layers: list[Layer]) -> dict[str, Any] | None:
+        """In an arena every tensor has its own place, but not all are stored: those that are, behind the run."""
+        result = engine.start(pc)
+        for layer in layers:
+            for i in layer.operators:
+                self.seen += [
+                    Seen(t, (i,), self._read(engine, t)) for t in self.operators[i].outputs if t in self.program.places
+                ]
         return result
 
     def _reads(self, layers: list[int]) -> list[int]:
@@ -115,9 +126,7 @@ class _Probe:
 
     def _cycles(self, pc: int, end: int) -> int:
         """As the cycle model has them, for an engine that does not count."""
-        p = self.program
-        words = [*p.words[:end], *isa.encode(isa.END)]
-        return predict(p.config, words, p.tiles, pc, p.external, params=p.params).cycles
+        return self.program.predict(pc, [*self.program.words[:end], *isa.encode(isa.END)]).cycles
 
 
 def _unpost(program: Program, pc: int, end: int) -> dict[int, int]:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.compiler import HostStep, NpuStep, Program
-from lepton.sw.reference.cycles import predict
 from lepton.sw.report import charts
 from lepton.sw.report.check import CAUSES, Count, predicted_layers, stretches
 from lepton.sw.report.layers import Row, layer_rows
 from lepton.sw.session import Session
 from lepton.sw.targets import PRESET_MHZ
 
-TRACKS = ("layers", "weight engine", "multiply engine", "array", "tail engine", "host")
+TRACKS = ("layers", "weight engine", "multiply engine", "array", "tail engine", "copies", "host")
 HERE = Path(__file__).parent
 
 
@@ -28,7 +28,8 @@ def trace(program: Program, counts: list[Count]) -> dict:
     """Chrome trace events of one inference, a track a unit.
 
     Weight engine: a tile waits at the array's input from when the pass before starts until its own starts. Multiply
-    and tail engine: one slice an instruction. Array: one slice a tile pass. Steps on the host are marks of no length.
+    and tail engine, copies: one slice an instruction. Array: one slice a tile pass. Steps on the host are marks of no
+    length.
     """
     model = program.model
     operators = {op.index: op for op in model.operators}
@@ -57,7 +58,7 @@ def trace(program: Program, counts: list[Count]) -> dict:
             continue
         assert isinstance(step, NpuStep)
         stretch = runs[step.pc]
-        timing = predict(program.config, program.words, program.tiles, step.pc, program.external, params=program.params)
+        timing = program.predict(step.pc)
         start = 0
         for i in stretch.layers:
             end = start + counts[i].cycles
@@ -69,6 +70,11 @@ def trace(program: Program, counts: list[Count]) -> dict:
             instruction, values = isa.decode(program.words, pc)
             i = owner(pc, stretch)
             what = program.layers[i].operators[0] if i is not None else "?"
+            if instruction is isa.MOVE:
+                whither = "memory" if values["store"] else isa.Space(values["space"]).name
+                count = values["length"] * values["rows"] * values["planes"]
+                piece("copies", f"to {whither}, layer {what}", at + first, last - first + 1, word=pc, count=count)
+                continue
             args = {"word": pc, "layer": what, "width": values["width"], "height": values["height"]}
             track = "multiply engine" if instruction is isa.MUL else "tail engine"
             piece(track, f"{instruction.opcode.name} layer {what}", at + first, last - first + 1, **args)
@@ -168,10 +174,14 @@ def page(program: Program, rows: Sequence[Row], pictures: dict[str, str], mhz: f
 
 
 def profile(
-    path: str | Path, folder: str | Path, config: str | NpuConfig = "small", mhz: float = PRESET_MHZ
+    path: str | Path,
+    folder: str | Path,
+    config: str | NpuConfig = "small",
+    mhz: float = PRESET_MHZ,
+    memory: Memory = Memory(),
 ) -> list[Path]:
     """Write the trace, the pictures and the page into `folder` (made if it is not there); the paths."""
-    session = Session(path, config, "iss")
+    session = Session(path, config, "iss", memory=memory)
     program = session.program
     counts = predicted_layers(program)
     rows = layer_rows(program, counts)

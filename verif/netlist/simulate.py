@@ -29,7 +29,7 @@ from lepton.sw.device.link import Device, LinkError, Transport
 from lepton.sw.device.verilated import BackendError, SimDevice, SimTransport, build_library
 from lepton.sw.graph.model import ModelError
 from lepton.sw.report.bench import shared_models
-from lepton.sw.session import Session, _DeviceEngine
+from lepton.sw.session import DeviceEngine, Session
 from lepton.verif.netlist import cells_ecp5, cells_gowin, cells_ice40
 from lepton.verif.netlist.cells import LINT, Netlist
 
@@ -133,7 +133,7 @@ def compare_layers(board: Board) -> None:
     for model in (DIGITS, *(zoo / f"{name}.tflite" for name in LAYERS)):
         x, want = _case(model, 2)
         session = Session(model, config, "rtl")
-        session._engine = _DeviceEngine(SimDevice(SimTransport(config, library)), session.program)
+        session._engine = DeviceEngine(SimDevice(SimTransport(config, library)), session.program)
         found = session.run(x)
         assert session.report
         _check(f"{model.stem}, {session.report['cycles']:,} cycles", found, want)

@@ -29,7 +29,7 @@ from lepton.sw.device.verilated import SimTransport, build_library
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
 from lepton.sw.reference.iss import Iss
-from lepton.sw.session import Session, _DeviceEngine
+from lepton.sw.session import DeviceEngine, Session
 from lepton.verif.random.tflite_builder import build
 
 CONFIG = NpuConfig("faults", rows=4, cols=4, lanes=2, act_bytes=1024, weight_tiles=64, params=32, program_words=64,
@@ -368,7 +368,7 @@ def driver_campaign(library, model, program, count: int, seed: int, tick=lambda 
     def infer(device, which):
         session = Session(model, CONFIG, "rtl")
         session._program = program
-        session._engine = _DeviceEngine(device, program)
+        session._engine = DeviceEngine(device, program)
         done["retried"] -= device.retried
         try:
             return session.run(x[which : which + 1])[0]

@@ -33,12 +33,11 @@ from lepton.sw.compiler.program import until_settled
 from lepton.sw.graph.model import ModelError, window
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith, quantities
-from lepton.sw.reference.cycles import predict
 from lepton.sw.reference.iss import IssError
 from lepton.sw.reference.kernels.lstm import lstm_parameters
 from lepton.sw.reference.kernels.matmul import matmul_parameters
 from lepton.sw.reference.kernels.svdf import svdf_parameters
-from lepton.sw.session import Session, _IssEngine
+from lepton.sw.session import IssEngine, Session
 from lepton.verif.random.stateful import LSTM, Invalid, Stateful
 from lepton.verif.random.stateful import need as _need
 from lepton.verif.random.stateful import random_nodes as stateful_nodes
@@ -1014,7 +1013,7 @@ class _CheckedSession(Session):
     """A session whose instruction-set simulator also reports what would depend on timing."""
 
     def _open(self):
-        return _IssEngine(self.config, self.program, hazards=True) if self.backend == "iss" else super()._open()
+        return IssEngine(self.config, self.program, hazards=True) if self.backend == "iss" else super()._open()
 
 
 def references(data: bytes, xs) -> list[np.ndarray]:
@@ -1106,9 +1105,7 @@ def _check_cycles(session: Session, where):
     """The cycle model and the RTL's counters agree."""
     program = session.program
     steps = [step for step in program.steps if isinstance(step, NpuStep)]
-    want = sum(
-        predict(program.config, program.words, program.tiles, step.pc, params=program.params).cycles for step in steps
-    )
+    want = sum(program.predict(step.pc).cycles for step in steps)
     got = (session.report or {}).get("cycles") or 0
     if got != want:
         raise Mismatch(f"{where}: {got} cycles differ from the cycle model's {want}")
