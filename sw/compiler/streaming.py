@@ -7,7 +7,7 @@ do not stay on the chip.
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.codec import CodecError
 from lepton.rtl.spec.config import NpuConfig
-from lepton.sw.compiler.bind import Binder, RigidError
+from lepton.sw.compiler.bind import Binder, LargeUnit, RigidError
 from lepton.sw.compiler.emitter import ADDRESS_MASK, ADDRESSES
 from lepton.sw.compiler.plan import Copy, Group, Planner, Work
 from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program, aligned
@@ -148,6 +148,9 @@ class _Attempt:
                 continue
             try:
                 Binder(self.config, 0, 0, (False, False), lambda t: 0).bind(groups)
+            except LargeUnit as error:
+                error.operator = self.layers[error.layer][1][0].index
+                raise
             except RigidError as error:
                 pair = error.tensor, stretch.index(error.layer)
                 rigid[pair] = rigid.get(pair, 0) + 1
