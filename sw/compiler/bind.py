@@ -79,7 +79,7 @@ class Cache:
         self._count = 0
 
     def gather(self, spans: set[tuple[int, int]]):
-        """These spans are wanted together: what is found of them, and what is copied, must not lie in the same slots."""
+        """These spans are wanted together: what is found of them and what is copied must not meet."""
         need = sum(count for _, count in spans)
         if self.next + need > self.depth:
             self.next = 0

@@ -114,7 +114,7 @@ class Iss:
     config : NpuConfig
     hazards : also raise IssError where the result would depend on timing: a MUL reading a byte that a TAIL wrote
         without a token between them, a TAIL writing a byte that a MUL ahead of its bank may still have to read, or
-        reading an accumulator that it wrote itself or that is undefined; a MOVE writing or reading a byte, tile or entry
+        reading an accumulator that it wrote itself or that is undefined; a MOVE reading or writing a byte, tile, entry
         without knowing that others are done with it, or they without knowing that it is there
     ahead, first : the schedule: fetch runs ahead of the engines as far as the queues let it; the engine (`mul`, `tail`)
         that goes first. Of a program without errors the result is the same; of one with more than one error, which is

@@ -12,7 +12,7 @@ Configurations: golden and ISS take for 40 % of the seeds one of CONFIGS (the pr
 memories of their own or roomy ones), else an array of random shape whose memories are as large as the model needs, so
 that weights stream from a ring of random size. The RTL takes `small` and `tiny` in turn, because each other shape is a
 build; half of its seeds (2 and 3 of 4) have all weights in external memory, the others are held to the cycle model.
-With `--memory` they have a memory port and 1 to 4 KB of activations, so that tensors, tiles and parameters pass through:
+With `--memory` there is a memory port, and 1 to 4 KB of activations, so tensors, tiles and parameters pass through:
 on golden and ISS arrays of random shape, on the RTL MEMORY_CONFIGS in turn, with a memory of random pace. Half of these
 seeds (2 and 3 of 4) have refresh and stalls, too, the others are held to the cycle model's bound (`BOUND`).
 "Too large" counts graphs that truly do not fit a preset; any other refusal is a mismatch.
