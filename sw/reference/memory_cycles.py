@@ -165,7 +165,7 @@ class MemoryRun(Run):
                     yield
                 if len(self.gone) < read:
                     return
-                at = max(at, self.gone[read - 1] + 2)
+                at = max(at, self.gone[read - 1] + 2, self.there[min(read + FETCH_AHEAD, len(self.there)) - 1] - WORD + 2)
             stop = word // block * block + block
             yield at
             at = max(at, self.port.turn)
