@@ -180,13 +180,14 @@ class NpuConfig:
         return cls(**data)
 
 
+_PORT: dict[str, Any] = {"memory_width": 16, "memory_bytes": 1 << 25}
 PRESETS = {
     c.name: c
     for c in (
-        NpuConfig("tiny", rows=4, cols=4, lanes=1, weight_tiles=20480, ring_tiles=256, program_words=8192),
-        NpuConfig("small", rows=8, cols=8, lanes=8, weight_tiles=5120, ring_tiles=64, program_words=4096),
-        NpuConfig("large", rows=16, cols=16, lanes=16, weight_tiles=1280, ring_tiles=64),
-        NpuConfig("flagship", rows=18, cols=16, lanes=16, pe="paired", weight_tiles=1024, ring_tiles=16, acc_depth=128),
+        NpuConfig("tiny", rows=4, cols=4, lanes=1, weight_tiles=20480, **_PORT),
+        NpuConfig("small", rows=8, cols=8, lanes=8, weight_tiles=5120, **_PORT),
+        NpuConfig("large", rows=16, cols=16, lanes=16, weight_tiles=1280, **_PORT),
+        NpuConfig("flagship", rows=18, cols=16, lanes=16, pe="paired", weight_tiles=1024, acc_depth=128, **_PORT),
     )
 }
 

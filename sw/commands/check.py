@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton.sw.commands import Subparsers, add_config, add_memory, with_memory
+from lepton.sw.commands import Subparsers, add_config, add_memory, progress, with_memory
 from lepton.sw.errors import LeptonError, UserError
 from lepton.sw.files import atomic, check_model, check_output, load_target
 
@@ -34,6 +34,8 @@ def command(args: argparse.Namespace) -> int:
     from lepton.sw.report import check, node_data
 
     report = reports[0]
+    if args.min_memory and report["supported"]:
+        report["min_memory"] = _min_memory(args)
     if args.json:
         print(json.dumps(reports if args.all else report, indent=2))
     elif args.all:
@@ -57,11 +59,20 @@ def command(args: argparse.Namespace) -> int:
     raise (CompileError if report["macs"] is not None else ModelError)(f"{report['reason']}{way_out}")
 
 
+def _min_memory(args: argparse.Namespace) -> int:
+    from lepton.sw.compiler.streaming import min_memory
+    from lepton.sw.graph.reader import load_model
+
+    return min_memory(load_model(args.model), load_target(args.config).config, progress("sizes tried: "))
+
+
 def _reports(args: argparse.Namespace) -> "tuple[list[Target], list[dict]]":
     """The machines that were asked for, and the report on each."""
     check_model(args.model)
     if not args.all:
         target, memory = with_memory(load_target(args.config), args)
+        if args.min_memory and not target.config.memory_width:
+            raise UserError(f"--min-memory: configuration {target.config.name!r} has no memory port")
         from lepton.sw.report.check import check_file
 
         return [target], [check_file(args.model, target.config, args.clock or target.mhz, memory)]
@@ -69,8 +80,8 @@ def _reports(args: argparse.Namespace) -> "tuple[list[Target], list[dict]]":
     from lepton.sw.report.check import check_all
     from lepton.sw.targets import all_targets
 
-    if args.memory:
-        raise UserError("--memory is of one configuration: leave --all out")
+    if args.memory or args.min_memory:
+        raise UserError("--memory and --min-memory are of one configuration: leave --all out")
     targets = all_targets()
     return targets, check_all(load_model(args.model), targets, args.clock)
 
@@ -81,6 +92,11 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("model", metavar="MODEL", help="int8 .tflite")
     add_config(parser)
     add_memory(parser)
+    parser.add_argument(
+        "--min-memory",
+        action="store_true",
+        help="find the smallest activation memory (bytes) with which it compiles, with all else as it is",
+    )
     parser.add_argument("--all", action="store_true", help="a table of all presets and boards, each at its own clock")
     parser.add_argument(
         "--clock", type=float, metavar="MHZ", help="clock for the time (default: the board's; 50 for a preset)"

@@ -16,8 +16,15 @@ from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.placement import place_tensors
 from lepton.sw.compiler.units import Unit
 
-MOST_LAYERS = 12
-"""Of a group."""
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan may use: bytes of activation memory, and layers in a group."""
+
+    room: int
+    layers: int = 12
+
+
 LATENCY = 60
 """Cycles from a copy's start to its first byte, about."""
 
@@ -136,6 +143,7 @@ class Planner:
     def __init__(
         self,
         config: NpuConfig,
+        limits: Limits,
         variants: Sequence[Sequence[Work]],
         geometry,
         outer: set[int],
@@ -143,7 +151,7 @@ class Planner:
         shared: set[int],
         tried: dict,
     ):
-        self.config, self.variants, self.geometry = config, variants, geometry
+        self.config, self.limits, self.variants, self.geometry = config, limits, variants, geometry
         self.works = works = variants[0]
         self.outer, self.rigid, self.shared = outer, rigid, shared
         self.tile_bytes = isa.memory_tile_bytes(config)
@@ -198,7 +206,7 @@ class Planner:
                 continue
             for v in range(len(self.variants)):
                 misses = 0
-                for j in range(i + 1, min(n, i + MOST_LAYERS) + 1):
+                for j in range(i + 1, min(n, i + self.limits.layers) + 1):
                     if v and self.variants[v][j - 1] is self.variants[0][j - 1] and j == i + 1:
                         continue
                     group = self.group(range(i, j), v)
@@ -226,7 +234,7 @@ class Planner:
             at = {home[i] for i in range(len(self.works)) if t in self._made[i] or t in self._read[i]}
             if len(at) > 1 and t not in self.outer:
                 spans[t] = at
-        free = [self.config.act_bytes - group.size for group in self._groups(parts) or []]
+        free = [self.limits.room - group.size for group in self._groups(parts) or []]
         for t in sorted(spans, key=lambda t: self.geometry(t)[0] * self.geometry(t)[1]):
             rows, pitch = self.geometry(t)
             if all(free[g] >= rows * pitch + 16 for g in range(min(spans[t]), max(spans[t]) + 1)):
@@ -279,7 +287,7 @@ class Planner:
             if t in self.whole or t in rigid or t in parts:
                 rows = all_rows
             group.buffers[t] = Buffer(t, min(rows, all_rows), pitch)
-        if group.size > self.config.act_bytes:
+        if group.size > self.limits.room:
             return None
         return group
 
@@ -330,9 +338,9 @@ class Planner:
                 sizes[key] = max(sizes.get(key, 0), -(-buffer.size // 16) * 16)
         numbers = {key: i for i, key in enumerate(sizes)}
         found = place_tensors(
-            {i: sizes[k] for k, i in numbers.items()}, {i: lives[k] for k, i in numbers.items()}, self.config.act_bytes
+            {i: sizes[k] for k, i in numbers.items()}, {i: lives[k] for k, i in numbers.items()}, self.limits.room
         )
-        if max((a + sizes[k] for k, i in numbers.items() for a in [found[i]]), default=0) > self.config.act_bytes:
+        if max((a + sizes[k] for k, i in numbers.items() for a in [found[i]]), default=0) > self.limits.room:
             return False
         for g, group in enumerate(groups):
             for t, buffer in group.buffers.items():

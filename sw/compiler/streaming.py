@@ -4,13 +4,25 @@ The image holds tiles, parameters and the program; the arena the tensors that th
 do not stay on the chip.
 """
 
+from collections.abc import Callable
+
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.codec import CodecError
 from lepton.rtl.spec.config import NpuConfig
-from lepton.sw.compiler.bind import Binder, LargeUnit, RigidError
+from lepton.sw.compiler.bind import GRAIN, Binder, LargeUnit, RigidError
 from lepton.sw.compiler.emitter import ADDRESS_MASK, ADDRESSES
-from lepton.sw.compiler.plan import Copy, Group, Planner, Work
-from lepton.sw.compiler.program import CompileError, HostStep, Layer, LayerError, NpuStep, Place, Program, aligned
+from lepton.sw.compiler.plan import Copy, Group, Limits, Planner, Work
+from lepton.sw.compiler.program import (
+    CompileError,
+    HostStep,
+    Layer,
+    LayerError,
+    NpuStep,
+    Place,
+    Program,
+    aligned,
+    until_settled,
+)
 from lepton.sw.compiler.units import Instruction, Recorder
 from lepton.sw.graph.model import Model
 
@@ -18,18 +30,47 @@ LESS_ROWS = (7, 3)
 """Rows of a unit that are tried besides as many as the accumulators hold."""
 
 
-def compile_streaming(model: Model, config: NpuConfig, host: dict[int, str]) -> Program:
-    """Compile; `host` gathers what the array does not compute, and why. Raises CompileError."""
+def compile_streaming(model: Model, config: NpuConfig, host: dict[int, str], limits: Limits | None = None) -> Program:
+    """Compile; `host` gathers what the array does not compute, and why. Raises CompileError.
+
+    `limits`: of what the plan uses, if it is not to use all of the activation memory.
+    """
+    return until_settled(host, lambda: _attempt(model, config, host, limits or Limits(config.act_bytes)))
+
+
+def _attempt(model: Model, config: NpuConfig, host: dict[int, str], limits: Limits) -> Program:
     apart: frozenset[int] = frozenset()
     while True:
         try:
-            return _Attempt(model, config, host, apart).program()
+            return _Attempt(model, config, host, apart, limits).program()
         except _Apart as error:
             assert not error.joins <= apart
             apart |= error.joins
-        except LayerError as error:
-            assert error.operator not in host
-            host[error.operator] = str(error)
+
+
+def min_memory(model: Model, config: NpuConfig, progress: Callable[[int, int], None] | None = None) -> int:
+    """Fewest bytes of activation memory with which the array computes what it computes with all that the configuration
+    has, each layer for itself. `progress(tried, about)` is called after each size that is tried.
+
+    Raises CompileError when the model does not fit that.
+    """
+
+    host: dict[int, str] = {}
+    fits = compile_streaming(model, config, host, Limits(config.act_bytes, 1)).span_bytes
+    fails, tried = 0, 1
+    while fits - fails > max(GRAIN, fits // 64):
+        # Most networks need a small part of what one layer of theirs uses when it can have all.
+        room = max((fails + fits) // 2 if fails else fits // 4, GRAIN) // GRAIN * GRAIN
+        try:
+            fits = min(room, _attempt(model, config, host, Limits(room, 1)).span_bytes)
+        except CompileError:
+            fails = room
+        tried += 1
+        if progress:
+            progress(tried, max(tried + 1, 12))
+    if progress:
+        progress(tried, tried)
+    return fits
 
 
 def setup_words(program: Program, resident: tuple[bool, bool]) -> list[int]:
@@ -53,9 +94,9 @@ class _Apart(Exception):
 
 
 class _Attempt:
-    def __init__(self, model: Model, config: NpuConfig, host: dict[int, str], apart: frozenset[int]):
+    def __init__(self, model: Model, config: NpuConfig, host: dict[int, str], apart: frozenset[int], limits: Limits):
         self.recorder = Recorder(model, config, host=host, apart=apart)
-        self.model, self.config = model, config
+        self.model, self.config, self.limits = model, config, limits
         self.layers = self.recorder.fuse()
         self.made = self.recorder.program
         self.made.why_host = {i: why for i, why in self.recorder.why_host.items() if why is not None}
@@ -141,7 +182,7 @@ class _Attempt:
         rigid: dict[tuple[int, int], int] = {}
         tried: dict = {}
         while True:
-            planner = Planner(self.config, works, self.recorder.geometry, outer, rigid, self.shared, tried)
+            planner = Planner(self.config, self.limits, works, self.recorder.geometry, outer, rigid, self.shared, tried)
             groups = planner.plan()
             if groups is None:
                 self._shrink(planner, works, stretch)
@@ -170,14 +211,14 @@ class _Attempt:
         if joins:
             raise _Apart(joins)
         if not stuck:
-            error = LayerError(f"act_bytes={self.config.act_bytes:,} are too few for its place among the others")
+            error = LayerError(f"act_bytes={self.limits.room:,} are too few for its place among the others")
             error.operator = self.layers[stretch[-1]][1][0].index
             raise error
         for k in stuck:
             i = stretch[k]
             rows = self.shrunk.get(i, 1)
             if rows == 0:
-                error = LayerError(f"act_bytes={self.config.act_bytes:,} do not hold the rows it needs at once")
+                error = LayerError(f"act_bytes={self.limits.room:,} do not hold the rows it needs at once")
                 error.operator = self.layers[i][1][0].index
                 raise error
             for variant in works:

@@ -230,6 +230,7 @@ def _nothing(name: str, config: str) -> dict:
         "host": None,
         "limits": [],
         "groups": [],
+        "min_memory": None,
         "memory_peak": None,
         "memory_bytes": None,
         "weight_tiles": None,
@@ -546,6 +547,8 @@ def _facts(report: dict) -> list[tuple[str, str]]:
     if not report["supported"]:
         return out
     out.append(("", f"at most {report['memory_peak']:,} bytes of activations are alive at one time"))
+    if report["min_memory"]:
+        out.append(("", f"{report['min_memory']:,} bytes of activation memory are enough to compile it"))
     if report["external_bytes"]:
         out.append(("", f"{report['external_bytes']:,} bytes of weights are streamed from external memory"))
     bound = " (at one streamed byte a cycle)" if report["external_bytes"] else ""
