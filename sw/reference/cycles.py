@@ -322,7 +322,7 @@ class Run:
             self.timing.spans[pc] = (first, done)
             self.tail_idle = done + 1
 
-    # --- What a memory port adds (`memory_cycles`) ---------------------------------------------------------------------
+    # --- What a memory port adds (`memory_cycles`) --------------------------------------------------------------------
     # Generators: `yield` where what is asked for is not known yet.
 
     def word(self, taken):
@@ -371,7 +371,15 @@ class Run:
 
     def progress(self) -> tuple[int, ...]:
         """Changes when a process has gone on."""
-        lists = (self.tiles, self.popped, self.ready, self.free, self.posts, *self.valid.values(), *self.accept.values())
+        lists = (
+            self.tiles,
+            self.popped,
+            self.ready,
+            self.free,
+            self.posts,
+            *self.valid.values(),
+            *self.accept.values(),
+        )
         return tuple(len(x) for x in (*lists, *self.engine_free.values()))
 
     def run(self) -> Timing:

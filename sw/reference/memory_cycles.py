@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lepton.rtl.spec import isa, timing
+from lepton.rtl.spec import isa
 from lepton.rtl.spec.isa import Space
 from lepton.rtl.spec.timing import FETCH_AHEAD, MEMORY_BURST, MOVE_TURN, MOVE_WAIT, PROGRAM_QUEUE, Memory
 from lepton.sw.reference.cycles import Run
@@ -165,7 +165,9 @@ class MemoryRun(Run):
                     yield
                 if len(self.gone) < read:
                     return
-                at = max(at, self.gone[read - 1] + 2, self.there[min(read + FETCH_AHEAD, len(self.there)) - 1] - WORD + 2)
+                at = max(
+                    at, self.gone[read - 1] + 2, self.there[min(read + FETCH_AHEAD, len(self.there)) - 1] - WORD + 2
+                )
             stop = word // block * block + block
             yield at
             at = max(at, self.port.turn)
