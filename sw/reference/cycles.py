@@ -6,6 +6,7 @@ counters, cycle for cycle.
 External weights are taken to arrive at a given rate, which gives a bound.
 """
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -371,16 +372,9 @@ class Run:
 
     def progress(self) -> tuple[int, ...]:
         """Changes when a process has gone on."""
-        lists = (
-            self.tiles,
-            self.popped,
-            self.ready,
-            self.free,
-            self.posts,
-            *self.valid.values(),
-            *self.accept.values(),
-        )
-        return tuple(len(x) for x in (*lists, *self.engine_free.values()))
+        lists: list[Sized] = [self.tiles, self.popped, self.ready, self.free, self.posts]
+        lists += [*self.valid.values(), *self.accept.values(), *self.engine_free.values()]
+        return tuple(map(len, lists))
 
     def run(self) -> Timing:
         """Let the processes go on until all have ended. One that yields a cycle waits for its turn: it goes on when no

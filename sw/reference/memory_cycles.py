@@ -5,6 +5,7 @@ The processes that use it take turns (`Run.run`); those that wait for data know 
 """
 
 from collections import deque
+from collections.abc import Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,9 +99,17 @@ class MemoryRun(Run):
         self._tiles = self._follow_tiles()
 
     def progress(self):
-        lists = (self.there, self.gone, self.jobs, self.came, self.left, self.at_hand, self.done, self.stored)
-        counts = [len(x) for x in (*lists, *self.given.values())]
-        return (*super().progress(), *counts, *self.used.values())
+        lists: list[Sized] = [
+            self.there,
+            self.gone,
+            self.jobs,
+            self.came,
+            self.left,
+            self.at_hand,
+            self.done,
+            self.stored,
+        ]
+        return (*super().progress(), *map(len, lists), *map(len, self.given.values()), *self.used.values())
 
     @property
     def finished(self) -> int:

@@ -39,7 +39,7 @@ from lepton.sw.reference.iss import IssError
 from lepton.sw.reference.kernels.lstm import lstm_parameters
 from lepton.sw.reference.kernels.matmul import matmul_parameters
 from lepton.sw.reference.kernels.svdf import svdf_parameters
-from lepton.sw.session import IssEngine, Session
+from lepton.sw.session import DeviceEngine, IssEngine, Session
 from lepton.verif.random.stateful import LSTM, Invalid, Stateful
 from lepton.verif.random.stateful import need as _need
 from lepton.verif.random.stateful import random_nodes as stateful_nodes
@@ -1029,11 +1029,12 @@ def random_memory(seed: int) -> Memory:
     return Memory(int(rng.choice([1, 5, 30, 30, 100])), int(rng.choice([1, 1, 1, 2, 5])))
 
 
-class _DisturbedSession(Session):
+class _DisturbedSession(_CheckedSession):
     """A session on the RTL whose memory refreshes and stalls at random."""
 
     def _open(self):
         engine = super()._open()
+        assert isinstance(engine, DeviceEngine)
         model = engine.device._transport.model
         model.set_pace(self._memory.latency, self._memory.interval, refresh=(900, 70))
         model.set_stalls(1 + self._memory.latency, request=50, data=50, written=50)
