@@ -15,7 +15,7 @@ import numpy as np
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Status
-from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, TILE_QUEUE, TOKENS
+from lepton.rtl.spec.timing import FETCH_AHEAD, FETCH_QUEUE, MOVE_QUEUE, PROGRAM_QUEUE, TILE_QUEUE, TOKENS
 from lepton.sw.reference.arith import requantize
 
 DESCRIPTOR_DTYPE = isa.DESCRIPTOR.dtype
@@ -116,9 +116,9 @@ class Iss:
         without a token between them, a TAIL writing a byte that a MUL ahead of its bank may still have to read, or
         reading an accumulator that it wrote itself or that is undefined; a MOVE reading or writing a byte, tile, entry
         without knowing that others are done with it, or they without knowing that it is there
-    ahead, first : the schedule: fetch runs ahead of the engines as far as the queues let it; the engine (`mul`, `tail`)
-        that goes first. Of a program without errors the result is the same; of one with more than one error, which is
-        found first
+    ahead, first : the schedule: fetch runs ahead of the engines as far as the queues let it; the engine (`mul`, `tail`,
+        `move`) that goes first. Of a program without errors the result is the same; of one with more than one error,
+        which is found first
     log : note the writes
     limit : vectors that a run multiplies at most (each takes a cycle); None: as many as the program says
     """
@@ -137,7 +137,7 @@ class Iss:
         self._log = log
         self._limit = limit
         self._ahead = ahead
-        self._order = ("tail", "mul") if first == "tail" else ("mul", "tail")
+        self._order = sorted(("tail", "mul", "load", "move"), key=lambda engine: engine != first)
         self._mem = np.zeros(c.act_bytes + 32, np.int8)  # the first bytes again behind the end, so that reads wrap
         self.act = self._mem[: c.act_bytes]
         self._lanes = {n: np.lib.stride_tricks.sliding_window_view(self._mem, n) for n in {c.rows, c.cols}}
@@ -276,7 +276,9 @@ class Iss:
         self.status = Status.DONE
 
     def _execute(self, pc):
+        self._first = pc
         while True:
+            self._last = pc
             step = self._fetch(pc)
             pc += step.op.words
             if step.op is isa.END:
@@ -302,8 +304,7 @@ class Iss:
 
     def _work(self):
         """Let the engines work until all must wait."""
-        a, b = self._order
-        while self._advance(a) | self._advance(b) | self._advance("load") | self._advance("move"):
+        while any([self._advance(engine) for engine in self._order]):
             pass
 
     # --- Tokens ------------------------------------------------------------------------------------------------------
@@ -683,7 +684,7 @@ class Iss:
             step.fail(f"works on byte {outside} of {len(self.memory)} in memory", Status.BAD_ADDRESS)
         flip = 128 if step.flip else 0
         if self.hazards:
-            self._move_hazards(step, chip)
+            self._move_hazards(step, chip, runs)
         if step.store:
             self.memory[runs] = self.act[chip].view(np.uint8) ^ flip
             return
@@ -697,7 +698,7 @@ class Iss:
         have, what = (c.weight_tiles, "tiles") if weight else (c.params, "parameter entries")
         if step.chip + step.length > have:
             step.fail(f"writes {what[:-1]} {max(step.chip, have)} of {have}", Status.BAD_ADDRESS)
-        base &= 2**32 - 1
+        base &= 2**32 - c.memory_width
         if base + step.length * size > len(self.memory):
             step.fail(f"works on byte {len(self.memory)} of {len(self.memory)} in memory", Status.BAD_ADDRESS)
         raw = self.memory[base : base + step.length * size].reshape(step.length, size)
@@ -725,9 +726,12 @@ class Iss:
             what, who = ("tile", "MUL") if weight else ("parameter entry", "TAIL")
             step.fail(f"writes {what} {step.chip + int(late.argmax())}, which a {who} may still have to read")
 
-    def _move_hazards(self, step, chip):
+    def _move_hazards(self, step, chip, runs):
         """Raises IssError where what a MOVE reads or overwrites depends on timing."""
         if step.store:
+            first = self.bases[isa.Base.IMAGE] + 8 * self._first
+            if ((runs >= first) & (runs < first + 8 * (self._last - self._first + PROGRAM_QUEUE + FETCH_AHEAD))).any():
+                step.fail("writes words of the program, which may have been read")
             late = self._writer_number[chip] > self._known["move"]["tail"]
             if late.any():
                 step.fail(f"reads byte {chip[late][0]}, written by a TAIL, without waiting for its token")
