@@ -221,9 +221,10 @@ class _Attempt:
                 error = LayerError(f"act_bytes={self.limits.room:,} do not hold the rows it needs at once")
                 error.operator = self.layers[i][1][0].index
                 raise error
-            for variant in works:
-                self._kept.append(variant[k])  # `tried` knows it by its identity
-                variant[k] = self._work(i, rows)
+            if len(works) == 1 + len(LESS_ROWS):
+                works.append([*works[-1]])
+            self._kept.append(works[-1][k])  # `tried` knows it by its identity
+            works[-1][k] = self._work(i, rows)
             self.shrunk[i] = rows // 4
 
     # --- memory ------------------------------------------------------------------------------------------------------
