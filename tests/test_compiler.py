@@ -18,6 +18,7 @@ from lepton.verif.random.graphs import Graph, Node
 from lepton.verif.random.tflite_builder import build, one_operator
 
 SMALL = get_config("small")
+PLAIN = replace(SMALL, memory_width=0, memory_bytes=0)
 CONV = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), padding="SAME", channels=8, activation=1)
 
 
@@ -63,17 +64,18 @@ def exact(made, config):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"weight_tiles": 16, "ring_tiles": 0}, "weights need weight_tiles="),
+        ({"weight_tiles": 16}, "weights need weight_tiles="),
         ({"params": 16}, "parameters need params=32,"),
         ({"program_words": 64}, "instructions need program_words="),
         ({"act_bytes": 256}, "activations need"),
+        ({"memory_bytes": 4096, "memory_width": 16}, "image and arena need memory_bytes="),
     ],
 )
 def test_too_small_a_memory_is_named_with_the_numbers(changes, words):
     deep = model(conv(), conv(1, seed=2), conv(2, seed=3), conv(3, seed=4), shape=(1, 24, 24, 8))
-    compile_model(deep, SMALL)
+    compile_model(deep, PLAIN)
     with pytest.raises(CompileError, match=words) as error:
-        compile_model(deep, replace(SMALL, name="less", **changes))
+        compile_model(deep, replace(PLAIN, name="less", **changes))
     text = str(error.value)
     limit = next(iter(changes.values()))
     assert "\n" not in text and text.startswith("net: ") and "'less'" in text and f"{limit:,}" in text

@@ -228,6 +228,10 @@ INDEXES = {
     "a layer of no operator": dict(layers=lambda all: [*all[:-1], all[-1] | {"operators": [77]}]),
     "a layer beyond the program": dict(layers=lambda all: [*all[:-1], all[-1] | {"end_word": 10**6}]),
     "another format": dict(format=99),
+    "no setup": dict(setup=None),
+    "a setup beyond the program": dict(setup=10**6),
+    "a setup of text": dict(setup="x"),
+    "an arena beyond the memory": dict(arena_bytes=10**9),
     "a configuration of floats": dict(config=lambda c: c | {"rows": 8.0}),
     "a peak of text": dict(peak_bytes="much"),
 }
@@ -242,7 +246,7 @@ def test_programs(digits, what):
 
 @pytest.mark.parametrize("member", ["weights.bin", "params.bin", "program.bin", "external.bin", "program.json"])
 def test_members_larger_than_their_memory_are_not_unpacked(digits, member):
-    size = (1 << 27) + 1 if member == "external.bin" else 1 << 25
+    size = {"external.bin": 1 << 27, "program.json": 1 << 24}.get(member, 1 << 25) + 1
     data = archive(*(digits | {member: bytes(size)}).items())
     assert len(data) < 1 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -267,7 +271,7 @@ def test_a_program_that_never_ends(digits, tmp_path, capsys):
     layers = json.loads(digits["program.json"])["layers"]
     layers = [entry | {"first_word": 0, "end_word": 1} for entry in layers]
     path, x = tmp_path / "p.lepton", tmp_path / "x.npy"
-    path.write_bytes(changed(digits | {"program.bin": program}, layers=layers))
+    path.write_bytes(changed(digits | {"program.bin": program}, layers=layers, setup=len(words) - 1))
     np.save(x, np.zeros((1, 8, 8, 1), np.int8))
     start = time.monotonic()
     assert cli.main(["run", str(path), "--input", str(x), "--output", str(tmp_path / "y.npy"), "--backend", "iss"]) == 2

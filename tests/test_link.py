@@ -222,6 +222,9 @@ def test_write_end_of_every_memory(preset):
     bench = Bench(config=preset)
     for region in (Region.ACT, Region.WEIGHT, Region.PARAM, Region.PROGRAM):
         size, depth = isa.word_bytes(region, preset), isa.depth(region, preset)
+        if not depth:
+            assert bench.request(Command.WRITE, write_payload(region, 0, 0, b"\x01")) == (Result.BAD_RANGE, b"")
+            continue
         last = write_payload(region, depth - 1, size - 1, b"\x01")
         assert bench.request(Command.WRITE, last) == (Result.OK, b"")
         assert bench.memory.pop((region, depth - 1, size - 1)) == 1

@@ -435,7 +435,7 @@ def chain(alike: bool):
 
 @pytest.mark.parametrize("kept", [4096, 8])  # tiles in the weight store; the others are behind the burst port
 def test_what_several_layers_use_is_stored_once(kept):
-    config = replace(SMALL, name="own", weight_tiles=kept + SMALL.ring_tiles)
+    config = replace(SMALL, name="own", memory_width=0, memory_bytes=0, weight_tiles=kept + 64, ring_tiles=64)
     stored, cycles = [], []
     for made in (chain(True), chain(False)):
         p = on_array(made, [config], layers=3)

@@ -14,6 +14,7 @@ from lepton.sw.compiler.bind import Cache
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference.cycles import predict
 from lepton.sw.session import IssEngine, Session
+from lepton.verif.random.tflite_builder import build
 
 MODELS = ["models/ad01_int8", "models/kws_ref_model", "models/vww_96_int8", "models/pretrainedResnet_quant"]
 ZOO = ["add_c12", "avgpool3", "concat", "mbv2_block", "pad_conv", "resnet_block", "seed_mnist_cnn", "sigmoid_tanh"]
@@ -117,3 +118,29 @@ def test_cache_gives_slots_round_and_round():
     assert cache.find(8, 3, 3) == (0, 2)  # does not fit behind: over the first, which unit 2 used last
     assert cache.find(4, 4, 4) == (4, None)
     assert cache.find(0, 4, 5) == (3, 4)
+
+
+def test_a_unit_overwrites_nothing_of_its_own():
+    """What is found of a unit's spans is fetched again if its others would lie there."""
+    cache = Cache(10)
+    cache.find(0, 4, 0)
+    cache.find(4, 4, 0)
+    cache.gather({(0, 4), (20, 5)})  # 9 slots from the first on: there lie 0 to 3
+    places = [cache.find(*span, 1) for span in ((20, 5), (0, 4))]
+    assert places == [(0, 0), (5, 0)]
+
+
+def test_a_layer_of_more_tiles_than_the_chip_holds_is_for_the_host():
+    def weights(shape, seed=3):
+        return np.random.default_rng(seed).integers(-127, 128, shape).astype(np.int8)
+
+    tensors = [
+        ((1, 300), np.float32(0.02), 0, None, 0), ((7, 300), np.float32(0.003), 0, weights((7, 300)), 0),
+        ((1, 7), np.float32(0.1), 3, None, 0),
+    ]  # fmt: skip
+    dense = ("FULLY_CONNECTED", [0, 1, -1], [2], ("FullyConnectedOptions", {}))
+    model = load_model(build(tensors, [dense], [0], [2]), "dense")
+    config = machine("tiny", act_bytes=1024, memory_width=2, weight_tiles=40)
+    program = compile_model(model, config)
+    assert "weight_tiles=40 do not hold the 75" in program.why_host[0]
+    assert not compile_model(model, replace(config, weight_tiles=75)).why_host

@@ -15,7 +15,7 @@ import numpy as np
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.plan import LATENCY, Buffer, Copy, Group
-from lepton.sw.compiler.program import CompileError
+from lepton.sw.compiler.program import CompileError, LayerError
 from lepton.sw.compiler.units import Instruction, Unit, virtual
 
 GRAIN = 16
@@ -45,6 +45,14 @@ class RigidError(CompileError):
         self.tensor, self.layer = tensor, layer
 
 
+class LargeUnit(LayerError):
+    """A unit of `layer` needs more tiles or parameters than the chip holds."""
+
+    def __init__(self, message: str, layer: int):
+        super().__init__(message)
+        self.layer = layer
+
+
 @dataclass
 class Move:
     """A copy, before its place in the program is known."""
@@ -70,6 +78,16 @@ class Cache:
         """Where a span lies, and its number."""
         self._count = 0
 
+    def gather(self, spans: set[tuple[int, int]]):
+        """These spans are wanted together: what is found of them and what is copied must not meet."""
+        need = sum(count for _, count in spans)
+        if self.next + need > self.depth:
+            self.next = 0
+        for span in spans & self.spans.keys():
+            at, _ = self.spans[span]
+            if at < self.next + need and self.next < at + span[1]:
+                del self.spans[span]
+
     def find(self, first: int, count: int, unit: int) -> tuple[int, int | None]:
         """The slot of a span; and, if it must be copied there, the last unit that used what it overwrites."""
         key = first, count
@@ -78,8 +96,6 @@ class Cache:
             if (self.owner[at : at + count] == number).all():
                 self.used[at : at + count] = unit
                 return at, None
-        if count > self.depth:
-            raise CompileError(f"{count} tiles or parameter entries at once, the chip holds {self.depth}")
         if self.next + count > self.depth:
             self.next = 0
         at = self.next
@@ -109,7 +125,7 @@ class Binder:
         """Of each group: instructions of the stretch up to its last unit's end."""
 
     def bind(self, groups: Sequence[Group]) -> list[Instruction]:
-        """The instructions of a stretch, END included. Raises RigidError."""
+        """The instructions of a stretch, END included. Raises RigidError, LargeUnit."""
         self.moves: list[Move] = []
         self.units: list[tuple[Unit, Group]] = []
         self._stored: dict[int, list[Move]] = {}
@@ -141,6 +157,7 @@ class Binder:
 
     def _unit(self, unit: Unit, group: Group):
         number = len(self.units)
+        self._gather(unit)
         bound = []
         for i in unit.instructions:
             made = Instruction(
@@ -176,6 +193,18 @@ class Binder:
         i.fields |= {"wrap_y": wrap, "wrap_size": lap}
         end = b.address + lap
         i.ranges = [(low, end), (b.address, high - lap)]
+
+    def _gather(self, unit: Unit):
+        tiles = {(i.span.first, i.span.count) for i in unit.instructions if i.span is not None}
+        entries = {i.params for i in unit.instructions if i.params is not None}
+        entries |= {(i.table, isa.TABLE_ENTRIES) for i in unit.instructions if i.table is not None}
+        for space, name, spans in ((isa.Space.WEIGHT, "weight_tiles", tiles), (isa.Space.PARAM, "params", entries)):
+            cache, need = self._caches[space], sum(count for _, count in spans)
+            if self.resident[space == isa.Space.PARAM]:
+                continue
+            if need > cache.depth:
+                raise LargeUnit(f"{name}={cache.depth} do not hold the {need} it needs at once", unit.layer)
+            cache.gather(spans)
 
     def _slot(self, space: isa.Space, first: int, count: int, unit: int) -> int:
         if self.resident[space == isa.Space.PARAM]:

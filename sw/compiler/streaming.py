@@ -9,7 +9,7 @@ from collections.abc import Callable
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.codec import CodecError
 from lepton.rtl.spec.config import NpuConfig
-from lepton.sw.compiler.bind import GRAIN, Binder, RigidError
+from lepton.sw.compiler.bind import GRAIN, Binder, LargeUnit, RigidError
 from lepton.sw.compiler.emitter import ADDRESS_MASK, ADDRESSES
 from lepton.sw.compiler.plan import Copy, Group, Limits, Planner, Work
 from lepton.sw.compiler.program import (
@@ -189,6 +189,9 @@ class _Attempt:
                 continue
             try:
                 Binder(self.config, 0, 0, (False, False), lambda t: 0).bind(groups)
+            except LargeUnit as error:
+                error.operator = self.layers[error.layer][1][0].index
+                raise
             except RigidError as error:
                 pair = error.tensor, stretch.index(error.layer)
                 rigid[pair] = rigid.get(pair, 0) + 1

@@ -6,6 +6,7 @@ counters, cycle for cycle.
 External weights are taken to arrive at a given rate, which gives a bound.
 """
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,28 +36,15 @@ class Timing:
     """Bytes that MOVEs and the program take through the memory port."""
 
 
-PORT = 6
-"""Cycles through arbiter and registers on the way to the memory and back."""
-CHANNELS = {
-    ("move", "load"): ("post_load", "wait_move"),
-    ("move", "mul"): ("post_mul", "wait_move"),
-    ("move", "tail"): ("post_tail", "wait_move"),
-    ("mul", "move"): ("post_move", "wait_mul"),
-    ("tail", "move"): ("post_move", "wait_tail"),
-}
-"""Flags of who gives a token, and of who takes it."""
+class Run:
+    """Processes that exchange times. A process that yields knows no more, until others go on."""
 
+    processes: tuple[str, ...] = ("fetch", "loader", "multiply", "tail")
 
-class _Run:
-    def __init__(self, config, words, descriptors, pc, external_descriptors, tile_cycles, shifts, memory):
-        self.config, self.memory = config, memory
+    def __init__(self, config, words, descriptors, pc, external_descriptors, tile_cycles, shifts):
+        self.config = config
         self.program = self._decode(words, pc)
         self.descriptors, self.external = descriptors, external_descriptors
-        self.given: dict[tuple[str, str], list[int]] = {channel: [] for channel in CHANNELS}
-        """Cycles in which an engine gives another its tokens."""
-        self.moved: list[int] = []
-        if config.memory_width:
-            self._follow_tiles()
         self.tile_cycles = tile_cycles
         self.shifts = shifts
         self.engine_free = {q: [0] for q in ("load", "mul", "tail")}  # compact: instruction i is taken from this cycle
@@ -65,7 +53,7 @@ class _Run:
             q: [] for q in ("load", "mul", "tail", "move")
         }  # instruction at the queue's head from this cycle on
         self.accept: dict[str, list[int]] = {q: [] for q in ("load", "mul", "tail", "move")}
-        self.tiles: list[tuple[int, int, int]] = []  # (usable from, skip, last)
+        self.tiles: list[tuple[int, int, int, int]] = []  # (usable from, skip, last, its LOAD's token is there)
         self.popped: list[int] = []
         self.ready: list[int] = []
         self.free: list[int] = []
@@ -74,7 +62,6 @@ class _Run:
         self.gaps = dict.fromkeys(Cause, 0)
         self.done_fetching = self.multiply_idle = self.tail_idle = 0
         self.taken: dict[int, int] = {}  # cycle in which the last word before an instruction is taken
-        self.taken_tokens: dict[tuple[str, str], int] = {}
         self.passed: list[tuple[int, int, dict[Cause, int]]] = []  # of each MUL: word, last issue, causes until then
 
     @staticmethod
@@ -90,17 +77,6 @@ class _Run:
     def of(self, *opcodes):
         return [(pc, v) for pc, op, v in self.program if op.opcode in opcodes]
 
-    def _follow_tiles(self):
-        """Which tile of the image is in which slot when a LOAD reads it: program order is enough for that."""
-        slots = np.arange(self.config.weight_tiles)
-        size = isa.memory_tile_bytes(self.config)
-        for _, op, v in self.program:
-            if op is isa.MOVE and v["space"] == isa.Space.WEIGHT:
-                first = v["external"] // size
-                slots[v["chip"] : v["chip"] + v["length"]] = np.arange(first, first + v["length"])
-            elif op is isa.LOAD:
-                v["tiles"] = slots[v["tile"] : v["tile"] + v["count"]].copy()
-
     def fetch(self):
         taken = self.lat.fetch - 1  # word k is taken in cycle start + latency + k
         target = {
@@ -110,14 +86,10 @@ class _Run:
             Opcode.TABLE: "tail",
             Opcode.MOVE: "move",
         }
-        width, words = self.config.memory_width, 0
-        first = taken + (self.memory.latency + PORT if width else 0)
         for pc, op, _ in self.program:
             self.taken[pc] = taken
-            taken += op.words
-            if width:
-                words += op.words
-                taken = max(taken, first + words * max(1, 8 * self.memory.interval // width))
+            for _ in range(op.words):
+                taken = yield from self.word(taken)
             if op is isa.END:
                 break
             q = target[op.opcode]
@@ -133,6 +105,7 @@ class _Run:
                 while len(self.accept[q]) <= k:
                     yield
                 taken = max(taken, self.accept[q][k] + 1)
+                self.word_gone(taken)
             self.valid[q].append(taken + 1)
         self.done_fetching = taken + 1
 
@@ -147,7 +120,7 @@ class _Run:
                     yield
                 begin = max([self.valid["load"][i], *self.popped[-1:]]) + 1
                 skip, last = int(self.descriptors["skip"][tile]), int(self.descriptors["last"][tile])
-                self.tiles.append((begin + TILE_WORDS, skip, last))
+                self.tiles.append((begin + TILE_WORDS, skip, last, 0))
             self.engine_free["load"].append(begin + TILE_WORDS)
 
     def loader(self):
@@ -159,17 +132,16 @@ class _Run:
         for i, (_, v) in enumerate(self.of(Opcode.LOAD)):
             while len(self.valid["load"]) <= i:
                 yield
-            accept = max(self.valid["load"][i], d_en)
+            given = yield from self.token("move", "load", v)
+            accept = max(self.valid["load"][i], d_en, given)
             self.accept["load"].append(accept)
-            accept = max(accept, (yield from self._token("move", "load", v)))
             d_en = max(d_en, accept)
-            size = isa.word_bytes(isa.Region.WEIGHT, self.config)
             if v["external"]:
-                table, first = self.external, v["address"] // size
+                first = v["address"] // isa.word_bytes(isa.Region.WEIGHT, self.config)
+                table, at = self.external, slice(first, first + v["count"])
                 ring = max(ring, self.valid["load"][i]) + RUN_START
             else:
-                table, first = self.descriptors, v["tile"]
-            at = v.get("tiles", slice(first, first + v["count"]))
+                table, at = self.descriptors, self.tiles_of(v)
             skips, lasts = table["skip"][at].tolist(), table["last"][at].tolist()
             for skip, last in zip(skips, lasts):
                 d_en += 1
@@ -181,7 +153,7 @@ class _Run:
                 if v["external"]:
                     ring += self.tile_cycles
                     d_en = max(d_en, ring)
-                self.tiles.append((d_en + 2, skip, last))
+                self.tiles.append((d_en + 2, skip, last, given))
 
     def multiply(self):
         end = 0  # last issue of the pass before
@@ -208,7 +180,7 @@ class _Run:
                         tokens += 1
                     t_move = 0
                     if first_issue is None:
-                        t_move = yield from self._token("move", "mul", v)
+                        t_move = yield from self.token("move", "mul", v)
                     t_bank = 0
                     if not held:
                         if banks >= 2:
@@ -219,20 +191,19 @@ class _Run:
                         held = True
                     while len(self.tiles) <= tile:
                         yield
-                    t_tile, skip, last = self.tiles[tile]
+                    t_tile, skip, last, t_given = self.tiles[tile]
                     at = end
                     for cause, t in (
                         (Cause.FETCH, t_instr),
-                        (Cause.MEMORY, t_move),
                         (Cause.ACTIVATIONS, t_token),
+                        (Cause.MEMORY, t_move),
                         (Cause.TAIL, t_bank),
+                        (Cause.MEMORY, t_given),
                         (Cause.WEIGHTS, t_tile),
                     ):
                         if t > at:
                             gaps[cause] += t - at
                             at = t
-                    start = at
-                    self.popped.append(start)
                     tile += 1
                     if v["depthwise"]:
                         n = (
@@ -243,6 +214,9 @@ class _Run:
                         )
                     else:
                         n = v["width"] * v["height"]
+                    start = yield from self.may_pass(at, n)
+                    gaps[Cause.MEMORY] += start - at
+                    self.popped.append(start)
                     self.timing.issues.append((pc, start + 1, n))
                     if first_issue is None:
                         first_issue = start + 1
@@ -253,7 +227,7 @@ class _Run:
                     held = False
                     self.ready.append(end + self.lat.bank_ready)
             assert first_issue is not None  # a MUL has a group at least
-            self._give("mul", "move", v, end + self.lat.act_read + 2)
+            self.give("mul", v, end + self.lat.load_delay)
             self.timing.spans[pc] = (first_issue, end + self.lat.sums)
             self.engine_free["mul"].append(end + self.lat.sums + 1)
             self.passed.append((pc, end, dict(gaps)))
@@ -304,9 +278,9 @@ class _Run:
         for i, (pc, v) in enumerate(self.of(Opcode.TAIL, Opcode.TABLE)):
             while len(self.valid["tail"]) <= i:
                 yield
-            accept = max(self.valid["tail"][i], next_accept)
+            given = yield from self.token("move", "tail", v)
+            accept = max(self.valid["tail"][i], next_accept, given)
             self.accept["tail"].append(accept)
-            accept = max(accept, (yield from self._token("move", "tail", v)))
             if v["opcode"] == Opcode.TABLE:
                 begin = max(accept + 1, done + 1)
                 next_accept = begin + 32
@@ -328,9 +302,10 @@ class _Run:
                     lanes = 0 if v["shared"] else min(cfg.lanes, n - sub * cfg.lanes)
                     if at is None:
                         at = max(accept + 1 + (1 if v["shared"] else lanes), done + 1, bank + 1)
-                        first = at
                     else:
                         at = max(at + max(reads, lanes), (bank + 1) if sub == 0 else 0)
+                    at = yield from self.may_read(at, reads, v)
+                    first = at if first is None else first
                 last_group = group == groups - 1
                 if v["release"] and (not v["stack"] or last_group):
                     if v["to_acc"]:
@@ -343,61 +318,44 @@ class _Run:
             next_accept = at + reads
             if v["post"]:
                 self.posts.append(done)
-            self._give("tail", "move", v, done + 2)
+            self.give("tail", v, done)
             assert first is not None  # a TAIL has a channel at least
             self.timing.spans[pc] = (first, done)
             self.tail_idle = done + 1
 
-    # --- Memory ------------------------------------------------------------------------------------------------------
+    # --- What a memory port adds (`memory_cycles`) --------------------------------------------------------------------
+    # Generators: `yield` where what is asked for is not known yet.
 
-    def _give(self, who, whom, v, cycle):
-        if v.get(CHANNELS[who, whom][0]):
-            self.given[who, whom].append(cycle)
+    def word(self, taken):
+        """The cycle in which the next program word is taken, the one before was in cycle `taken`."""
+        yield from ()
+        return taken + 1
 
-    def _token(self, who, whom, v):
-        """Generator: the cycle from which the token is there that an instruction waits for; 0 if it waits for none."""
-        if not v.get(CHANNELS[who, whom][1]):
-            return 0
-        taken = self.taken_tokens.setdefault((who, whom), 0)
-        while len(self.given[who, whom]) <= taken:
-            yield
-        self.taken_tokens[who, whom] += 1
-        return self.given[who, whom][taken] + 1
+    def word_gone(self, taken):
+        """The last word was taken only in this cycle."""
 
-    def move(self):
-        """MOVEs one after the other; the requests of one may begin while the data of the one before still come."""
-        c = self.config
-        width, interval = c.memory_width, self.memory.interval
-        end, asked, stored = 0, 0, False
-        for i, (pc, v) in enumerate(self.of(Opcode.MOVE)):
-            while len(self.valid["move"]) <= i:
-                yield
-            start = max(self.valid["move"][i], asked)
-            start = max(start, (yield from self._token("mul", "move", v)), (yield from self._token("tail", "move", v)))
-            if stored or v["store"]:
-                start = max(start, end)
-            self.accept["move"].append(start)
-            beats = self._beats(v)
-            self.timing.traffic += beats * width
-            cycles = max(beats * interval, beats * -(-width // min(width, c.banks)))
-            asked = start + beats
-            end = max(end, start + PORT + (0 if v["fill"] else self.memory.latency)) + cycles
-            stored = bool(v["store"])
-            self.timing.spans[pc] = start, end
-            for whom in ("load", "mul", "tail"):
-                self._give("move", whom, v, end + 2)
-            self.moved.append(end)
+    def token(self, who, whom, fields):
+        """The cycle from which the token is there that an instruction waits for; 0 if it waits for none."""
+        yield from ()
+        return 0
 
-    def _beats(self, v) -> int:
-        """Beats of a copy: each run touches all that hold a byte of it."""
-        c, width = self.config, self.config.memory_width
-        if v["space"] == isa.Space.WEIGHT:
-            return v["length"] * isa.memory_tile_bytes(c) // width
-        if v["space"] == isa.Space.PARAM:
-            return v["length"] * isa.memory_param_bytes(c) // width
-        starts = v["external"] + np.arange(v["rows"]) * v["external_step"]
-        starts = (starts + np.arange(v["planes"])[:, None] * v["external_plane"]).ravel()
-        return int(((starts + v["length"] - 1) // width - starts // width + 1).sum())
+    def give(self, who, fields, cycle):
+        """Tokens of an instruction, which are there from the next cycle on."""
+
+    def tiles_of(self, fields):
+        """Of a LOAD: descriptors' indexes."""
+        first = fields["tile"]
+        return slice(first, first + fields["count"])
+
+    def may_pass(self, start, reads):
+        """The cycle in which a pass starts that could in cycle `start`."""
+        yield from ()
+        return start
+
+    def may_read(self, at, reads, fields):
+        """The cycle in which the tail begins with so many reads that it could begin in cycle `at`."""
+        yield from ()
+        return at
 
     def cuts(self) -> dict[int, dict[str, int]]:
         """What comes later in a program changes nothing before: the cuts are read off the whole run."""
@@ -412,23 +370,45 @@ class _Run:
             out[pc] = counts | {"drain": 0}
         return out
 
+    def progress(self) -> tuple[int, ...]:
+        """Changes when a process has gone on."""
+        lists: list[Sized] = [self.tiles, self.popped, self.ready, self.free, self.posts]
+        lists += [*self.valid.values(), *self.accept.values(), *self.engine_free.values()]
+        return tuple(map(len, lists))
+
     def run(self) -> Timing:
-        processes = {name: getattr(self, name)() for name in ("fetch", "loader", "multiply", "tail", "move")}
-        state = None
+        """Let the processes go on until all have ended. One that yields a cycle waits for its turn: it goes on when no
+        other can, and none that waits does so for an earlier cycle."""
+        processes = {name: getattr(self, name)() for name in self.processes}
+        turns: dict[str, int] = {}
+        state: tuple = ()
         while processes:
-            for name, process in list(processes.items()):
-                try:
-                    next(process)
-                except StopIteration:
-                    del processes[name]
-            seen = (len(self.tiles), *(len(x) for x in (*self.valid.values(), *self.accept.values())))
-            seen += tuple(len(x) for x in self.engine_free.values())
-            seen += (len(self.moved), *(len(x) for x in self.given.values()), *self.taken_tokens.values())
-            seen += (len(self.popped), len(self.ready), len(self.free), len(self.posts), len(processes))
-            if seen == state:
+            for name in [name for name in processes if name not in turns]:
+                self._go_on(name, processes, turns)
+            before, state = state, (len(processes), len(turns), *self.progress())
+            if state != before:
+                continue
+            if not turns:
                 raise ValueError(f"program waits for ever: {', '.join(processes)} cannot go on")
-            state = seen
+            name = min(turns, key=turns.__getitem__)
+            del turns[name]
+            self._go_on(name, processes, turns)
         return self.timing
+
+    @staticmethod
+    def _go_on(name, processes, turns):
+        try:
+            turn = next(processes[name])
+        except StopIteration:
+            del processes[name]
+        else:
+            if turn is not None:
+                turns[name] = turn
+
+    @property
+    def finished(self) -> int:
+        """The cycle in which everything is done."""
+        return max(self.done_fetching, self.multiply_idle, self.tail_idle)
 
 
 def predict(
@@ -456,13 +436,15 @@ def predict(
         return isa.DESCRIPTOR.unpack_array(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])
 
     shifts = np.frombuffer(params, np.int8)[isa.PARAM_BYTES - 1 :: isa.PARAM_BYTES].tolist()
-    run = _Run(config, words, table(tiles), pc, table(external), latency + 2 + size * interval, shifts, memory)
-    timing = run.run()
+    arguments = config, words, table(tiles), pc, table(external), latency + 2 + size * interval, shifts
     if config.memory_width:
-        timing.traffic += 8 * sum(op.words for _, op, _ in run.program)
-    end = (
-        max(run.done_fetching, run.multiply_idle, run.tail_idle, *run.moved[-1:]) + 1
-    )  # the counter runs in cycle 0 too
+        from lepton.sw.reference.memory_cycles import MemoryRun
+
+        run: Run = MemoryRun(memory, *arguments)
+    else:
+        run = Run(*arguments)
+    timing = run.run()
+    end = run.finished + 1  # the counter runs in cycle 0 too
     timing.cycles = end
     causes = run.gaps
     # Until END is read, the array may be waiting for another MUL.

@@ -15,7 +15,7 @@ import numpy as np
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Status
-from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, TILE_QUEUE, TOKENS
+from lepton.rtl.spec.timing import FETCH_AHEAD, FETCH_QUEUE, MOVE_QUEUE, PROGRAM_QUEUE, TILE_QUEUE, TOKENS
 from lepton.sw.reference.arith import requantize
 
 DESCRIPTOR_DTYPE = isa.DESCRIPTOR.dtype
@@ -73,8 +73,9 @@ class _Tiles:
     known: dict[str, int]
     """What its engine knew of the others."""
 
-    def __init__(self, weights, descriptors):
+    def __init__(self, weights, descriptors, first: int):
         self.weights, self.descriptors, self.at = weights, descriptors, 0
+        self.first = first
         self.last = descriptors["last"].astype(bool)
 
 
@@ -113,10 +114,11 @@ class Iss:
     config : NpuConfig
     hazards : also raise IssError where the result would depend on timing: a MUL reading a byte that a TAIL wrote
         without a token between them, a TAIL writing a byte that a MUL ahead of its bank may still have to read, or
-        reading an accumulator that it wrote itself or that is undefined
-    ahead, first : the schedule: fetch runs ahead of the engines as far as the queues let it; the engine (`mul`, `tail`)
-        that goes first. Of a program without errors the result is the same; of one with more than one error, which is
-        found first
+        reading an accumulator that it wrote itself or that is undefined; a MOVE reading or writing a byte, tile, entry
+        without knowing that others are done with it, or they without knowing that it is there
+    ahead, first : the schedule: fetch runs ahead of the engines as far as the queues let it; the engine (`mul`, `tail`,
+        `move`) that goes first. Of a program without errors the result is the same; of one with more than one error,
+        which is found first
     log : note the writes
     limit : vectors that a run multiplies at most (each takes a cycle); None: as many as the program says
     """
@@ -135,7 +137,7 @@ class Iss:
         self._log = log
         self._limit = limit
         self._ahead = ahead
-        self._order = ("tail", "mul") if first == "tail" else ("mul", "tail")
+        self._order = sorted(("tail", "mul", "load", "move"), key=lambda engine: engine != first)
         self._mem = np.zeros(c.act_bytes + 32, np.int8)  # the first bytes again behind the end, so that reads wrap
         self.act = self._mem[: c.act_bytes]
         self._lanes = {n: np.lib.stride_tricks.sliding_window_view(self._mem, n) for n in {c.rows, c.cols}}
@@ -239,7 +241,6 @@ class Iss:
         self._fills = 0
         self._next = {"mul": 0, "tail": 0}
         self._held: dict[str, int | None] = {"mul": None, "tail": None}
-        self._synced = -1
         self.writes: list[tuple[np.ndarray, np.ndarray]] = []
         self.doubtful = np.zeros(0, int)
         self._count = 0  # of instructions
@@ -251,6 +252,11 @@ class Iss:
             self._mover = np.full(self.config.act_bytes, -1, np.int32)  # number of the MOVE that wrote
             self._writer_number = np.full(self.config.act_bytes, -1, np.int32)  # of the TAIL that wrote
             self._reader_number = np.full(self.config.act_bytes, -1, np.int32)  # of the MUL that read last
+            self._tile_mover = np.full(self.config.weight_tiles, -1, np.int32)  # number of the MOVE that wrote
+            self._tile_user = np.full(self.config.weight_tiles, -1, np.int32)  # number of the MUL that used it
+            self._tile_loads = np.zeros(self.config.weight_tiles, np.int32)  # times it is loaded and not yet used
+            self._entry_mover = np.full(self.config.params, -1, np.int32)
+            self._entry_user = np.full(self.config.params, -1, np.int32)  # number of the TAIL, or TABLE
             self._writer = np.full(self.config.act_bytes, -1, np.int32)  # word of the TAIL
             self._reader = np.zeros(self.config.act_bytes, np.int32)  # number of the filling
 
@@ -270,7 +276,9 @@ class Iss:
         self.status = Status.DONE
 
     def _execute(self, pc):
+        self._first = pc
         while True:
+            self._last = pc
             step = self._fetch(pc)
             pc += step.op.words
             if step.op is isa.END:
@@ -296,8 +304,7 @@ class Iss:
 
     def _work(self):
         """Let the engines work until all must wait."""
-        a, b = self._order
-        while self._advance(a) | self._advance(b) | self._advance("load") | self._advance("move"):
+        while any([self._advance(engine) for engine in self._order]):
             pass
 
     # --- Tokens ------------------------------------------------------------------------------------------------------
@@ -446,9 +453,16 @@ class Iss:
             weights = body.reshape(n, c.rows, c.cols)
             descriptors = isa.DESCRIPTOR.unpack_array(raw[:, : isa.DESCRIPTOR_BYTES])
         if len(weights):
-            self._loaded.append(_Tiles(weights, descriptors))
+            self._loaded.append(_Tiles(weights, descriptors, step.tile))
             if self.hazards:
                 self._loaded[-1].known = dict(self._known["load"])
+                if not step.external:
+                    at = slice(step.tile, step.tile + len(weights))
+                    late = self._tile_mover[at] > self._known["load"]["move"]
+                    if late.any():
+                        tile = step.tile + int(late.argmax())
+                        step.fail(f"reads tile {tile}, written by a MOVE, without waiting for its token")
+                    self._tile_loads[at] += 1
         self._ends.append(self._ends[-1] + n)
         self._read_ahead()
 
@@ -473,6 +487,10 @@ class Iss:
             done = bool(rest[k])
             end = t.at + k + 1 if done else len(t.last)
             parts.append((t.weights[t.at : end], t.descriptors[t.at : end]))
+            if self.hazards and t.weights.base is self.tiles:
+                used = slice(t.first + t.at, t.first + end)
+                self._tile_user[used] = step.number
+                self._tile_loads[used] -= 1
             have += end - t.at
             self._consumed += end - t.at
             t.at = end
@@ -492,7 +510,6 @@ class Iss:
             while not self._tokens:
                 yield "no TAIL posts its data token"
             giver = self._tokens.popleft()
-            self._synced = giver.word
             if self.hazards:
                 self._learn("mul", giver.known)
         vectors = step.height * (step.out_width if step.depthwise else step.width)
@@ -571,7 +588,7 @@ class Iss:
         if self.hazards:
             used = np.broadcast_to(used, lanes.shape)
             at = (a[..., None] + np.arange(n))[used if inside is None else used & inside] & self.config.act_bytes - 1
-            late = self._writer[at] > self._synced
+            late = self._writer_number[at] > self._known["mul"]["tail"]
             if late.any():
                 word = self._writer[at][late][0]
                 step.fail(
@@ -667,7 +684,7 @@ class Iss:
             step.fail(f"works on byte {outside} of {len(self.memory)} in memory", Status.BAD_ADDRESS)
         flip = 128 if step.flip else 0
         if self.hazards:
-            self._move_hazards(step, chip)
+            self._move_hazards(step, chip, runs)
         if step.store:
             self.memory[runs] = self.act[chip].view(np.uint8) ^ flip
             return
@@ -681,11 +698,13 @@ class Iss:
         have, what = (c.weight_tiles, "tiles") if weight else (c.params, "parameter entries")
         if step.chip + step.length > have:
             step.fail(f"writes {what[:-1]} {max(step.chip, have)} of {have}", Status.BAD_ADDRESS)
-        base &= 2**32 - 1
+        base &= 2**32 - c.memory_width
         if base + step.length * size > len(self.memory):
             step.fail(f"works on byte {len(self.memory)} of {len(self.memory)} in memory", Status.BAD_ADDRESS)
         raw = self.memory[base : base + step.length * size].reshape(step.length, size)
         first, last = step.chip, step.chip + step.length
+        if self.hazards:
+            self._fill_hazards(step, slice(first, last), weight)
         if not weight:
             self.params[first:last] = np.ascontiguousarray(raw[:, : isa.PARAM_BYTES]).reshape(-1).view(PARAM_DTYPE)
             return
@@ -694,9 +713,25 @@ class Iss:
         body = np.ascontiguousarray(raw[:, at : at + c.tile_bytes]).view(np.int8)
         self.tiles[first:last] = body.reshape(-1, c.rows, c.cols)
 
-    def _move_hazards(self, step, chip):
+    def _fill_hazards(self, step, at: slice, weight: bool):
+        """Raises IssError where tiles or entries are overwritten that may still have to be read."""
+        known = self._known["move"]
+        if weight:
+            late = (self._tile_user[at] > known["mul"]) | (self._tile_loads[at] > 0)
+            self._tile_mover[at] = step.number
+        else:
+            late = self._entry_user[at] > known["tail"]
+            self._entry_mover[at] = step.number
+        if late.any():
+            what, who = ("tile", "MUL") if weight else ("parameter entry", "TAIL")
+            step.fail(f"writes {what} {step.chip + int(late.argmax())}, which a {who} may still have to read")
+
+    def _move_hazards(self, step, chip, runs):
         """Raises IssError where what a MOVE reads or overwrites depends on timing."""
         if step.store:
+            first = self.bases[isa.Base.IMAGE] + 8 * self._first
+            if ((runs >= first) & (runs < first + 8 * (self._last - self._first + PROGRAM_QUEUE + FETCH_AHEAD))).any():
+                step.fail("writes words of the program, which may have been read")
             late = self._writer_number[chip] > self._known["move"]["tail"]
             if late.any():
                 step.fail(f"reads byte {chip[late][0]}, written by a TAIL, without waiting for its token")
@@ -705,7 +740,9 @@ class Iss:
         late = self._reader_number[chip] > self._known["move"]["mul"]
         if late.any():
             step.fail(f"writes byte {chip[late][0]}, which a MUL may still have to read")
-        self._writer[chip] = -1
+        late = self._writer_number[chip] > self._known["move"]["tail"]
+        if late.any():
+            step.fail(f"writes byte {chip[late][0]}, which a TAIL may still have to write")
         self._mover[chip] = step.number
 
     # --- Tail engine -------------------------------------------------------------------------------------------------
@@ -721,6 +758,12 @@ class Iss:
     def _entries(self, param, n, step):
         if param + n > len(self.params):
             step.fail(f"parameter entry {max(param, len(self.params))} of {len(self.params)}", Status.BAD_ADDRESS)
+        if self.hazards:
+            late = self._entry_mover[param : param + n] > self._known["tail"]["move"]
+            if late.any():
+                entry = param + int(late.argmax())
+                step.fail(f"reads parameter entry {entry}, written by a MOVE, without waiting for its token")
+            self._entry_user[param : param + n] = step.number
         return self.params[param : param + n]
 
     def _tail(self, step):
@@ -828,11 +871,14 @@ class Iss:
                 outside = at[at >= self.config.act_bytes][0]
                 step.fail(f"writes byte {outside} of {self.config.act_bytes} activations", Status.BAD_ADDRESS)
             if self.hazards:
-                late = self._reader[at] > self._filled[bank]
+                late = self._reader[at] > self._filled[bank]  # unless it knows of it by way of a MOVE
+                late &= self._reader_number[at] > self._known["tail"]["mul"]
                 if late.any():
                     step.fail(f"writes byte {at[late][0]}, which a MUL ahead of this bank may still have to read")
                 if (self._leaving[at] > self._known["tail"]["move"]).any():
                     step.fail(f"writes byte {at.flat[0]} and on, which a MOVE may still have to read")
+                if (self._mover[at] > self._known["tail"]["move"]).any():
+                    step.fail(f"writes byte {at.flat[0]} and on, which a MOVE may still have to write")
                 self._writer[at] = step.word
                 self._writer_number[at] = step.number
                 self._mover[at] = -1

@@ -2,6 +2,7 @@
 
     python -m lepton.verif.random.graphs --count 2000 --seed 1
     python -m lepton.verif.random.graphs --count 100 --seed 1 --backend rtl
+    python -m lepton.verif.random.graphs --count 1000 --seed 1 --memory [--backend rtl]
 
 `graph(seed)` gives the bytes of a .tflite file, the same for the same seed; `run_graph` compares what everybody
 computes, byte for byte, and on the RTL the cycles. A graph that fails is made smaller as long as it fails, and is kept
@@ -9,8 +10,12 @@ in `build/fuzz`.
 
 Configurations: golden and ISS take for 40 % of the seeds one of CONFIGS (the presets, odd shapes, paired PEs, with
 memories of their own or roomy ones), else an array of random shape whose memories are as large as the model needs, so
-that weights stream from a ring of random size. The RTL takes `small` and `tiny` in turn, because each other shape is a
-build; half of its seeds (2 and 3 of 4) have all weights in external memory, the others are held to the cycle model.
+that weights stream from a ring of random size. The RTL takes `small` and `tiny` with a ring in turn, because each other
+shape is a build; half of its seeds (2 and 3 of 4) have all weights in external memory, the others are held to the cycle
+model.
+With `--memory` there is a memory port, and 1 to 4 KB of activations, so tensors, tiles and parameters pass through:
+on golden and ISS arrays of random shape, on the RTL MEMORY_CONFIGS in turn, with a memory of random pace. Half of these
+seeds (2 and 3 of 4) have refresh and stalls, too, the others are held to the cycle model's bound (`BOUND`).
 "Too large" counts graphs that truly do not fit a preset; any other refusal is a mismatch.
 """
 
@@ -24,6 +29,7 @@ import numpy as np
 
 from lepton.rtl.spec.config import PRESETS, NpuConfig
 from lepton.rtl.spec.isa import PARAM_BYTES, Region, word_bytes
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.compiler import CompileError, Compiler, FitError, NpuStep, compile_model
 from lepton.sw.compiler.program import until_settled
 from lepton.sw.graph.model import ModelError, window
@@ -33,7 +39,7 @@ from lepton.sw.reference.iss import IssError
 from lepton.sw.reference.kernels.lstm import lstm_parameters
 from lepton.sw.reference.kernels.matmul import matmul_parameters
 from lepton.sw.reference.kernels.svdf import svdf_parameters
-from lepton.sw.session import IssEngine, Session
+from lepton.sw.session import DeviceEngine, IssEngine, Session
 from lepton.verif.random.stateful import LSTM, Invalid, Stateful
 from lepton.verif.random.stateful import need as _need
 from lepton.verif.random.stateful import random_nodes as stateful_nodes
@@ -857,8 +863,13 @@ def roomy(config: NpuConfig) -> NpuConfig:
     return replace(config, weight_tiles=tiles, params=1 << 14, program_words=1 << 16, act_bytes=1 << 18)
 
 
+def without_port(name: str, ring: int = 0) -> NpuConfig:
+    """The preset with a ring of so many tiles in place of the memory port."""
+    return replace(PRESETS[name], name=f"{name}-ring", memory_width=0, memory_bytes=0, ring_tiles=ring)
+
+
 CONFIGS = (
-    *(roomy(c) for c in PRESETS.values()),
+    *(roomy(without_port(name)) for name in PRESETS),
     roomy(NpuConfig("odd3x5", rows=3, cols=5, lanes=5, acc_depth=64)),
     roomy(NpuConfig("odd9x8", rows=9, cols=8, lanes=2)),
     roomy(NpuConfig("odd18x14", rows=18, cols=14, lanes=7, acc_depth=40)),
@@ -866,7 +877,37 @@ CONFIGS = (
     roomy(NpuConfig("paired4x4", rows=4, cols=4, lanes=2, pe="paired", acc_depth=32, line_depth=24)),
     roomy(NpuConfig("paired6x4", rows=6, cols=4, lanes=4, pe="paired", line_depth=20)),
 )
-RTL_CONFIGS = (PRESETS["small"], PRESETS["tiny"])
+RTL_CONFIGS = (without_port("small", 64), without_port("tiny", 256))
+MEMORY_CONFIGS = (
+    NpuConfig("narrow4x4", rows=4, cols=4, lanes=1, act_bytes=1024, weight_tiles=48, params=700, acc_depth=32,
+              line_depth=32, memory_width=2, memory_bytes=1 << 22),
+    NpuConfig("wide8x8", rows=8, cols=8, lanes=8, act_bytes=4096, weight_tiles=64, params=700, acc_depth=64,
+              line_depth=32, memory_width=16, memory_bytes=1 << 22),
+)  # fmt: skip
+"""With a memory port, for the RTL."""
+BOUND = 1.1
+"""With a memory port the cycle model says at least the RTL's cycles, and at most so many times them."""
+
+
+def memory_config(seed: int) -> NpuConfig:
+    """An array of any shape with a memory port, through which almost all of a graph must pass."""
+    rng = np.random.default_rng([seed, 4])
+    rows, width = int(rng.integers(2, 20)), int(rng.choice([1, 2, 4, 8, 16]))
+    cols = int(rng.choice([n for n in range(2, 20) if n % width == 0 or width % n == 0]))
+    return NpuConfig(
+        f"memory{seed}",
+        rows=rows,
+        cols=cols,
+        lanes=int(rng.choice([n for n in range(1, cols + 1) if cols % n == 0])),
+        pe="paired" if rows % 2 == 0 and rng.random() < 0.4 else "single",
+        act_bytes=int(rng.choice([1024, 2048, 4096])),
+        weight_tiles=int(rng.integers(16, 80)),
+        params=int(rng.integers(640, 800)),
+        acc_depth=int(rng.integers(16, 65)),
+        line_depth=int(rng.integers(16, 40)),
+        memory_width=width,
+        memory_bytes=1 << 24,
+    )
 
 
 def random_config(seed: int, data: bytes | None = None) -> NpuConfig:
@@ -982,6 +1023,24 @@ class _CheckedSession(Session):
         return IssEngine(self.config, self.program, hazards=True) if self.backend == "iss" else super()._open()
 
 
+def random_memory(seed: int) -> Memory:
+    """What is behind the memory port."""
+    rng = np.random.default_rng([seed, 5])
+    return Memory(int(rng.choice([1, 5, 30, 30, 100])), int(rng.choice([1, 1, 1, 2, 5])))
+
+
+class _DisturbedSession(_CheckedSession):
+    """A session on the RTL whose memory refreshes and stalls at random."""
+
+    def _open(self):
+        engine = super()._open()
+        assert isinstance(engine, DeviceEngine)
+        model = engine.device._transport.model
+        model.set_pace(self._memory.latency, self._memory.interval, refresh=(900, 70))
+        model.set_stalls(1 + self._memory.latency, request=50, data=50, written=50)
+        return engine
+
+
 def references(data: bytes, xs) -> list[np.ndarray]:
     """Outputs of TensorFlow Lite Micro for inputs (N, ...), one row after the other: (N, ...) each."""
     from tflite_micro.python.tflite_micro import runtime
@@ -1038,13 +1097,17 @@ def check(data: bytes, configs, backends=("golden", "iss"), seed=0) -> int:
         for config in configs if backend != "golden" else configs[:1]:
             where = backend if backend == "golden" else f"{backend} {config.name}"
             try:
-                session = _CheckedSession(model, config, backend)
-                if backend == "rtl" and seed % 4 >= 2:
+                made = _CheckedSession
+                hindered = backend == "rtl" and seed % 4 >= 2
+                if hindered and config.memory_width:
+                    made = _DisturbedSession
+                session = made(model, config, backend, memory=random_memory(seed) if config.memory_width else Memory())
+                if hindered and not config.memory_width:
                     session._program = external_program(model, config)
                 found = session.run(xs)
                 every = list(found.values()) if isinstance(found, dict) else [found]
             except (CompileError, IssError, ModelError) as error:
-                if isinstance(error, CompileError) and config in PRESETS.values() and too_large(model, config):
+                if isinstance(error, CompileError) and config in RTL_CONFIGS and too_large(model, config):
                     skipped += 1
                     continue
                 raise Mismatch(f"{where}: {type(error).__name__}: {error}") from None
@@ -1062,7 +1125,7 @@ def check(data: bytes, configs, backends=("golden", "iss"), seed=0) -> int:
                         f"{where}: {what}{len(wrong)} of {y.size} bytes differ from TFLM, the first at {at}: "
                         f"{got[at]} for {y[at]}"
                     )
-            if backend == "rtl" and not session.program.external:
+            if backend == "rtl" and not hindered and not session.program.external:
                 _check_cycles(session, where)
     return skipped
 
@@ -1073,7 +1136,10 @@ def _check_cycles(session: Session, where):
     steps = [step for step in program.steps if isinstance(step, NpuStep)]
     want = sum(program.predict(step.pc).cycles for step in steps)
     got = (session.report or {}).get("cycles") or 0
-    if got != want:
+    if program.config.memory_width:
+        if not got <= want <= BOUND * got:
+            raise Mismatch(f"{where}: {got} cycles are not bounded by the cycle model's {want}: they differ")
+    elif got != want:
         raise Mismatch(f"{where}: {got} cycles differ from the cycle model's {want}")
 
 
@@ -1196,13 +1262,15 @@ def main(arguments=None) -> int:
     parser.add_argument(
         "--backend", choices=("golden", "iss", "rtl"), default="iss", help="what to compare (default iss)"
     )
+    parser.add_argument("--memory", action="store_true", help="machines with a memory port and few activations")
     parser.add_argument("--max-failures", type=int, default=5, help="stop after this many (default 5)")
     args = parser.parse_args(arguments)
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     first = secrets.randbelow(1 << 31) if args.seed is None else args.seed
     backends = {"golden": ("golden",), "iss": ("golden", "iss"), "rtl": ("rtl",)}[args.backend]
-    print(f"seed {first}: {args.count} graphs on {' and '.join(backends)} against TensorFlow Lite Micro")
+    where = " with a memory port" if args.memory else ""
+    print(f"seed {first}: {args.count} graphs on {' and '.join(backends)}{where} against TensorFlow Lite Micro")
     failures: list[int] = []
     operators: dict[str, int] = {}
     done = skipped = 0
@@ -1210,7 +1278,9 @@ def main(arguments=None) -> int:
     with Progress(*columns) as progress:
         task = progress.add_task("graphs", total=args.count)
         for seed in range(first, first + args.count):
-            config = RTL_CONFIGS[seed % len(RTL_CONFIGS)] if args.backend == "rtl" else None
+            config = memory_config(seed) if args.memory and args.backend == "iss" else None
+            if args.backend == "rtl":
+                config = (MEMORY_CONFIGS if args.memory else RTL_CONFIGS)[seed % 2]
             made = random_graph(seed)
             for n in made.nodes:
                 operators[n.op] = operators.get(n.op, 0) + 1

@@ -12,6 +12,9 @@ with on-chip weights, the cycle counters against the cycle model; after an error
 beginning of the simulator's writes leaves. (How far the engines came before an error is not defined, so neither is
 what the accumulators hold then.)
 
+With a memory port the program lies in memory, and MOVEs are among its instructions (`moves`): memory is compared, too,
+with random latency, intervals, refresh and stalls, and the host writes and reads it during the runs.
+
 A failing program is made smaller by leaving instructions out and written to build/programs with its disassembly.
 """
 
@@ -19,7 +22,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from lepton.rtl.spec.isa import Cause, Reg, Region, Status
 from lepton.sw.device.verilated import SimDevice, SimTransport
 from lepton.sw.reference.cycles import predict
 from lepton.sw.reference.iss import DESCRIPTOR_DTYPE, PARAM_DTYPE, Iss, IssError
+from lepton.verif.random.moves import Behind, Weaver, image_at
 
 BUILD = Path("build/programs")
 
@@ -47,6 +51,10 @@ CONFIGS = {
         NpuConfig(
             "pairs18x4", rows=18, cols=4, lanes=4, pe="paired", act_bytes=1024, weight_tiles=48, params=80,
             program_words=300, acc_depth=32, line_depth=16,
+        ),
+        NpuConfig(
+            "moves6x4", rows=6, cols=4, lanes=2, act_bytes=1024, weight_tiles=50, params=72,
+            program_words=400, acc_depth=24, line_depth=16, memory_width=8, memory_bytes=1 << 16,
         ),
     )
 }  # fmt: skip
@@ -82,6 +90,11 @@ class Case:
     """Chances in 256, see `Model.set_stalls`."""
     memory: tuple[int, int] = (8, 1)
     """Latency and interval of the external memory."""
+    refresh: tuple[int, int] = (0, 0)
+    """Of the memory behind the port, see `Model.set_pace`."""
+    behind: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """What is there, but for the program."""
+    bases: tuple[int, ...] = (0, 0)
     reset_after: int = 0
     """Cycles after which a first run is reset (0: there is none)."""
     hard: bool = False
@@ -101,6 +114,13 @@ class Case:
         out[START : START + len(words)] = words
         return out
 
+    def all_memory(self) -> np.ndarray:
+        """What is behind the memory port, with the program."""
+        memory = self.behind.copy()
+        if len(memory):
+            memory[image_at(self.config) :] = self.program().astype("<u8").view(np.uint8)
+        return memory
+
     def iss(self, **options) -> Iss:
         """A simulator with these memories; accumulators 0, the table loaded from the first parameters."""
         iss = Iss(self.config, **options)
@@ -109,17 +129,19 @@ class Case:
         iss.descriptors[:] = self.descriptors
         iss.params[:] = self.params
         iss.program[:] = self.program()
+        iss.memory[:], iss.bases = self.all_memory(), list(self.bases)
         iss.external = self.external
         iss.table = self.params[:32].copy().view(np.int8).reshape(32, -1)[:, :8].reshape(256)
         return iss
 
     def images(self):
         body = np.ascontiguousarray(self.tiles.reshape(len(self.tiles), -1)).view(np.uint8)
+        program = [] if self.config.memory_width else [(Region.PROGRAM, self.program().tobytes())]
         return [
             (Region.ACT, self.act.tobytes()),
             (Region.WEIGHT, np.concatenate([isa.DESCRIPTOR.pack_array(self.descriptors), body], axis=1).tobytes()),
             (Region.PARAM, self.params.tobytes()),
-            (Region.PROGRAM, self.program().tobytes()),
+            *program,
         ]
 
 
@@ -191,6 +213,7 @@ class Maker:
         self.uses_external = False
         self.layers: list[list[tuple]] = []
         self.posted = 0  # tokens that no MUL takes yet
+        self.behind = Behind(config, rng) if config.memory_width else None
 
     def r(self, low, high) -> int:
         return int(self.rng.integers(low, high))
@@ -203,10 +226,13 @@ class Maker:
 
     def case(self, kind, layers, rest=()) -> Case:
         chunks = [isa.encode(op, **fields) for layer in layers for op, fields in layer]
-        return Case(
+        made = Case(
             self.config, kind, [*chunks, *rest, isa.encode(isa.END)], self.tiles.copy(), self.descriptors.copy(),
             self.params, self.act, self.external,
         )  # fmt: skip
+        if self.behind:
+            made.behind, made.bases = self.behind.memory, tuple(self.behind.bases)
+        return made
 
     def legal(self) -> Case:
         """A program that ends well on the simulator."""
@@ -222,6 +248,8 @@ class Maker:
             else:
                 self.used, self.posted, self.external, self.uses_external = saved
         order = [i for layer in self.layers for i in layer]
+        if self.behind:
+            order = self.weave(order)
         for _ in range(self.r(0, 12) if len(order) > 1 else 0):  # instructions of different engines change places
             k = self.r(0, len(order) - 1)
             a, b = order[k], order[k + 1]
@@ -231,6 +259,15 @@ class Maker:
             if not self.accepts([order]):
                 order[k : k + 2] = a, b
         return self.case("legal", [order])
+
+    def weave(self, order):
+        """With MOVEs among the instructions."""
+        weaver = Weaver(self, self.behind)
+        for _ in range(self.r(3, 16)):
+            new = weaver.change(order)
+            if new and self.accepts([new]):
+                order = new
+        return order
 
     def accepts(self, layers) -> bool:
         case = self.case("try", layers)
@@ -313,8 +350,14 @@ class Maker:
             x_limit=self.pick(r(1, 50), 60000), x_step=r(0, 7), y=r(-1, 2), y_limit=r(1, 6), y_step=r(0, 3),
             row_step=self.pick(r(0, 40), (1 << 20) - r(1, 30)), group_step=r(0, 12),
             zero_point=self.pick(-128, 127, 0, r(-128, 128)), out_width=out_width, subsample=subsample,
-            line_delay=max(isa.MIN_LINE_DELAY, delay) if depthwise else r(0, 1024),
+            line_delay=max(isa.MIN_LINE_DELAY, delay) if depthwise else r(0, 1024), **self.wrap(),
         ), count  # fmt: skip
+
+    def wrap(self):
+        """Fields of a MUL whose rows go round in a buffer."""
+        if not self.behind or self.flag(0.7):
+            return {}
+        return dict(wrap_y=self.r(0, 5), wrap_size=self.pick(0, self.r(1, 200), (1 << 20) - self.r(1, 100)))
 
     def tile(self, depthwise, mul):
         """Tiles of one group: (weights, descriptor)."""
@@ -423,7 +466,7 @@ def keep_rules(op, config: NpuConfig, fields: dict, rng: np.random.Generator) ->
 
 
 def engine(op) -> str:
-    return {isa.LOAD: "load", isa.MUL: "mul"}.get(op, "tail")
+    return {isa.LOAD: "load", isa.MUL: "mul", isa.MOVE: "move"}.get(op, "tail")
 
 
 # --- Programs with something wrong ----------------------------------------------------------------------------------
@@ -446,13 +489,15 @@ def edge(case: Case, rng: np.random.Generator) -> Case:
         "param": [config.params], "tile": [config.weight_tiles], "count": [300], "width": [70], "height": [70],
         "channels": [200], "x_step": [500], "out_x": [500], "out_y": [500], "row_step": [500], "group_step": [500],
         "acc_x": [30], "acc_y": [60], "window_row": [60], "out_width": [60], "subsample": [15],
+        "chip": [config.act_bytes], "length": [2000], "rows": [90], "planes": [30], "external": [config.memory_bytes],
+        "chip_step": [500], "chip_plane": [800],
     }  # fmt: skip
     for _ in range(8):
         k, op, fields = _some(rng, _instructions(case.chunks))
-        names = [n for n in fields if n in far and not (op is isa.LOAD and n == "address")]
+        names = [n for n in fields if n in far and not (op is isa.LOAD and n in ("address", "external"))]
         if not names:
             continue
-        name = _some(rng, names + 4 * [n for n in names if n in ("address", "acc_base", "param", "tile")])
+        name = _some(rng, names + 4 * [n for n in names if n in ("address", "acc_base", "param", "tile", "chip")])
         bits = op.offset(name)[1].bits
 
         def changed(value, k=k, op=op, fields=fields, name=name, bits=bits):
@@ -521,11 +566,12 @@ def break_field(chunks, config, rng):
     k, op, fields = _some(rng, _instructions(chunks))
     bounds = {
         "acc_base": config.acc_depth, "acc_other": config.acc_depth, "address": config.act_bytes,
-        "param": config.params, "tile": config.weight_tiles,
+        "param": config.params, "tile": config.weight_tiles, "chip": config.act_bytes,
     }  # fmt: skip
     near = [name for name in bounds if name in fields]
     flags = [f.name for f in op.fields if f.bits == 1]
-    small = [n for n in ("count", "groups", "width", "height", "channels", "x_step", "out_x", "skip") if n in fields]
+    small = "count groups width height channels x_step out_x skip length rows planes chip_step".split()
+    small = [n for n in small if n in fields]
     name = _some(rng, near * 2 + flags + small or ["opcode"])
     f = op.offset(name)[1]
     if name in bounds:
@@ -577,7 +623,8 @@ def noise(chunks, config, rng):
     if rng.random() < 0.5:
         words = rng.integers(0, 1 << 64, 40, dtype=np.uint64)
         known = rng.random(40) < 0.7
-        words[known] = words[known] & ~np.uint64(15) | rng.integers(1, 6, 40, dtype=np.uint64)[known]
+        most = len(isa.operations(config))
+        words[known] = words[known] & ~np.uint64(15) | rng.integers(1, most + 1, 40, dtype=np.uint64)[known]
         return [[int(w)] for w in words]
     k = int(rng.integers(len(chunks)))
     chunks[k] = [int(w) for w in rng.integers(0, 1 << 64, len(chunks[k]), dtype=np.uint64)]
@@ -607,6 +654,8 @@ def vectors(case: Case) -> int:
                 * (2 if f["dual"] else 1)
                 * max(1, f["channels"] // case.config.lanes)
             )
+        elif op is isa.MOVE and case.config.memory_width:
+            total += f["length"] * (16 if f["space"] else max(1, f["rows"]) * max(1, f["planes"]))
         elif op is isa.LOAD and f["external"]:
             total += f["count"] * isa.word_bytes(Region.WEIGHT, case.config)
         k += op.words
@@ -626,7 +675,11 @@ def make(config: NpuConfig, seed: int) -> Case:
     stalls = tuple(int(v) for v in rng.choice([0, 0, 0, 30, 128, 200], 4))
     memory = int(rng.choice([0, 1, 8, 40, 300])), int(rng.choice([1, 1, 2, 5, 17]))
     reset = int(rng.integers(1, 1500)) if rng.random() < 0.25 else 0
-    return replace(case, stalls=stalls, memory=memory, reset_after=reset, hard=bool(rng.random() < 0.5), seed=seed)
+    case = replace(case, stalls=stalls, memory=memory, reset_after=reset, hard=bool(rng.random() < 0.5), seed=seed)
+    if config.memory_width:
+        written, every = int(rng.choice([0, 0, 0, 30, 128, 200])), int(rng.choice([0, 50, 900]))
+        case = replace(case, stalls=(*stalls, written), refresh=(every, every and int(rng.integers(1, 45))))
+    return case
 
 
 # --- What must come out ---------------------------------------------------------------------------------------------
@@ -648,7 +701,7 @@ def expected(case: Case) -> tuple[set[Status] | None, Iss, bool]:
     found: set[Status] = set()
     good = False
     for ahead in (False, True):
-        for first in ("tail", "mul"):
+        for first in ("tail", "mul", *(["move"] if case.config.memory_width else [])):
             other = case.iss(ahead=ahead, first=first, log=True)
             try:
                 other.run(START)
@@ -680,6 +733,19 @@ def a_beginning(act: np.ndarray, iss: Iss, got: np.ndarray) -> bool:
     return np.array_equal(now, got)
 
 
+def stored(case: Case) -> set[int]:
+    """Bytes of memory that MOVEs of the program write, if they come to it."""
+    out: set[int] = set()
+    for op, f in executed(case.words):
+        if op is isa.MOVE and f["store"] and not isa.broken(op, case.config, f):
+            first = case.bases[f["base"]] + f["external"]
+            for p in range(f["planes"]):
+                for r in range(f["rows"]):
+                    at = first + p * f["external_plane"] + r * f["external_step"]
+                    out.update(e & 2**32 - 1 for e in range(at, at + f["length"]))
+    return {e for e in out if e < case.config.memory_bytes}
+
+
 class Mismatch(AssertionError):
     """RTL and simulator differ; one line."""
 
@@ -698,6 +764,8 @@ class Bench:
         wanted, iss, clean = expected(case)
         model.set_stalls(case.seed, *case.stalls)
         self.transport.set_memory(case.external, *case.memory)
+        if self.config.memory_width:
+            model.set_pace(*case.memory, case.refresh)
         if case.reset_after:
             self._load(case)
             device.start(START)
@@ -714,7 +782,7 @@ class Bench:
         clear, copy, _ = (len(part) for part in service_programs(self.config))
         late_bursts = bool(case.reset_after and not case.hard and self.config.ring_tiles)
         if late_bursts:  # what an earlier run asked for comes in this one, which ends after it
-            host, reply, request, _ = case.stalls
+            host, reply, request, *_ = case.stalls
             model.set_stalls(case.seed, host, reply, request, 256)
             device.start(clear + copy)
             self.transport.run(100)
@@ -728,6 +796,8 @@ class Bench:
         total = sum(registers[Reg[c.name]] for c in Cause)
         if registers[Reg.CYCLES] != total:
             raise Mismatch(f"{registers[Reg.CYCLES]} cycles, but {total} by cause")
+        if self.config.memory_width:
+            return self._memory_run(case, iss, status, wanted)
         if wanted is not None and Status.DONE not in wanted and not a_beginning(case.act, iss, self._read()):
             raise Mismatch("activations after the error are none that the program's writes leave")
         if wanted != {Status.DONE}:
@@ -736,6 +806,12 @@ class Bench:
         external = any(op is isa.LOAD and f["external"] for op, f in executed(case.words))
         if clean and not external and not late_bursts:
             self._cycles(case, registers)
+        self._copied_out(iss)
+        return status
+
+    def _copied_out(self, iss):
+        """Compare the accumulators, by a program that copies them to the activations."""
+        clear = len(service_programs(self.config)[0])
         self._finish(clear)
         iss.hazards = False
         iss.run(clear)
@@ -743,11 +819,37 @@ class Bench:
         self._compare(
             iss, "of accumulators copied out", np.append(unknown, np.zeros(self.config.act_bytes - len(unknown), bool))
         )
+
+    def _memory_run(self, case, iss, status, wanted):
+        """After a run with a memory port: what it left on the chip and in memory."""
+        if wanted is not None:
+            strange = self.transport.memory != case.all_memory()
+            strange[list(stored(case))] = False
+            if strange.any():
+                raise Mismatch(f"byte {strange.argmax()} of memory was written, which no MOVE of the program writes")
+        if wanted != {Status.DONE}:
+            return status
+        self._compare(iss, "after the program")
+        wrong = np.flatnonzero(self.transport.memory != iss.memory)
+        if len(wrong):
+            at = wrong[0]
+            got, want = self.transport.memory[at], iss.memory[at]
+            raise Mismatch(f"{len(wrong)} bytes of memory differ, byte {at} is {got}, expected {want}")
+        iss.tiles[-1], iss.params[-1] = 0, (0, 1 << 30, -23)  # what the copying needs
+        iss.descriptors[-1] = case.descriptors[-1]
+        for region, last in ((Region.WEIGHT, self.config.weight_tiles - 1), (Region.PARAM, self.config.params - 1)):
+            self.device.write(region, last, iss.read(region, last, 1))
+        iss.memory[image_at(self.config) :] = case.all_memory()[image_at(self.config) :]
+        self.transport.memory[:] = iss.memory
+        self._copied_out(iss)
         return status
 
     def _load(self, case):
         for region, data in case.images():
             self.device.write(region, 0, data)
+        if self.config.memory_width:
+            self.transport.memory[:] = case.all_memory()
+            self.device.set_bases(*case.bases)
 
     def _finish(self, pc):
         """Run from that word to the end; returns the registers."""
@@ -791,7 +893,7 @@ def shrink(bench: Bench, case: Case, reason: str, tries: int = 80) -> tuple[Case
             return str(error)
         return ""
 
-    for change in (dict(reset_after=0), dict(stalls=(0, 0, 0, 0)), dict(memory=(8, 1))):
+    for change in (dict(reset_after=0), dict(stalls=(0, 0, 0, 0)), dict(memory=(8, 1)), dict(refresh=(0, 0))):
         if why := fails(replace(case, **change)):
             case, reason = replace(case, **change), why
     k = len(case.chunks) - 2
@@ -810,7 +912,8 @@ def report(case: Case, reason: str, seed: int) -> Path:
         f"{case.config}", f"seed {seed}, kind {case.kind}: {reason}",
         f"again: python -m lepton.verif.random.programs --config {case.config.name} --seed {seed} --count 1",
         f"expected status: {'any' if wanted is None else ', '.join(sorted(s.name for s in wanted))}",
-        f"stalls {case.stalls}, memory {case.memory}, reset after {case.reset_after}{' by the input' * case.hard}",
+        f"memory {case.memory} {case.refresh}, bases {case.bases}",
+        f"stalls {case.stalls}, reset after {case.reset_after}{' by the input' * case.hard}",
         "", *disassemble(case.words), "", "tiles that LOADs name:",
     ]  # fmt: skip
     for op, f in executed(case.words):
