@@ -1,20 +1,12 @@
-"""The cycle model: when everything happens, without computing anything.
-
-`predict` replays a program with the timing rules that the units' docstrings state (`rtl/fetch.py`, `loader.py`,
-`multiply.py`, `tail.py`): four processes that exchange only times. With on-chip weights the result equals the RTL's
-counters, cycle for cycle.
-External weights are taken to arrive at a given rate, which gives a bound.
-"""
+"""Replays a program with the timing rules that the units' docstrings state (`rtl/fetch.py`, `loader.py`, `multiply.py`,
+`tail.py`): four processes that exchange only times. `lepton.sw.reference.cycles` is what others use."""
 
 from collections.abc import Sized
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from lepton.rtl.spec import isa, timing
-from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Opcode
-from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, PARAM_CYCLES, TILE_QUEUE, TILE_WORDS, Memory, value_cycles
+from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, PARAM_CYCLES, TILE_QUEUE, TILE_WORDS, value_cycles
 
 RUN_START = 16
 """Cycles an external LOAD may take besides its bytes: before the first burst and after the last byte."""
@@ -409,49 +401,3 @@ class Run:
     def finished(self) -> int:
         """The cycle in which everything is done."""
         return max(self.done_fetching, self.multiply_idle, self.tail_idle)
-
-
-def predict(
-    config: NpuConfig,
-    words: list[int],
-    tiles: bytes,
-    pc: int = 0,
-    external: bytes = b"",
-    latency: int = 8,
-    interval: int = 1,
-    params: bytes = b"",
-    memory: Memory = Memory(),
-) -> Timing:
-    """Cycles of the program from word `pc` on.
-
-    `tiles` and `external` are the images of the weight store and the external memory; only the descriptors
-    are looked at.
-    `params` is the image of the parameter memory; only compact configurations look at it, for the shifts.
-    `memory`: what is behind the memory port; the result is a bound then.
-    External memory answers a burst after `latency` cycles with a byte each `interval`; the result is then a bound.
-    """
-    size = isa.word_bytes(isa.Region.WEIGHT, config)
-
-    def table(raw):
-        return isa.DESCRIPTOR.unpack_array(np.frombuffer(raw, np.uint8).reshape(-1, size)[:, : isa.DESCRIPTOR_BYTES])
-
-    shifts = np.frombuffer(params, np.int8)[isa.PARAM_BYTES - 1 :: isa.PARAM_BYTES].tolist()
-    arguments = config, words, table(tiles), pc, table(external), latency + 2 + size * interval, shifts
-    if config.memory_width:
-        from lepton.sw.reference.memory_cycles import MemoryRun
-
-        run: Run = MemoryRun(memory, *arguments)
-    else:
-        run = Run(*arguments)
-    timing = run.run()
-    end = run.finished + 1  # the counter runs in cycle 0 too
-    timing.cycles = end
-    causes = run.gaps
-    # Until END is read, the array may be waiting for another MUL.
-    causes[Cause.FETCH] += 1 + max(0, run.done_fetching - run.multiply_end)
-    causes[Cause.DRAIN] = 0
-    busy = sum(causes.values())
-    causes[Cause.DRAIN] = end - busy
-    timing.causes = {cause.name.lower(): causes[cause] for cause in Cause}
-    timing.cuts = run.cuts()
-    return timing
