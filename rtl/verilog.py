@@ -8,6 +8,7 @@ from enum import Enum
 from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from amaranth.back import verilog
 from amaranth.hdl import Shape
@@ -223,13 +224,14 @@ def write_verilog(
 
     The top module is `npu` behind the prefix: on a `bus` (`BUSES`), or with the host link's byte streams, and the
     external memory that the host writes if the configuration has one. `link_timeout`: see `Link`. For a bus there are
-    also the registers for C (`.h`), SystemRDL (`.rdl`) and IP-XACT (`.xml`), a FuseSoC core file (`.core`), and an
-    instance to copy (`.veo`). Files whose content would not change are left alone. Returns the paths.
+    also the registers for C (`.h`), SystemRDL (`.rdl`) and IP-XACT (`.xml`), a FuseSoC core file (`.core`), an
+    instance to copy (`.veo`), and a testbench of the first accesses (`_tb.sv`).
+    Files whose content would not change are left alone. Returns the paths.
     Raises ConfigError for a configuration that cannot be on that bus.
     """
     path = Path(path)
     if bus == STREAM:
-        top = (NpuWithMemory if config.external_bytes else Npu)(config, link_timeout=link_timeout)
+        top: Any = (NpuWithMemory if config.external_bytes else Npu)(config, link_timeout=link_timeout)
     else:
         top = BUSES[bus](config)
     name = prefix + "npu"
@@ -242,13 +244,14 @@ def write_verilog(
         vlt: waivers(path.name),
     }
     if bus != STREAM:
-        pins = ports(top)
+        pins, bench = ports(top), path.with_name(f"{path.stem}_tb.sv")
         others |= {
             path.with_suffix(".h"): exports.c_header(),
             path.with_suffix(".rdl"): exports.systemrdl(),
             path.with_suffix(".xml"): exports.ip_xact(bus, name, version(), pins, path.name),
-            path.with_suffix(".core"): exports.fusesoc_core(bus, name, version(), path.name, vlt.name),
+            path.with_suffix(".core"): exports.fusesoc_core(bus, name, version(), path.name, vlt.name, bench.name),
             path.with_suffix(".veo"): exports.template(name, pins, config),
+            bench: exports.bench(bus, name, pins, top.CLOCK, top.RESET, top.RESET_LOW),
         }
     for file, content in others.items():
         write_if_changed(file, content)

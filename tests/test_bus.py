@@ -148,7 +148,8 @@ def generated(request, tmp_path_factory):
     """(bus, path of the Verilog)"""
     file = tmp_path_factory.mktemp(request.param) / "lepton.v"
     written = write_verilog(CONFIG, file, bus=request.param)
-    assert written == [file.with_suffix(s) for s in (".v", ".json", ".vlt", ".h", ".rdl", ".xml", ".core", ".veo")]
+    beside = [file.with_suffix(s) for s in (".v", ".json", ".vlt", ".h", ".rdl", ".xml", ".core", ".veo")]
+    assert written == [*beside, file.with_name("lepton_tb.sv")]
     return request.param, file
 
 
@@ -208,13 +209,40 @@ def test_ports_have_the_names_of_their_bus(generated):
     assert "link" not in about and "memory_map" not in about
 
 
-def test_fusesoc_runs_the_core_file(generated, tmp_path):
-    _, file = generated
-    command = ["fusesoc", "--cores-root", file.parent, "run", "--target", "lint", "--work-root", tmp_path / "work"]
+def fusesoc(folder, target, work):
+    command = ["fusesoc", "--cores-root", folder, "run", "--target", target, "--work-root", work]
     done = subprocess.run(
-        [*command, "lepton:npu:lepton_npu"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+        [*command, "lepton:npu:lepton_npu"], cwd=work.parent, env=environment(), capture_output=True, text=True
     )
-    assert done.returncode == 0 and "Warning" not in done.stdout + done.stderr, done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_fusesoc_runs_the_core_file(generated, tmp_path):
+    """Lint, and the bring-up of docs/integration.md, which finds a machine that is another."""
+    _, file = generated
+    code, text = fusesoc(file.parent, "lint", tmp_path / "lint")
+    assert code == 0 and "Warning" not in text, text
+    if shutil.which("iverilog") is None:
+        pytest.skip("Icarus Verilog is not installed")
+    code, text = fusesoc(file.parent, "sim", tmp_path / "sim")
+    assert code == 0 and "bring-up passed" in text, text
+    other = tmp_path / "other"
+    shutil.copytree(file.parent, other)
+    bench = other / "lepton_tb.sv"
+    bench.write_text(bench.read_text().replace("== 32'h100", "== 32'h108"))
+    _, text = fusesoc(other, "sim", tmp_path / "again")
+    assert "irq" not in text and "bring-up passed" not in text and "020 reads 00000003, expected 00000002" in text, text
+
+
+def test_the_page_has_the_bring_up():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "integration.md").read_text()
+    rows = re.findall(r"^\| \d+ \| (read|write) 0x(\w+)(?: = (\w+))? \| (.*)\|$", page, re.MULTILINE)
+    offsets = {r.name: r.offset for r in REGISTERS}
+    told = [(what, int(at, 16)) for what, at, *_ in rows]
+    assert told[:-1] == [(what, offsets[name]) for what, name, _ in exports.BRING_UP if what != "irq"]
+    values = {"M": 0x100}
+    for (what, _, written, expected), (_, _, value) in zip(rows, [s for s in exports.BRING_UP if s[0] != "irq"]):
+        assert value == (values.get(written) or int(written or expected.split()[0], 0))
 
 
 def test_a_machine_without_a_memory_port_is_on_no_bus(tmp_path, capsys):

@@ -5,6 +5,7 @@ import pytest
 
 from lepton.sw import compiler
 from lepton.sw.compiler import network
+from lepton.sw.compiler.bind import ENGINES, Binder
 from lepton.sw.compiler.convolution import Convolution
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import arith
@@ -142,3 +143,30 @@ def test_command_line(capsys, monkeypatch, tmp_path):
     assert fuzz.main(["--count", "200", "--seed", "0", "--backend", "golden", "--max-failures", "1"]) == 1
     assert len(list((tmp_path / "build" / "fuzz").glob("seed*.tflite"))) == 1
     assert "kept in build/fuzz" in capsys.readouterr().out
+
+
+def test_graphs_through_a_small_chip():
+    for seed in range(2000, 2020):
+        fuzz.run_graph(seed, [fuzz.memory_config(seed)], ("iss",))
+
+
+@pytest.mark.parametrize("who", ["load", "mul", "tail", "move"])
+def test_a_missing_token_of_move_is_found(monkeypatch, who):
+    """Nobody waits for it: some graph reads what is not there, or overwrites what is still wanted."""
+    original = Binder._tokens
+
+    def wrong(self, program):
+        for i in (made := original(self, program)):
+            for flag in ("wait_move", "wait_mul", "wait_tail"):
+                if ENGINES.get(i.op) == who and i.fields.get(flag):
+                    i.fields[flag] = 0
+        return made
+
+    monkeypatch.setattr(Binder, "_tokens", wrong)
+    for seed in range(100):
+        try:
+            fuzz.run_graph(seed, [fuzz.memory_config(seed)], ("iss",))
+        except fuzz.Mismatch as error:
+            assert "token" in str(error) or "may still have to" in str(error)
+            return
+    pytest.fail("not found")

@@ -12,9 +12,10 @@ from lepton.verif.random import programs
 from lepton.verif.random.programs import CONFIGS, START, Bench, Mismatch, campaign, expected, make, report, shrink
 
 
-def test_generator():
+@pytest.mark.parametrize("name", ["ring5x3", "moves6x4"])
+def test_generator(name):
     """Same seed, same program. Legal ones use every instruction and nearly every flag, the others end in every way."""
-    config = CONFIGS["ring5x3"]
+    config = CONFIGS[name]
     cases = [make(config, seed) for seed in range(60)]
     again = make(config, 7)
     assert again.words == cases[7].words and np.array_equal(again.act, cases[7].act)
@@ -30,15 +31,17 @@ def test_generator():
             op, fields = isa.decode(case.words, at)
             at += op.words
             seen |= {(op.opcode.name, f.name, fields[f.name]) for f in op.fields if f.bits <= 2}
-    missing = [
+    missing = {
         (op.opcode.name, f.name, v)
-        for op in isa.OPS.values()
+        for op in isa.operations(config)
         for f in op.fields
         if f.bits <= 2
         for v in range(1 << f.bits)
-        if (op.opcode.name, f.name, v) not in seen
-    ]
-    assert not missing
+    } - seen
+    if config.memory_width:
+        assert missing == {("MOVE", "space", 3), ("LOAD", "external", 1)}
+    else:
+        assert all(name in ("wait_move", "post_move") for _, name, _ in missing)
     assert {Status.DONE, Status.BAD_OPCODE, Status.BAD_INSTRUCTION, Status.BAD_ADDRESS, Status.STALLED} == ends
 
 
@@ -62,6 +65,47 @@ def test_accumulators_are_copied_out_whole():
 def test_fifty_programs():
     lines = []
     assert campaign([CONFIGS["ring5x3"]], 50, 1, lines.append), "\n".join(lines)
+
+
+def test_programs_with_moves():
+    lines = []
+    assert campaign([CONFIGS["moves6x4"]], 50, 1, lines.append), "\n".join(lines)
+
+
+@pytest.mark.parametrize("what", ["flip", "rows", "token"])
+def test_a_wrong_move_is_found(monkeypatch, what):
+    """A simulator whose MOVEs do not invert, leave out a row, or that knows nothing of their tokens, is no RTL."""
+    bench, move = Bench(CONFIGS["moves6x4"]), programs.Iss._move
+
+    def wrong(self, step):
+        if what == "flip":
+            step.flip = 0
+        elif what == "rows" and not step.space:
+            step.rows = max(1, step.rows - 1)
+        return move(self, step)
+
+    cases = [case for case in (make(bench.config, seed) for seed in range(40)) if case.kind == "legal"]
+    if what == "token":
+        cases = [replace(case, chunks=without(case.chunks, "wait_move")) for case in cases]
+        assert sum(expected(case)[0] != {Status.DONE} for case in cases) > len(cases) // 2
+        return
+    monkeypatch.setattr(programs.Iss, "_move", wrong)
+    for case in cases:
+        try:
+            bench.run(replace(case, reset_after=0))
+        except Mismatch as error:
+            assert "differ" in str(error)
+            return
+    pytest.fail("not found")
+
+
+def without(chunks, flag):
+    """The program with that flag 0 everywhere."""
+    out = []
+    for chunk in chunks:
+        op, fields = isa.decode(chunk)
+        out.append(isa.encode(op, **fields | ({flag: 0} if flag in fields else {})))
+    return out
 
 
 def test_a_difference_is_found_and_made_smaller(monkeypatch, tmp_path):

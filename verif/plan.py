@@ -71,10 +71,18 @@ CAMPAIGNS = {
     ),
     "programs": Campaign(
         "random programs, legal and not, on the RTL against the simulator",
-        ("lepton.verif.random.programs", "--count", "1200"),
+        ("lepton.verif.random.programs", "--count", "1600"),
     ),
     "fuzz_rtl": Campaign(
         "random graphs on the RTL against TFLM", ("lepton.verif.random.graphs", "--count", "100", "--backend", "rtl")
+    ),
+    "fuzz_port_rtl": Campaign(
+        "random graphs that pass through a small chip, on the RTL with a memory of random pace, against TFLM",
+        ("lepton.verif.random.graphs", "--count", "100", "--backend", "rtl", "--memory"),
+    ),
+    "fuzz_port": Campaign(
+        "random graphs that pass through a small chip, golden model and simulator against TFLM",
+        ("lepton.verif.random.graphs", "--count", "1000", "--memory"),
     ),
     "fuzz": Campaign(
         "random graphs, golden model and simulator against TFLM", ("lepton.verif.random.graphs", "--count", "2000")
@@ -83,7 +91,7 @@ CAMPAIGNS = {
 }
 """What `make verify` runs, in this order, two at a time; the longest first."""
 
-SEEDED = ("fuzz", "fuzz_rtl", "programs", "faults", "coverage", "mutate")
+SEEDED = ("fuzz", "fuzz_rtl", "fuzz_port", "fuzz_port_rtl", "programs", "faults", "coverage", "mutate")
 """Campaigns that take `--seed`."""
 
 

@@ -164,8 +164,8 @@ def _register(node, register: Register) -> None:
             _add(entry, "modifiedWriteValue", "oneToClear")
 
 
-def fusesoc_core(bus: str, name: str, version: str, file: str, waivers: str) -> str:
-    """A CAPI2 core file with targets `default` and `lint`."""
+def fusesoc_core(bus: str, name: str, version: str, file: str, waivers: str, bench: str) -> str:
+    """A CAPI2 core file with targets `default`, `lint` and `sim`."""
     return f"""\
 CAPI=2:
 # {NOTE}
@@ -178,6 +178,9 @@ filesets:
   lint:
     files:
       - {waivers}: {{file_type: vlt}}
+  bench:
+    files: [{bench}]
+    file_type: systemVerilogSource
 targets:
   default: &default
     filesets: [rtl]
@@ -189,13 +192,164 @@ targets:
     flow_options:
       tool: verilator
       verilator_options: [--quiet]
+  sim:
+    <<: *default
+    filesets: [rtl, bench]
+    toplevel: {name}_tb
+    flow: sim
+    flow_options:
+      tool: icarus
 """
 
 
 def template(name: str, ports: list[dict], config: NpuConfig) -> str:
     """The core's instance, every port connected to a wire of its name."""
-    ranges = [f"[{port['width'] - 1}:0]" if port["width"] > 1 else "" for port in ports]
-    wires = [f"wire {bits:>7} {port['name']};  // {port['direction']}put" for bits, port in zip(ranges, ports)]
-    pins = ",\n".join(f"    .{p['name']}({p['name']})" for p in ports)
     head = f"// An instance of {name}, configuration {config.name}: {config.memory_width} bytes a beat. {NOTE}"
-    return "\n".join([head, *wires, "", f"{name} npu (", pins, ");", ""])
+    return "\n".join([head, *_declarations(ports, "wire"), "", *_instance(name, ports), ""])
+
+
+def _declarations(ports: list[dict], driven: str) -> list[str]:
+    """A variable for each port, of that kind for those that are driven."""
+    kinds = [driven if port["direction"] == "in" else "wire" for port in ports]
+    ranges = [f"[{port['width'] - 1}:0]" if port["width"] > 1 else "" for port in ports]
+    return [
+        f"{kind:>4} {bits:>7} {port['name']};  // {port['direction']}put"
+        for kind, bits, port in zip(kinds, ranges, ports)
+    ]
+
+
+def _instance(name: str, ports: list[dict]) -> list[str]:
+    return [f"{name} npu (", ",\n".join(f"    .{port['name']}({port['name']})" for port in ports), ");"]
+
+
+BRING_UP = (
+    ("read", "MAGIC", isa.MAGIC),
+    ("read", "VERSION", isa.VERSION),
+    ("write", "IRQ_ENABLE", 3),
+    ("write", "IMAGE", 0x100),
+    ("write", "ARENA", 0x100),
+    ("write", "PC", 0),
+    ("write", "START", 1),
+    ("irq", "", 1),
+    ("read", "STATUS", int(Status.DONE)),
+    ("write", "IRQ_STATUS", 1),
+    ("irq", "", 0),
+)
+"""The first accesses to a new machine: a program of one END at 0x100 (docs/integration.md)."""
+
+
+def bench(bus: str, name: str, ports: list[dict], clock: str, reset: str, reset_low: bool) -> str:
+    """A testbench of the bring-up in SystemVerilog: `BRING_UP` with a memory that holds END at 0x100, and zeros."""
+    offsets = {r.name: r.offset for r in REGISTERS}
+    steps = []
+    for what, register, value in BRING_UP:
+        if what == "irq":
+            steps.append(f"repeat (2000) if (irq != {value}) @(posedge {clock});")
+            steps.append(f'if (irq != {value}) $fatal(1, "irq is not {value}");')
+        else:
+            steps.append(f"{what}(12'h{offsets[register]:03X}, 32'h{value:08X});  // {register}")
+    inputs = [p["name"] for p in ports if p["direction"] == "in" and p["name"] not in (clock, reset)]
+    lines = [f"// {name}: the first accesses to a new machine. {NOTE}", "`timescale 1ns / 1ps", f"module {name}_tb;"]
+    lines += [f"    {line}" for line in _declarations(ports, "reg")] + [""]
+    lines += [f"    {line}" for line in "\n".join(_instance(name, ports)).splitlines()]
+    lines += [f"    initial {clock} = 0;", f"    always #5 {clock} = !{clock};", "", _SIDES[bus], "    initial begin"]
+    lines += [f"        {p} = 0;" for p in inputs] + [f"        {reset} = {int(not reset_low)};"]
+    lines += [f"        repeat (4) @(posedge {clock});", f"        {reset} <= {int(reset_low)};"]
+    lines += [f"        @(posedge {clock});", *(f"        {step}" for step in steps)]
+    lines += ['        $display("bring-up passed");', "        $finish;", "    end", "endmodule", ""]
+    return "\n".join(lines)
+
+
+_AXI = """\
+    // The memory: one burst after the other.
+    reg [7:0] left;
+    reg [31:0] at;
+    always @(posedge aclk) begin
+        m_axi_arready <= !m_axi_rvalid && !(m_axi_arvalid && m_axi_arready);
+        if (m_axi_arvalid && m_axi_arready) begin
+            left <= m_axi_arlen;
+            at <= m_axi_araddr + (1 << m_axi_arsize);
+            m_axi_rvalid <= 1;
+            m_axi_rdata <= m_axi_araddr == 32'h100;
+            m_axi_rlast <= m_axi_arlen == 0;
+        end else if (m_axi_rvalid && m_axi_rready) begin
+            left <= left - 1;
+            at <= at + (1 << m_axi_arsize);
+            m_axi_rvalid <= left != 0;
+            m_axi_rdata <= at == 32'h100;
+            m_axi_rlast <= left == 1;
+        end
+        if (m_axi_awvalid) $fatal(1, "a program of one END writes");
+    end
+
+    task write(input [11:0] offset, input [31:0] value);
+        begin
+            s_axil_awaddr <= offset;
+            s_axil_wdata <= value;
+            s_axil_wstrb <= 4'hF;
+            s_axil_awvalid <= 1;
+            s_axil_wvalid <= 1;
+            @(posedge aclk);
+            while (!s_axil_awready) @(posedge aclk);
+            s_axil_awvalid <= 0;
+            s_axil_wvalid <= 0;
+            s_axil_bready <= 1;
+            @(posedge aclk);
+            while (!s_axil_bvalid) @(posedge aclk);
+            s_axil_bready <= 0;
+            if (s_axil_bresp != 0) $fatal(1, "a write to %h was refused", offset);
+        end
+    endtask
+
+    task read(input [11:0] offset, input [31:0] value);
+        begin
+            s_axil_araddr <= offset;
+            s_axil_arvalid <= 1;
+            @(posedge aclk);
+            while (!s_axil_arready) @(posedge aclk);
+            s_axil_arvalid <= 0;
+            s_axil_rready <= 1;
+            @(posedge aclk);
+            while (!s_axil_rvalid) @(posedge aclk);
+            s_axil_rready <= 0;
+            if (s_axil_rresp != 0) $fatal(1, "a read of %h was refused", offset);
+            if (s_axil_rdata != value) $fatal(1, "%h reads %h, expected %h", offset, s_axil_rdata, value);
+        end
+    endtask
+"""
+_WISHBONE = """\
+    // The memory: every other cycle a beat.
+    always @(posedge wb_clk_i) begin
+        wbm_ack_i <= wbm_cyc_o && wbm_stb_o && !wbm_ack_i;
+        wbm_dat_i <= wbm_adr_o == 32'h100;
+        if (wbm_stb_o && wbm_we_o) $fatal(1, "a program of one END writes");
+    end
+
+    task access(input [11:0] offset, input we, input [31:0] value);
+        begin
+            wbs_adr_i <= offset;
+            wbs_dat_i <= value;
+            wbs_we_i <= we;
+            wbs_sel_i <= 4'hF;
+            wbs_cyc_i <= 1;
+            wbs_stb_i <= 1;
+            @(posedge wb_clk_i);
+            while (!wbs_ack_o && !wbs_err_o) @(posedge wb_clk_i);
+            wbs_cyc_i <= 0;
+            wbs_stb_i <= 0;
+            if (wbs_err_o) $fatal(1, "an access to %h was refused", offset);
+        end
+    endtask
+
+    task write(input [11:0] offset, input [31:0] value);
+        access(offset, 1, value);
+    endtask
+
+    task read(input [11:0] offset, input [31:0] value);
+        begin
+            access(offset, 0, 0);
+            if (wbs_dat_o != value) $fatal(1, "%h reads %h, expected %h", offset, wbs_dat_o, value);
+        end
+    endtask
+"""
+_SIDES = {"axi": _AXI, "wishbone": _WISHBONE}

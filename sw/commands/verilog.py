@@ -47,7 +47,8 @@ def add_parser(commands: Subparsers) -> None:
         choices=("stream", "axi", "wishbone"),
         default="stream",
         help="what the host sees: the framed link's byte streams, or registers and a memory port on that bus, with .h, "
-        ".rdl, .xml (IP-XACT), .core (FuseSoC) and .veo (an instance) beside the Verilog (default: %(default)s)",
+        ".rdl, .xml (IP-XACT), .core (FuseSoC), .veo (an instance) and a testbench beside the Verilog "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--prefix", default="lepton_", metavar="P", help="before the names of all modules (default: %(default)s)"

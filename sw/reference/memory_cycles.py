@@ -13,7 +13,7 @@ import numpy as np
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.isa import Space
 from lepton.rtl.spec.timing import FETCH_AHEAD, MEMORY_BURST, MOVE_TURN, MOVE_WAIT, PROGRAM_QUEUE, Memory
-from lepton.sw.reference.cycles import Run
+from lepton.sw.reference.replay import Run
 
 CHANNELS = {
     ("move", "load"): ("post_load", "wait_move"),
@@ -165,7 +165,7 @@ class MemoryRun(Run):
         block = MEMORY_BURST // 8
         width, interval = self.config.memory_width, self.port.memory.interval
         first, end = self.program[0][0], self.program[-1][0]
-        at, word = 0, first
+        at, word = -1, first
         while True:
             at += 1
             read = word // block * block + block - PROGRAM_QUEUE - FETCH_AHEAD - first  # when this word has been taken

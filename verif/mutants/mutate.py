@@ -2,11 +2,12 @@
 
     python -m lepton.verif.mutants.mutate [UNIT ...] [--count N] [--seed S] [--jobs N] [--id ID] [--json FILE] [--list]
 
-A UNIT is a group (`array`, `quantizer`, `controller`, `memory`) or one of its modules (`pe`, ...). A mutant changes one
-expression or drops one assignment. It is *killed* when a test fails or runs out of time; *equivalent* when it gives
-the same netlist as the original for all of `PROBES`, or survives and `survivors.yaml` says why; *invalid* (not
-counted) when it cannot be built. One that survives without a verdict meets whole programs, too (`WHOLE`). Score:
-killed of those that are not equivalent. Survivors are listed; exit code 1 when a group is below `GOAL`.
+A UNIT is a group (`array`, `quantizer`, `controller`, `memory`, `port`, `move`) or one of its modules (`pe`, ...). A
+mutant changes one expression or drops one assignment. It is *killed* when a test fails or runs out of time;
+*equivalent* when it gives the same netlist as the original for all `probes`, or survives and `survivors.yaml` says why;
+*invalid* (not counted) when it cannot be built. One that survives without a verdict meets whole programs, too
+(`WHOLE`). Score: killed of those that are not equivalent. Survivors are listed; exit code 1 when a group is below
+`GOAL`.
 
 Every mutant runs in a fork of a process that holds Amaranth and pytest but none of our modules, so that it costs little
 more than its tests. The working tree is never written: an import hook hands the changed source to the child.
@@ -54,8 +55,12 @@ class Unit:
     component: str
     tests: tuple[str, ...]
     arguments: tuple = ("config",)
+    also: str = ""
+    """A component for a memory port that the module defines besides."""
 
 
+_ENGINES = "memory_engines::"
+_PORT = "memory_port::test_"
 UNITS = {
     "pe": Unit("array", "Pe", ("array",)),
     "array": Unit("array", "Array", ("array",)),
@@ -74,15 +79,58 @@ UNITS = {
     "vector_walk": Unit("controller", "VectorWalk", ("multiply",)),
     "lane_mask": Unit("controller", "LaneMask", ("multiply",), ("config", 5)),
     "prefetch": Unit("controller", "Prefetch", ("prefetch",)),
-    "weight_store": Unit("memory", "WeightStore", ("weight_store",)),
-    "act_memory": Unit("memory", "ActMemory", ("act_memory",)),
+    "weight_store": Unit("memory", "WeightStore", ("weight_store", "memory_chip::test_tiles"), also="WideWeightStore"),
+    "act_memory": Unit(
+        "memory", "ActMemory", ("act_memory", "memory_chip::test_masked_writes_of_activations"), also="WideActMemory"
+    ),
     "accumulators": Unit("memory", "Accumulators", ("accumulators",)),
+    "memory_arbiter": Unit(
+        "port",
+        "MemoryArbiter",
+        (_PORT + "clients_find_what_they_wrote", _PORT + "what_was_asked_for_before_a_clear_goes_to_nobody"),
+        (4,),
+    ),
+    "program_stream": Unit(
+        "port",
+        "ProgramStream",
+        (_PORT + "a_program_that_begins_beyond_the_memory_has_no_words", _PORT + "words_of_a_program"),
+    ),
+    "ram_queue": Unit("port", "RamQueue", (_PORT + "the_queue_of_wide_items",), (8, 4)),
+    "memory_host": Unit("port", "MemoryHost", (_PORT + "the_host_at_the_memory_beat_by_beat",), (4,)),
+    "memory_activations": Unit(
+        "port",
+        "MemoryActivations",
+        (
+            "memory_chip::test_ports_are_shared",
+            "memory_chip::test_a_pass_is_held",
+            "memory_chip::test_the_tail_is_held",
+        ),
+    ),
+    "memory_params": Unit("port", "MemoryParameters", ("memory_chip::test_parameters",)),
+    "memory_tiles": Unit("port", "MemoryTiles", ("memory_chip::test_tiles",)),
+    "memory_multiply": Unit(
+        "port",
+        "MemoryMultiply",
+        (_ENGINES + "test_too_many_data_tokens", _ENGINES + "test_causes", _ENGINES + "test_random_program"),
+    ),
+    "memory_tail": Unit("port", "MemoryTail", (_ENGINES + "test_tail_with_holds",)),
+    "move": Unit("move", "MoveEngine", ("move",)),
+    "move_requests": Unit("move", "MoveRequests", ("move",), ("config", 64)),
+    "move_walk": Unit("move", "MoveWalk", ("move",)),
+    "move_writes": Unit("move", "MoveWrites", ("move",)),
+    "move_reads": Unit("move", "MoveReads", ("move",)),
+    "beat_queue": Unit("move", "BeatQueue", ("move",), (8, 64)),
 }
 LEFT_OUT = {f"multiplier:RowMultiplier.{name}" for name in ("_ecp5", "_ecp5_carry", "_gowin", "_ice40")}
 """Functions that are not mutated, nor are statements that ask for the platform: vendor cells, for which simulation has
 no model but their twin."""
 
-WHOLE = ("programs::test_fifty_programs", "npu::test_layers_in_sequence", "compact::test_zoo")
+WHOLE = (
+    "programs::test_fifty_programs",
+    "programs::test_programs_with_moves",
+    "npu::test_layers_in_sequence",
+    "compact::test_zoo",
+)
 """Tests of whole programs on Verilator, for mutants that the tests of their unit let live and nobody has judged."""
 
 GROUPS = list(dict.fromkeys(unit.group for unit in UNITS.values()))
@@ -94,6 +142,16 @@ PROBES = (
     dict(rows=4, cols=4, lanes=1, act_bytes=512, weight_tiles=40, multiplier="ice40", compact=True, act_align=2),
 )
 """Configurations whose netlists are compared; the first also tells whether a mutant can be built."""
+PORTS = (
+    dict(rows=6, cols=4, lanes=2, act_bytes=256, weight_tiles=17, params=20, memory_width=8, memory_bytes=1 << 16),
+    dict(rows=18, cols=8, lanes=4, pe="paired", act_bytes=1024, memory_width=2, memory_bytes=1 << 32),
+)
+"""The same of the groups for a memory port."""
+
+
+def probes(module: str) -> tuple[dict, ...]:
+    unit = UNITS[module]
+    return PORTS if unit.group in ("port", "move") else (*PROBES, *PORTS) if unit.also else PROBES
 
 
 @dataclass(frozen=True)
@@ -332,7 +390,8 @@ def _netlist(module: str, probe: dict) -> str:
 
     config = importlib.import_module("lepton.rtl.spec.config").NpuConfig(**probe)
     unit = UNITS[module]
-    component = getattr(importlib.import_module(f"lepton.rtl.{module}"), unit.component)
+    name = unit.also if unit.also and config.memory_width else unit.component
+    component = getattr(importlib.import_module(f"lepton.rtl.{module}"), name)
     arguments = [config if a == "config" else a for a in unit.arguments]
     text = rtlil.convert(component(*arguments), name="top", emit_src=False)
     names: dict[str, str] = {}
@@ -358,16 +417,17 @@ def _child(module: str, mutant: Mutant | None, netlists: list[str], tests: tuple
     if mutant is None:
         if tests and (failed := _run_tests(tests)):
             return f"killed {failed}"
-        return " ".join(["survived", *(_netlist(module, p) for p in PROBES)])
+        return " ".join(["survived", *(_netlist(module, p) for p in probes(module))])
     path = source_of(module)
     sys.meta_path.insert(0, _Overlay(f"lepton.rtl.{module}", path, mutant.apply(path.read_bytes())))
     signal.setitimer(signal.ITIMER_PROF, BUILD_SECONDS)
     try:
-        same = _netlist(module, PROBES[0]) == netlists[0]
+        first, *others = probes(module)
+        same = _netlist(module, first) == netlists[0]
     except BaseException as error:
         return f"invalid {type(error).__name__}: {error}".splitlines()[0]
     try:
-        same = same and [_netlist(module, probe) for probe in PROBES[1:]] == netlists[1:]
+        same = same and [_netlist(module, probe) for probe in others] == netlists[1:]
     except BaseException as error:
         return f"killed building {type(error).__name__}: {error}".splitlines()[0]
     # A latency stated beside the netlist is a promise too: only the tests tell.
