@@ -119,6 +119,7 @@ class Device:
         ctypes.memmove(start, self.iss.memory[at : at + size].tobytes(), size)
 
     def idle(self, _):
+        assert self.registers["IRQ_ENABLE"] == 3, "who waits for the interrupt waits for ever"
         self.left -= 1
         if self.left == 0 and self.registers["STATUS"] == Status.RUNNING:
             status = self.outcome
@@ -308,10 +309,24 @@ def test_the_driver_is_small_and_needs_no_library(tmp_path):
     assert int(sizes.splitlines()[1].split()[0]) < 8192
 
 
+def test_the_analyser_is_silent_and_the_example_for_linux_builds(tmp_path):
+    digits(tmp_path)
+    analyse = ["gcc", *FLAGS, "-O2", "-fanalyzer", "-c", "lepton.c", "-o", "analysed.o"]
+    subprocess.run(analyse, cwd=tmp_path, check=True)
+    example = Path(__file__).resolve().parents[1] / "examples" / "lepton_uio.c"
+    model = ["-I.", '-DMODEL_HEADER="digits.h"', "-DMODEL=digits_model"]
+    build = ["gcc", *FLAGS, *model, str(example), "digits.c", "lepton.c", "-o", "uio"]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    done = subprocess.run(["./uio", "no", "no", "0", "no", "no"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("no: ")
+
+
 def test_command_line(tmp_path, capsys):
     model = str(files("lepton.sw") / "models" / "digits.tflite")
     assert main(["compile", model, "--config", "small", "--c", str(tmp_path / "c")]) == 0
-    assert "image 13,328 bytes, arena 384" in capsys.readouterr().out
+    ready = deploy(compile_model(load_model(model), get_config("small")))
+    sizes = f"image {len(ready.image):,} bytes, arena {ready.arena_bytes:,}"
+    assert sizes in capsys.readouterr().out and ready.arena_bytes >= 64
     names = "digits.h digits.c main.c lepton_regs.h lepton.c lepton.h lepton_model.h".split()
     assert {p.name for p in (tmp_path / "c").iterdir()} == set(names)
     assert main(["compile", model]) == 2

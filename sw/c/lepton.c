@@ -103,6 +103,12 @@ static void softmax_row(const int8_t *in, int8_t *out, uint32_t depth, const int
 
 /* --- An inference --- */
 
+#define SETUP 0xFFFFFFFFu /* `step` while lepton_load waits */
+
+static int busy(const lepton *device) {
+    return device->model != NULL && device->step != device->model->operation_count;
+}
+
 static void begin_run(lepton *device, uint32_t pc) {
     device->run = device->run == UINT32_MAX ? 1u : device->run + 1u;
     put(device, LEPTON_PC, pc);
@@ -189,7 +195,7 @@ void lepton_reset(lepton *device) {
 }
 
 lepton_result lepton_load(lepton *device, const lepton_model *model, void *arena, size_t bytes) {
-    if (device->model != NULL && device->step < device->model->operation_count) {
+    if (busy(device)) {
         return LEPTON_BUSY;
     }
     device->model = NULL;
@@ -205,24 +211,22 @@ lepton_result lepton_load(lepton *device, const lepton_model *model, void *arena
     clean(device, model->image, model->image_bytes);
     put(device, LEPTON_IMAGE, image);
     put(device, LEPTON_ARENA, start);
+    put(device, LEPTON_IRQ_ENABLE, LEPTON_IRQ_ENABLE_DONE_MASK | LEPTON_IRQ_ENABLE_ERROR_MASK);
     device->arena = arena;
+    device->model = model;
+    device->callback = NULL;
+    device->step = model->operation_count;
+    device->result = LEPTON_OK;
     if (model->setup != LEPTON_NONE) {
-        lepton_result result;
+        device->result = LEPTON_BUSY;
+        device->step = SETUP;
         begin_run(device, model->setup);
-        while ((result = run_result(device)) == LEPTON_BUSY) {
-            if (device->system->idle != NULL) {
-                device->system->idle(device->system->context);
-            }
-        }
-        put(device, LEPTON_IRQ_STATUS, LEPTON_IRQ_STATUS_DONE_MASK | LEPTON_IRQ_STATUS_ERROR_MASK);
+        lepton_result result = lepton_wait(device);
         if (result != LEPTON_OK) {
+            device->model = NULL;
             return result;
         }
     }
-    device->model = model;
-    device->step = model->operation_count;
-    device->result = LEPTON_OK;
-    put(device, LEPTON_IRQ_ENABLE, LEPTON_IRQ_ENABLE_DONE_MASK | LEPTON_IRQ_ENABLE_ERROR_MASK);
     return LEPTON_OK;
 }
 
@@ -245,7 +249,7 @@ lepton_result lepton_set_input(lepton *device, uint32_t index, const void *data,
     if (device->model == NULL) {
         return LEPTON_NOT_LOADED;
     }
-    if (device->step < device->model->operation_count) {
+    if (busy(device)) {
         return LEPTON_BUSY;
     }
     if (index >= device->model->input_count || bytes != device->model->inputs[index].bytes) {
@@ -264,7 +268,7 @@ lepton_result lepton_get_output(const lepton *device, uint32_t index, void *data
     if (device->model == NULL) {
         return LEPTON_NOT_LOADED;
     }
-    if (device->step < device->model->operation_count) {
+    if (busy(device)) {
         return LEPTON_BUSY;
     }
     if (index >= device->model->output_count || bytes != device->model->outputs[index].bytes) {
@@ -278,7 +282,7 @@ lepton_result lepton_start(lepton *device, lepton_callback callback, void *argum
     if (device->model == NULL) {
         return LEPTON_NOT_LOADED;
     }
-    if (device->step < device->model->operation_count) {
+    if (busy(device)) {
         return LEPTON_BUSY;
     }
     device->callback = callback;
@@ -293,14 +297,14 @@ lepton_result lepton_step(lepton *device) {
     if (device->model == NULL) {
         return LEPTON_NOT_LOADED;
     }
-    if (device->step < device->model->operation_count) {
+    if (busy(device)) {
         lepton_result result = run_result(device);
         if (result == LEPTON_BUSY) {
             return LEPTON_BUSY;
         }
         put(device, LEPTON_IRQ_STATUS, LEPTON_IRQ_STATUS_DONE_MASK | LEPTON_IRQ_STATUS_ERROR_MASK);
         invalidate(device);
-        if (result == LEPTON_OK) {
+        if (result == LEPTON_OK && device->step != SETUP) {
             device->step++;
             go_on(device);
         } else {

@@ -53,14 +53,15 @@ struct lepton {
     lepton_callback callback;
     void *argument;
     uint32_t run;          /* the last run's id */
-    volatile uint32_t step; /* the one under way; behind the last when none is */
+    volatile uint32_t step; /* the operation under way; their number when none is */
     volatile lepton_result result;
 };
 
 /* Find the device. `system` must live as long as it does. */
 lepton_result lepton_open(lepton *device, const lepton_system *system);
 
-/* Give it a model and an arena (a multiple of 16, of the size that the model's header says), and set it up. Blocks. */
+/* Give it a model and an arena (a multiple of 16, of the size that the model's header says), and set it up. Blocks, as
+ * lepton_wait: with an interrupt handler that calls lepton_step, mask the interrupt. */
 lepton_result lepton_load(lepton *device, const lepton_model *model, void *arena, size_t bytes);
 
 /* Copy an input into the arena, an output out of it. `bytes` is its size. */
