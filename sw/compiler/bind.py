@@ -234,9 +234,12 @@ class Binder:
             }  # fmt: skip
             ranges = [(at, at + length)]
             last = max(int(self._user[g].max()) for g in self._grains(ranges))
+            wanted = [(fields["external"], fields["external"] + length)]
             for move in self._stored.get(copy.tensor, []):
-                move.after = min(move.after, number - 1)
-                last = max(last, move.after)
+                start = move.fields["external"]
+                if self._meet([(start, start + move.bytes)], wanted):
+                    move.after = min(move.after, number - 1)
+                    last = max(last, move.after)
             self._clear_way(ranges, number)
             last = max([last, *(m.after for m in self._leaving if self._meet(m.chip, ranges))])
             self.moves.append(Move(fields, length, number, last, ranges))

@@ -62,6 +62,8 @@ class Group:
     buffers: dict[int, Buffer] = field(default_factory=dict)
     cycles: int = 0
     traffic: int = 0
+    stored: int = 0
+    """Bytes that leave the chip: read when the array does not, of which each access takes a cycle of it."""
     edges: int = 0
     """Bytes that come before the first unit or go behind the last."""
 
@@ -69,8 +71,10 @@ class Group:
     def size(self) -> int:
         return sum(-(-b.size // 16) * 16 for b in self.buffers.values())
 
-    def cost(self, width: int) -> float:
-        return max(self.cycles, self.traffic / (0.9 * width)) + self.edges / width + LATENCY
+    def cost(self, config: NpuConfig) -> float:
+        width = config.memory_width
+        held = self.stored / min(width, config.banks)
+        return max(self.cycles + held, self.traffic / (0.9 * width)) + self.edges / width + LATENCY
 
 
 @dataclass
@@ -199,7 +203,7 @@ class Planner:
 
     def _cuts(self) -> list[tuple[int, int]] | None:
         """The cheapest way through the layers: where groups begin and end, and with which variant."""
-        n, width = len(self.works), self.config.memory_width
+        n = len(self.works)
         best: list[tuple[float, int, int]] = [(0.0, -1, 0)] + [(float("inf"), -1, 0)] * n
         for i in range(n):
             if best[i][0] == float("inf"):
@@ -215,7 +219,7 @@ class Planner:
                         if misses == 2:
                             break
                         continue
-                    cost = best[i][0] + group.cost(width) + group.traffic * 1e-4
+                    cost = best[i][0] + group.cost(self.config) + group.traffic * 1e-4
                     if cost < best[j][0]:
                         best[j] = cost, i, v
         if best[n][0] == float("inf"):
@@ -279,6 +283,8 @@ class Planner:
         group.traffic += sum((s.end - s.first) * self.geometry(s.tensor)[1] for s in order if isinstance(s, Copy))
         units = [n for n, s in enumerate(group.order) if not isinstance(s, Copy)]
         for n, placed in enumerate(group.order):
+            if isinstance(placed, Copy) and placed.store:
+                group.stored += (placed.end - placed.first) * self.geometry(placed.tensor)[1]
             if isinstance(placed, Copy) and not units[0] < n < units[-1]:
                 group.edges += (placed.end - placed.first) * self.geometry(placed.tensor)[1]
         group.traffic += 80 * sum(not isinstance(s, Copy) for s in group.order)
