@@ -233,7 +233,7 @@ def _changes_of_call(node: ast.Call, edited):
         yield edited("negate", args=[ast.Compare(condition, [ast.Eq()], [ast.Constant(0)])])
         yield edited("always", args=[ast.Constant(1)])
         yield edited("never", args=[ast.Constant(0)])
-    elif name == "Mux":
+    elif name == "Mux" and len(node.args) == 3:
         condition, yes, no = node.args
         yield edited("swap", args=[condition, no, yes])
         yield edited("first", args=[ast.Constant(1), yes, no])
