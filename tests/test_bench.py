@@ -23,7 +23,7 @@ class Args:
 
     def __init__(self, model=None, **values):
         self.model, self.config, self.json, self.backend, self.all = model, "small", False, "iss", False
-        self.output = "docs/performance.md"
+        self.output, self.memory = "docs/performance.md", None
         self.__dict__.update(values)
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from lepton.rtl.spec.config import PRESETS, ConfigError, NpuConfig, get_config
+from lepton.rtl.spec.timing import Memory
 from lepton.sw.commands import check as check_command
 from lepton.sw.compiler import CompileError, FitError, compile_model
+from lepton.sw.compiler.plan import Limits
+from lepton.sw.compiler.streaming import compile_streaming
 from lepton.sw.errors import LeptonError, UserError
 from lepton.sw.files import DIGITS
 from lepton.sw.graph.model import ModelError
@@ -26,9 +29,9 @@ KEYS = {"index", "op", "where", "reason", "macs", "cycles", "weight_bytes", "act
 class Args:
     """What argparse would give."""
 
-    def __init__(self, model, config="small", clock=None, as_json=False, node_data=None, every=False):
+    def __init__(self, model, config="small", clock=None, as_json=False, node_data=None, every=False, min_memory=False):
         self.model, self.config, self.clock, self.json = str(model), config, clock, as_json
-        self.node_data, self.all = node_data, every
+        self.node_data, self.all, self.memory, self.min_memory = node_data, every, None, min_memory
 
 
 def act(shape, scale=0.05, zero=3):
@@ -132,8 +135,38 @@ def test_more_than_any_configuration_has():
     shape = (1, 700, 700, 4)
     model = load_model(build([act(shape), act(shape), act(shape)], [("ADD", [0, 1], [2], None)], [0, 1], [2]), name="m")
     report = check.check_model(model, get_config("small"))
+    assert report["supported"] and report["groups"] and report["host"]["operators"] == 0
+    report = check.check_model(model, NpuConfig())
     assert "act_bytes=5,880,000" in report["reason"]
     assert "no configuration is large enough (act_bytes=8388608" in report["way_out"]
+
+
+def test_groups_say_what_is_copied(shared):
+    """Of a network larger than the chip: all of its operators, cycles that sum, and at least the maps that pass."""
+    model = load_model(shared / "models" / "kws_ref_model.tflite")
+    config = replace(get_config("small"), act_bytes=8192)
+    report = check.check_model(model, config)
+    groups = report["groups"]
+    assert sum(group["cycles"] for group in groups) == report["cycles"]
+    there = {i for group in groups for i in group["operators"]}
+    assert there == {row["index"] for row in report["operators"] if row["where"] == "npu" and row["macs"]} | there
+    assert all(0 < group["peak_bytes"] <= 8192 for group in groups)
+    assert sum(group["traffic_bytes"] for group in groups) >= 2 * 25 * 5 * 64
+    slower = check.check_model(model, replace(config, memory_width=1), memory=Memory(latency=300))
+    assert slower["cycles"] > report["cycles"] and slower["groups"][0]["bound"] != "array"
+
+
+def test_the_least_memory(shared, capsys):
+    """With that many bytes it compiles, with half of them it does not."""
+    path, config = shared / "models" / "kws_ref_model.tflite", get_config("small")
+    assert check_command.command(Args(path, as_json=True, min_memory=True)) == 0
+    least = json.loads(capsys.readouterr().out)["min_memory"]
+    assert 1024 < least < 16000
+    for room, good in ((least, True), (least // 2, False)):
+        host: dict[int, str] = {}
+        program = compile_streaming(load_model(path), config, host, Limits(room, 1))
+        assert program.span_bytes <= room
+        assert (not host) == good
 
 
 def test_every_machine_by_name(capsys):

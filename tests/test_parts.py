@@ -10,9 +10,9 @@ from amaranth.lib.wiring import Component
 from lepton.rtl import layouts
 from lepton.rtl.compact.parts import COMPACT
 from lepton.rtl.npu import parts_of
-from lepton.rtl.parts import LARGE
+from lepton.rtl.parts import LARGE, MEMORY
 from lepton.rtl.spec import isa
-from lepton.rtl.spec.config import PRESETS, UP5K
+from lepton.rtl.spec.config import PRESETS, UP5K, NpuConfig
 
 RTL = Path(__file__).parents[1] / "rtl"
 UNITS = [f.name for f in fields(LARGE) if f.name not in ("link", "counted")]
@@ -31,7 +31,8 @@ def test_only_the_choice_asks_which_machine():
 
 def test_the_machine_of_a_configuration():
     assert parts_of(UP5K) is COMPACT
-    assert all(parts_of(config) is LARGE for config in PRESETS.values())
+    assert all(parts_of(config) is MEMORY for config in PRESETS.values())
+    assert parts_of(NpuConfig()) is LARGE
 
 
 @pytest.mark.parametrize("job", UNITS)
@@ -41,8 +42,7 @@ def test_units_of_a_job_have_the_same_members(job):
         assert isinstance(unit, Component)
         return {name: member.flow for name, member in unit.signature.members.items()}
 
-    large = members(LARGE, PRESETS["small"])
-    large.pop("x", None)  # external memory, only with a ring
+    large = members(LARGE, NpuConfig())
     assert members(COMPACT, UP5K) == large
 
 

@@ -26,7 +26,7 @@ class Args:
     """What argparse would give."""
 
     def __init__(self, model, output, config="small"):
-        self.model, self.output, self.config = str(model), str(output), config
+        self.model, self.output, self.config, self.memory = str(model), str(output), config, None
 
 
 @pytest.mark.parametrize("name", ["kws_ref_model", "ad01_int8"])

@@ -83,7 +83,7 @@ def test_an_array_of_params_is_a_view_of_its_bytes():
     assert params.tobytes() == raw.tobytes() == isa.PARAM.pack_array(params).tobytes()
 
 
-CONFIGS = (*PRESETS.values(), UP5K, NpuConfig(), replace(PRESETS["tiny"], external_bytes=2**20, act_bytes=256))
+CONFIGS = (*PRESETS.values(), UP5K, NpuConfig(), NpuConfig(ring_tiles=64, external_bytes=2**20, act_bytes=256))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)

@@ -11,6 +11,7 @@ from lepton.rtl.spec.config import get_config
 from lepton.rtl.spec.timing import Memory
 from lepton.sw.compiler import compile_model
 from lepton.sw.compiler.bind import Cache
+from lepton.sw.compiler.streaming import compile_streaming
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference.cycles import predict
 from lepton.sw.session import IssEngine, Session
@@ -21,7 +22,7 @@ ZOO = ["add_c12", "avgpool3", "concat", "mbv2_block", "pad_conv", "resnet_block"
 
 
 def machine(name: str, **changes):
-    return replace(get_config(name), ring_tiles=0, memory_bytes=1 << 25, **{"memory_width": 16} | changes)
+    return replace(get_config(name), **changes)
 
 
 def run(path, config, rows=2):
@@ -82,9 +83,9 @@ def test_a_program_says_who_waits(shared):
 
 
 def test_resident_networks_read_their_weights_once(shared):
-    """The program of a network that fits copies its input and output only."""
+    """The program of a network whose weights fit copies its input and output only."""
     model, config = load_model(shared / "models/kws_ref_model.tflite"), machine("large")
-    program = compile_model(model, config)
+    program = compile_streaming(model, config, {})
     spaces, at = [], program.steps[0].pc
     while True:
         op, fields = isa.decode(program.words, at)

@@ -198,8 +198,8 @@ class Emitter:
         """Tiles that bring bytes of given places to the columns (`strided.gather`)."""
         self.most_rows = 4095
         """Of a block."""
-        self.most_tiles = config.weight_tiles
-        """Of a MUL."""
+        self.most_tiles = 2**20
+        """Of a MUL, where all need not be there at once."""
         self.ahead = True
         """Whether multiplications may stand before tails that belong to earlier ones."""
         self.constants: dict[tuple, Span] = {}

@@ -106,8 +106,8 @@ class Layer:
     """With a memory port: most bytes on the chip at one time, of activations; 0: not known."""
 
 
-PART_ALIGN = 64
-"""Bytes to whose multiples the parts of an image and the tensors of an arena are aligned."""
+PART_ALIGN = 128
+"""Bytes to whose multiples the parts of an image and the tensors of an arena are aligned: a burst of the program."""
 ARENA_ALIGN = 4096
 
 

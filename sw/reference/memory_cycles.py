@@ -165,7 +165,7 @@ class MemoryRun(Run):
         block = MEMORY_BURST // 8
         width, interval = self.config.memory_width, self.port.memory.interval
         first, end = self.program[0][0], self.program[-1][0]
-        at, word = 0, first
+        at, word = -1, first
         while True:
             at += 1
             read = word // block * block + block - PROGRAM_QUEUE - FETCH_AHEAD - first  # when this word has been taken

@@ -7,6 +7,7 @@ CAUSES = {
     "tail": "#d1603d",
     "fetch": "#4c8bb5",
     "drain": "#9a9a9a",
+    "memory": "#b5507f",
 }
 """By what the array did in a cycle or waited for (`isa.Cause`)."""
 KINDS = {"DEPTHWISE_CONV_2D": "#d1603d", "CONV_2D": "#2a9d5c", "FULLY_CONNECTED": "#4c8bb5", "": "#7b5ea7"}
