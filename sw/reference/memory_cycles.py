@@ -27,7 +27,7 @@ READS, WRITES = 8, 4
 """Bursts of a kind that are under way at the arbiter at most."""
 WORD = 4
 """From a program word's last beat to its taking."""
-BURST = 3
+BURST = 2
 """From a MOVE's acceptance to its first burst's turn at the arbiter."""
 BEAT = 2
 """From a beat that is read to its first access on the chip."""
@@ -35,6 +35,9 @@ STORED = 6
 """From an access to the turn of a burst that writes it."""
 TAIL_HELD = MOVE_WAIT + 2
 """From one cycle in which the tail is held to the next."""
+MARGIN = 25
+"""Of so many cycles of a MOVE, one is added: whose burst is first, the program's or MOVE's, may be a matter of a cycle,
+and then it is one of 128 bytes."""
 AHEAD = 4
 """MOVEs that are accepted at most before the first of them is done."""
 
@@ -169,20 +172,19 @@ class MemoryRun(Run):
         while True:
             at += 1
             read = word // block * block + block - PROGRAM_QUEUE - FETCH_AHEAD - first  # when this word has been taken
+            if read > end - first:  # END is not taken, so no more is
+                return
             if read > 0:
-                while len(self.gone) < read and not self.done_fetching:
+                while len(self.gone) < read:
                     yield
-                if len(self.gone) < read:
-                    return
-                at = max(
-                    at, self.gone[read - 1] + 2, self.there[min(read + FETCH_AHEAD, len(self.there)) - 1] - WORD + 2
-                )
+                read_ahead = self.there[min(read + FETCH_AHEAD, len(self.there)) - 1]  # of the words behind it
+                at = max(at, self.gone[read - 1] + 2, read_ahead - 1)
             stop = word // block * block + block
             yield at
             at = max(at, self.port.turn)
             start, _ = self.port.burst(at, -(-8 * (stop - word) // width))
             for n in range(word, min(stop, end + 1)):
-                beat = (8 * (n - word) + 7) // width
+                beat = (8 * word % width + 8 * (n - word) + 7) // width
                 self.there.append(start + beat * interval + WORD)
             word = stop
 
@@ -295,6 +297,8 @@ class MemoryRun(Run):
                     yield
                 end = self.stored[stores]
                 stores += 1
+            end += (end - max([at, *self.done[-1:]])) // MARGIN
+            free = max(free, end)
             self.timing.spans[pc] = at, end
             self.give("move", v, end + 1)
             self.done.append(end)
