@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from lepton.sw.commands import Subparsers, add_config, add_memory, with_memory
 from lepton.sw.errors import UserError
@@ -35,8 +36,10 @@ def command(args: argparse.Namespace) -> int:
             print(f"{r['model']} {r['config']}: {cycles}", file=sys.stderr, flush=True)
     if args.json:
         print(json.dumps(reports, indent=2))
+    old = Path(args.output).read_text(encoding="utf-8") if Path(args.output).is_file() else ""
+    _, mark, other = old.partition("\n<!--")  # tables of other commands stand behind
     with atomic(args.output) as temporary:
-        temporary.write_text(performance_page(reports, "make bench"), encoding="utf-8")
+        temporary.write_text(performance_page(reports, "make bench") + mark + other, encoding="utf-8")
     print(args.output, file=sys.stderr)
     return 0
 

@@ -13,7 +13,7 @@ import numpy as np
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.isa import Space
 from lepton.rtl.spec.timing import FETCH_AHEAD, MEMORY_BURST, MOVE_TURN, MOVE_WAIT, PROGRAM_QUEUE, Memory
-from lepton.sw.reference.cycles import Run
+from lepton.sw.reference.replay import Run
 
 CHANNELS = {
     ("move", "load"): ("post_load", "wait_move"),

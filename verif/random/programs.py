@@ -262,6 +262,7 @@ class Maker:
 
     def weave(self, order):
         """With MOVEs among the instructions."""
+        assert self.behind is not None
         weaver = Weaver(self, self.behind)
         for _ in range(self.r(3, 16)):
             new = weaver.change(order)
