@@ -156,12 +156,10 @@ class MemoryRun(Run):
         n = len(self.gone)
         while len(self.there) <= n:
             yield
-        taken = max(taken + 1, self.there[n])
-        self.gone.append(taken)
-        return taken
+        return max(taken + 1, self.there[n])
 
-    def word_gone(self, taken):
-        self.gone[-1] = taken
+    def take(self, taken):
+        self.gone.append(taken)
 
     def stream(self):
         """Bursts of program words, as room in the queue allows."""
