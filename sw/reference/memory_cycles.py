@@ -35,9 +35,9 @@ STORED = 6
 """From an access to the turn of a burst that writes it."""
 TAIL_HELD = MOVE_WAIT + 2
 """From one cycle in which the tail is held to the next."""
-MARGIN = 25
-"""Of so many cycles of a MOVE, one is added: whose burst is first, the program's or MOVE's, may be a matter of a cycle,
-and then it is one of 128 bytes."""
+MARGIN = 16
+"""To so many cycles of a MOVE, or of a burst of the program, one is added: whose burst is first may be a matter of a
+cycle, and then it is one of 128 bytes."""
 AHEAD = 4
 """MOVEs that are accepted at most before the first of them is done."""
 
@@ -95,6 +95,7 @@ class MemoryRun(Run):
         self.at_hand: list[int] = []  # of each burst written: its last beat has been read on the chip
         self.done: list[int] = []  # of each MOVE: its last access on the chip, or beat in memory
         self.stored: list[int] = []
+        self.wrote: list[int] = []  # of each burst written: its first beat
         self.reading_until = 0  # MUL reads activations
         self.pass_from = 0
         self.writing: deque[tuple[int, int, int]] = deque()  # TAILs write activations: from, to, every so many cycles
@@ -111,6 +112,7 @@ class MemoryRun(Run):
             self.at_hand,
             self.done,
             self.stored,
+            self.wrote,
         ]
         return (*super().progress(), *map(len, lists), *map(len, self.given.values()), *self.used.values())
 
@@ -180,7 +182,8 @@ class MemoryRun(Run):
             stop = word // block * block + block
             yield at
             at = max(at, self.port.turn)
-            start, _ = self.port.burst(at, -(-8 * (stop - word) // width))
+            start, last = self.port.burst(at, -(-8 * (stop - word) // width))
+            start += (last - at) // MARGIN if read > 0 else 0
             for n in range(word, min(stop, end + 1)):
                 beat = (8 * word % width + 8 * (n - word) + 7) // width
                 self.there.append(start + beat * interval + WORD)
@@ -240,7 +243,8 @@ class MemoryRun(Run):
                         yield
                     turn = max(turn, self.at_hand[written])
                     yield turn
-                    _, last = self.port.burst(turn, part.beats, write=True)
+                    first, last = self.port.burst(turn, part.beats, write=True)
+                    self.wrote.append(first)
                     written += 1
                 else:
                     while claimed + MEMORY_BURST // self.config.memory_width > self.depth:
@@ -268,11 +272,13 @@ class MemoryRun(Run):
             while len(self.jobs) <= i:
                 yield
             at, _, parts = self.jobs[i]
+            written = len(self.at_hand)
             free = max(free, at + 2)
             act = v["space"] == Space.ACT
             for part in parts:
                 if v["store"]:
                     free = yield from self._read(free, part.accesses)
+                    free = max(free, (yield from self._room(parts, len(self.at_hand) - written)))
                     self.at_hand.append(free + STORED)
                     continue
                 last = free
@@ -300,6 +306,20 @@ class MemoryRun(Run):
             self.timing.spans[pc] = at, end
             self.give("move", v, end + 1)
             self.done.append(end)
+
+    def _room(self, parts, n):
+        """Generator: the cycle from which there is room for burst `n` of a store, where beats wait for memory."""
+        over = sum(part.beats for part in parts[: n + 1]) - self.depth
+        k = 0
+        while over > parts[k].beats:
+            over -= parts[k].beats
+            k += 1
+        if over <= 0:
+            return 0
+        number = len(self.at_hand) - n + k
+        while len(self.wrote) <= number:
+            yield
+        return self.wrote[number] + over * self.port.memory.interval
 
     def _read(self, at, count):
         """Generator: accesses that read activations, when MUL does not; the cycle behind the last."""
