@@ -15,7 +15,7 @@ import numpy as np
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Status
-from lepton.rtl.spec.timing import FETCH_AHEAD, FETCH_QUEUE, MOVE_QUEUE, PROGRAM_QUEUE, TILE_QUEUE, TOKENS
+from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, TILE_QUEUE, TOKENS
 from lepton.sw.reference.arith import requantize
 
 DESCRIPTOR_DTYPE = isa.DESCRIPTOR.dtype
@@ -252,6 +252,7 @@ class Iss:
             self._mover = np.full(self.config.act_bytes, -1, np.int32)  # number of the MOVE that wrote
             self._writer_number = np.full(self.config.act_bytes, -1, np.int32)  # of the TAIL that wrote
             self._reader_number = np.full(self.config.act_bytes, -1, np.int32)  # of the MUL that read last
+            self._rewritten = np.zeros(len(self.memory) // 8, bool)  # words of memory
             self._tile_mover = np.full(self.config.weight_tiles, -1, np.int32)  # number of the MOVE that wrote
             self._tile_user = np.full(self.config.weight_tiles, -1, np.int32)  # number of the MUL that used it
             self._tile_loads = np.zeros(self.config.weight_tiles, np.int32)  # times it is loaded and not yet used
@@ -276,10 +277,11 @@ class Iss:
         self.status = Status.DONE
 
     def _execute(self, pc):
-        self._first = pc
+        first = pc
         while True:
-            self._last = pc
             step = self._fetch(pc)
+            if self.hazards and self._changed(first, pc + step.op.words):
+                step.fail("a MOVE writes words of the program, which may have been read")
             pc += step.op.words
             if step.op is isa.END:
                 break
@@ -292,7 +294,14 @@ class Iss:
             if not self._ahead:
                 self._work()
         self._work()
+        if self.hazards and self._changed(first, pc):
+            step.fail("a MOVE writes words of the program, which may have been read")
         self._finish(step)
+
+    def _changed(self, first, end) -> bool:
+        """Whether MOVEs of this run wrote some of these words of the program."""
+        at = self.bases[isa.Base.IMAGE] // 8
+        return bool(self._rewritten[at + first : at + end].any())
 
     def _full(self, step):
         """Whether the instruction finds no room in its queue: `FETCH_QUEUE` wait behind the one at work."""
@@ -729,9 +738,7 @@ class Iss:
     def _move_hazards(self, step, chip, runs):
         """Raises IssError where what a MOVE reads or overwrites depends on timing."""
         if step.store:
-            first = self.bases[isa.Base.IMAGE] + 8 * self._first
-            if ((runs >= first) & (runs < first + 8 * (self._last - self._first + PROGRAM_QUEUE + FETCH_AHEAD))).any():
-                step.fail("writes words of the program, which may have been read")
+            self._rewritten[runs // 8] = True
             late = self._writer_number[chip] > self._known["move"]["tail"]
             if late.any():
                 step.fail(f"reads byte {chip[late][0]}, written by a TAIL, without waiting for its token")
