@@ -279,9 +279,9 @@ class Iss:
     def _execute(self, pc):
         first = pc
         while True:
+            self._unchanged(first, pc + 1)
             step = self._fetch(pc)
-            if self.hazards and self._changed(first, pc + step.op.words):
-                step.fail("a MOVE writes words of the program, which may have been read")
+            self._unchanged(first, pc + step.op.words)
             pc += step.op.words
             if step.op is isa.END:
                 break
@@ -294,14 +294,14 @@ class Iss:
             if not self._ahead:
                 self._work()
         self._work()
-        if self.hazards and self._changed(first, pc):
-            step.fail("a MOVE writes words of the program, which may have been read")
+        self._unchanged(first, pc)
         self._finish(step)
 
-    def _changed(self, first, end) -> bool:
-        """Whether MOVEs of this run wrote some of these words of the program."""
+    def _unchanged(self, first, end):
+        """Raises IssError if MOVEs of this run wrote some of these words of the program: they may have been read."""
         at = self.bases[isa.Base.IMAGE] // 8
-        return bool(self._rewritten[at + first : at + end].any())
+        if self.hazards and self._rewritten[at + first : at + end].any():
+            raise IssError(f"word {end}: a MOVE has written words of the program")
 
     def _full(self, step):
         """Whether the instruction finds no room in its queue: `FETCH_QUEUE` wait behind the one at work."""
