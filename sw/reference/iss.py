@@ -87,6 +87,8 @@ CHANNELS = {
     ("tail", "move"): ("post_move", "wait_tail"),
 }
 """Tokens that engines give each other: the flags of who gives one and of who takes it."""
+PORT_FIELDS = {"wait_move", "post_move", "wrap_y", "wrap_size"}
+"""Fields that only a machine with a memory port has."""
 ENGINES = {"LOAD": "load", "MUL": "mul", "TAIL": "tail", "TABLE": "tail", "MOVE": "move"}
 """The engine of each instruction."""
 
@@ -368,6 +370,8 @@ class Iss:
         except IndexError:
             cut_off = True
             op, fields = isa.decode([int(w) for w in words[pc:]] + [0] * 4)
+        if not self.config.memory_width:  # bits of no field there
+            fields |= dict.fromkeys(PORT_FIELDS & fields.keys(), 0)
         step = _Step(pc, op, fields)
         step.number = self._count
         self._count += 1
@@ -829,6 +833,8 @@ class Iss:
                 self._banks[bank], self._held["tail"] = "free", None
                 yield ""
         if step.post:
+            if c.memory_width and len(self._tokens) == TOKENS:
+                step.fail(f"gives a token more than {TOKENS} that mul has not taken", Status.BAD_INSTRUCTION)
             self._tokens.append(step)
 
     def _scale(self, step, g, bank, e, n):
