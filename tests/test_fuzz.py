@@ -170,3 +170,11 @@ def test_a_missing_token_of_move_is_found(monkeypatch, who):
             assert "token" in str(error) or "may still have to" in str(error)
             return
     pytest.fail("not found")
+
+
+def test_a_value_a_row_passes_through_a_small_chip():
+    """What is broadcast along the columns, but differs from row to row."""
+    mean = fuzz.Node("MEAN", (0,), {"axes": (2, 3), "keep": True}, 0, (1.0, -51))
+    made = fuzz.Graph((1, 13, 6, 7), (0.03, -60), (mean, fuzz.Node("MUL", (0, 1), {"activation": 0}, 0, (1.0, -128))))
+    config = fuzz.replace(fuzz.memory_config(3152), act_bytes=1024, params=670)
+    fuzz.check(made.to_bytes(), [config], ("iss",))

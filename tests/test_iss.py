@@ -642,3 +642,29 @@ def test_a_program_without_end_is_refused():
         m.run(pc=4095)
     with pytest.raises(IssError, match="word 4096: the program runs past the end"):
         m.run(pc=4096)
+
+
+def test_without_a_memory_port_its_flags_are_bits_of_no_field():
+    """MUL and TAIL neither wait for MOVE nor give it tokens, and no row is turned back."""
+    for width, status in ((0, Status.DONE), (4, Status.STALLED)):
+        config = NpuConfig(rows=4, cols=4, lanes=2, act_bytes=256, memory_width=width, memory_bytes=4096 * bool(width))
+        iss = Iss(config)
+        iss.act[:] = np.arange(256) - 128
+        iss.tiles[0] = np.eye(4)
+        iss.descriptors["last"] = 1
+        words = isa.encode(isa.LOAD, count=1)
+        words += isa.encode(isa.MUL, groups=1, width=2, height=1, init=1, release=1, x_step=4, x_limit=99, y_limit=1,
+                            wait_move=1, post_move=1, wrap_y=0, wrap_size=100, address=100)  # fmt: skip
+        words += isa.encode(isa.TAIL, take=1, release=1, width=2, height=1, window_x=1, window_y=1, channels=4, acc_x=1,
+                            out_x=4, address=200, wait_move=0, post_move=1, clamp=1, low=-128, high=127)  # fmt: skip
+        words = np.array([*words, *isa.encode(isa.END)], "<u8")
+        if width:
+            iss.memory[: 8 * len(words)] = words.view(np.uint8)
+            with pytest.raises(IssError, match="waits for ever"):
+                iss.run()
+        else:
+            iss.program[: len(words)] = words
+            iss.params["multiplier"], iss.params["shift"] = 1 << 30, 1
+            iss.run()
+            assert iss.act[200:208].tolist() == list(range(100 - 128, 108 - 128))
+        assert iss.status == status

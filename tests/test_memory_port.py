@@ -304,6 +304,41 @@ def test_words_of_a_program(width, image, pc):
     assert all(address + beats * width <= 8192 for _, address, beats in memory.bursts)
 
 
+def test_a_word_that_was_cut_off_by_a_clear_is_forgotten():
+    """Three of its four beats have come; the next run's words begin with their first."""
+    dut = ProgramStream(config_of(2, memory_bytes=8192))
+    words = [0x1122334455667788, 0x99AABBCCDDEEFF00]
+
+    async def begin(ctx):
+        for name in (dut.clear, dut.read.start):
+            ctx.set(name, 1)
+            await ctx.tick()
+            ctx.set(name, 0)
+        await ctx.tick().until(dut.memory.a.valid)
+
+    async def give(ctx, beats):
+        for beat in beats:
+            ctx.set(dut.memory.r.payload, beat)
+            ctx.set(dut.memory.r.valid, 1)
+            await ctx.tick()
+        ctx.set(dut.memory.r.valid, 0)
+
+    async def bench(ctx):
+        ctx.set(dut.memory.a.ready, 1)
+        await begin(ctx)
+        await give(ctx, [0xDEAD] * 3)
+        await begin(ctx)
+        await give(ctx, [word >> at & 0xFFFF for word in words for at in (0, 16, 32, 48)])
+        for word in words:
+            got = await ctx.tick().sample(dut.read.words.payload).until(dut.read.words.valid)
+            assert got[0] == word
+            ctx.set(dut.read.words.ready, 1)
+            await ctx.tick()
+            ctx.set(dut.read.words.ready, 0)
+
+    simulate(dut, (bench, False))
+
+
 def test_a_program_that_begins_beyond_the_memory_has_no_words():
     config = config_of(4, memory_bytes=8192)
     dut = ProgramStream(config)

@@ -23,7 +23,7 @@ def test_the_cycle_model_and_check_import_no_amaranth():
 
 @pytest.mark.parametrize("act_read, weight_load", [(1, 1), (3, 2), (2, 3), (2, 5), (1, 4), (4, 2)])
 def test_a_load_meets_row_0_one_cycle_before_the_swap(act_read, weight_load):
-    t = replace(timing.of(PRESETS["small"]), act_read=act_read, weight_load=weight_load)
+    t = replace(timing.of(PRESETS["small"]), act_read=act_read, weight_load=weight_load, wrap=0)
     swap = 1 + t.operands  # of the first vector, after its pass's start
     assert t.load_delay + weight_load == swap - 1
     assert t.first_read + act_read + 1 == swap  # a register takes the masked data

@@ -165,15 +165,14 @@ class Recorder(Compiler):
         shape = self.model.tensors[out].shape
         if len(shape) != 4 or shape[0] != 1 or shape[1] < 2:
             return None
-        tensors = [out]
+        tensors, others = [out], [self.model.tensors[t] for t in op.inputs if t >= 0 and self.model.tensors[t].constant]
         for t in self.activations(op):
             if self.model.tensors[t].shape == shape:
                 tensors.append(t)
-            elif self.model.tensors[t].size >= shape[1] * shape[2]:
-                return None
-        if any(self.model.tensors[t].constant and len(self.model.tensors[t].shape) == 4
-               and self.model.tensors[t].shape[1] > 1 for t in op.inputs if t >= 0):  # fmt: skip
-            return None
+            else:
+                others.append(self.model.tensors[t])
+        if any(t.shape[-3:-2] > (1,) or (not t.constant and t.size >= shape[1] * shape[2]) for t in others):
+            return None  # one that is broadcast, but not along the rows
         row = shape[2] * shape[3]
         vectors = -(-row // self.config.cols)
         step = max(1, min(shape[1], self.config.acc_depth // 2 // vectors, self.most_rows))

@@ -15,7 +15,7 @@ import numpy as np
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.spec.isa import Status
-from lepton.rtl.spec.timing import FETCH_AHEAD, FETCH_QUEUE, MOVE_QUEUE, PROGRAM_QUEUE, TILE_QUEUE, TOKENS
+from lepton.rtl.spec.timing import FETCH_QUEUE, MOVE_QUEUE, TILE_QUEUE, TOKENS
 from lepton.sw.reference.arith import requantize
 
 DESCRIPTOR_DTYPE = isa.DESCRIPTOR.dtype
@@ -87,6 +87,8 @@ CHANNELS = {
     ("tail", "move"): ("post_move", "wait_tail"),
 }
 """Tokens that engines give each other: the flags of who gives one and of who takes it."""
+PORT_FIELDS = {"wait_move", "post_move", "wrap_y", "wrap_size"}
+"""Fields that only a machine with a memory port has."""
 ENGINES = {"LOAD": "load", "MUL": "mul", "TAIL": "tail", "TABLE": "tail", "MOVE": "move"}
 """The engine of each instruction."""
 
@@ -252,6 +254,7 @@ class Iss:
             self._mover = np.full(self.config.act_bytes, -1, np.int32)  # number of the MOVE that wrote
             self._writer_number = np.full(self.config.act_bytes, -1, np.int32)  # of the TAIL that wrote
             self._reader_number = np.full(self.config.act_bytes, -1, np.int32)  # of the MUL that read last
+            self._rewritten = np.zeros(len(self.memory) // 8, bool)  # words of memory
             self._tile_mover = np.full(self.config.weight_tiles, -1, np.int32)  # number of the MOVE that wrote
             self._tile_user = np.full(self.config.weight_tiles, -1, np.int32)  # number of the MUL that used it
             self._tile_loads = np.zeros(self.config.weight_tiles, np.int32)  # times it is loaded and not yet used
@@ -276,10 +279,11 @@ class Iss:
         self.status = Status.DONE
 
     def _execute(self, pc):
-        self._first = pc
+        first = pc
         while True:
-            self._last = pc
+            self._unchanged(first, pc + 1)
             step = self._fetch(pc)
+            self._unchanged(first, pc + step.op.words)
             pc += step.op.words
             if step.op is isa.END:
                 break
@@ -292,7 +296,14 @@ class Iss:
             if not self._ahead:
                 self._work()
         self._work()
+        self._unchanged(first, pc)
         self._finish(step)
+
+    def _unchanged(self, first, end):
+        """Raises IssError if MOVEs of this run wrote some of these words of the program: they may have been read."""
+        at = self.bases[isa.Base.IMAGE] // 8
+        if self.hazards and self._rewritten[at + first : at + end].any():
+            raise IssError(f"word {end}: a MOVE has written words of the program")
 
     def _full(self, step):
         """Whether the instruction finds no room in its queue: `FETCH_QUEUE` wait behind the one at work."""
@@ -359,6 +370,8 @@ class Iss:
         except IndexError:
             cut_off = True
             op, fields = isa.decode([int(w) for w in words[pc:]] + [0] * 4)
+        if not self.config.memory_width:  # bits of no field there
+            fields |= dict.fromkeys(PORT_FIELDS & fields.keys(), 0)
         step = _Step(pc, op, fields)
         step.number = self._count
         self._count += 1
@@ -729,9 +742,7 @@ class Iss:
     def _move_hazards(self, step, chip, runs):
         """Raises IssError where what a MOVE reads or overwrites depends on timing."""
         if step.store:
-            first = self.bases[isa.Base.IMAGE] + 8 * self._first
-            if ((runs >= first) & (runs < first + 8 * (self._last - self._first + PROGRAM_QUEUE + FETCH_AHEAD))).any():
-                step.fail("writes words of the program, which may have been read")
+            self._rewritten[runs // 8] = True
             late = self._writer_number[chip] > self._known["move"]["tail"]
             if late.any():
                 step.fail(f"reads byte {chip[late][0]}, written by a TAIL, without waiting for its token")
@@ -822,6 +833,8 @@ class Iss:
                 self._banks[bank], self._held["tail"] = "free", None
                 yield ""
         if step.post:
+            if c.memory_width and len(self._tokens) == TOKENS:
+                step.fail(f"gives a token more than {TOKENS} that mul has not taken", Status.BAD_INSTRUCTION)
             self._tokens.append(step)
 
     def _scale(self, step, g, bank, e, n):

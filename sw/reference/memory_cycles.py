@@ -27,7 +27,7 @@ READS, WRITES = 8, 4
 """Bursts of a kind that are under way at the arbiter at most."""
 WORD = 4
 """From a program word's last beat to its taking."""
-BURST = 3
+BURST = 2
 """From a MOVE's acceptance to its first burst's turn at the arbiter."""
 BEAT = 2
 """From a beat that is read to its first access on the chip."""
@@ -35,6 +35,9 @@ STORED = 6
 """From an access to the turn of a burst that writes it."""
 TAIL_HELD = MOVE_WAIT + 2
 """From one cycle in which the tail is held to the next."""
+MARGIN = 16
+"""To so many cycles of a MOVE, or of a burst of the program, one is added: whose burst is first may be a matter of a
+cycle, and then it is one of 128 bytes."""
 AHEAD = 4
 """MOVEs that are accepted at most before the first of them is done."""
 
@@ -92,6 +95,7 @@ class MemoryRun(Run):
         self.at_hand: list[int] = []  # of each burst written: its last beat has been read on the chip
         self.done: list[int] = []  # of each MOVE: its last access on the chip, or beat in memory
         self.stored: list[int] = []
+        self.wrote: list[int] = []  # of each burst written: its first beat
         self.reading_until = 0  # MUL reads activations
         self.pass_from = 0
         self.writing: deque[tuple[int, int, int]] = deque()  # TAILs write activations: from, to, every so many cycles
@@ -108,6 +112,7 @@ class MemoryRun(Run):
             self.at_hand,
             self.done,
             self.stored,
+            self.wrote,
         ]
         return (*super().progress(), *map(len, lists), *map(len, self.given.values()), *self.used.values())
 
@@ -153,12 +158,10 @@ class MemoryRun(Run):
         n = len(self.gone)
         while len(self.there) <= n:
             yield
-        taken = max(taken + 1, self.there[n])
-        self.gone.append(taken)
-        return taken
+        return max(taken + 1, self.there[n])
 
-    def word_gone(self, taken):
-        self.gone[-1] = taken
+    def take(self, taken):
+        self.gone.append(taken)
 
     def stream(self):
         """Bursts of program words, as room in the queue allows."""
@@ -169,20 +172,20 @@ class MemoryRun(Run):
         while True:
             at += 1
             read = word // block * block + block - PROGRAM_QUEUE - FETCH_AHEAD - first  # when this word has been taken
+            if read > end - first:  # END is not taken, so no more is
+                return
             if read > 0:
-                while len(self.gone) < read and not self.done_fetching:
+                while len(self.gone) < read:
                     yield
-                if len(self.gone) < read:
-                    return
-                at = max(
-                    at, self.gone[read - 1] + 2, self.there[min(read + FETCH_AHEAD, len(self.there)) - 1] - WORD + 2
-                )
+                read_ahead = self.there[min(read + FETCH_AHEAD, len(self.there)) - 1]  # of the words behind it
+                at = max(at, self.gone[read - 1] + 2, read_ahead - 1)
             stop = word // block * block + block
             yield at
             at = max(at, self.port.turn)
-            start, _ = self.port.burst(at, -(-8 * (stop - word) // width))
+            start, last = self.port.burst(at, -(-8 * (stop - word) // width))
+            start += (last - at) // MARGIN if read > 0 else 0
             for n in range(word, min(stop, end + 1)):
-                beat = (8 * (n - word) + 7) // width
+                beat = (8 * word % width + 8 * (n - word) + 7) // width
                 self.there.append(start + beat * interval + WORD)
             word = stop
 
@@ -240,7 +243,8 @@ class MemoryRun(Run):
                         yield
                     turn = max(turn, self.at_hand[written])
                     yield turn
-                    _, last = self.port.burst(turn, part.beats, write=True)
+                    first, last = self.port.burst(turn, part.beats, write=True)
+                    self.wrote.append(first)
                     written += 1
                 else:
                     while claimed + MEMORY_BURST // self.config.memory_width > self.depth:
@@ -268,11 +272,13 @@ class MemoryRun(Run):
             while len(self.jobs) <= i:
                 yield
             at, _, parts = self.jobs[i]
+            written = len(self.at_hand)
             free = max(free, at + 2)
             act = v["space"] == Space.ACT
             for part in parts:
                 if v["store"]:
                     free = yield from self._read(free, part.accesses)
+                    free = max(free, (yield from self._room(parts, len(self.at_hand) - written)))
                     self.at_hand.append(free + STORED)
                     continue
                 last = free
@@ -295,9 +301,25 @@ class MemoryRun(Run):
                     yield
                 end = self.stored[stores]
                 stores += 1
+            end += (end - max([at, *self.done[-1:]])) // MARGIN
+            free = max(free, end)
             self.timing.spans[pc] = at, end
             self.give("move", v, end + 1)
             self.done.append(end)
+
+    def _room(self, parts, n):
+        """Generator: the cycle from which there is room for burst `n` of a store, where beats wait for memory."""
+        over = sum(part.beats for part in parts[: n + 1]) - self.depth
+        k = 0
+        while over > parts[k].beats:
+            over -= parts[k].beats
+            k += 1
+        if over <= 0:
+            return 0
+        number = len(self.at_hand) - n + k
+        while len(self.wrote) <= number:
+            yield
+        return self.wrote[number] + over * self.port.memory.interval
 
     def _read(self, at, count):
         """Generator: accesses that read activations, when MUL does not; the cycle behind the last."""

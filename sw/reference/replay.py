@@ -80,8 +80,10 @@ class Run:
         }
         for pc, op, _ in self.program:
             self.taken[pc] = taken
-            for _ in range(op.words):
+            for n in range(op.words):
                 taken = yield from self.word(taken)
+                if n < op.words - 1:
+                    self.take(taken)
             if op is isa.END:
                 break
             q = target[op.opcode]
@@ -97,7 +99,7 @@ class Run:
                 while len(self.accept[q]) <= k:
                     yield
                 taken = max(taken, self.accept[q][k] + 1)
-                self.word_gone(taken)
+            self.take(taken)
             self.valid[q].append(taken + 1)
         self.done_fetching = taken + 1
 
@@ -319,12 +321,12 @@ class Run:
     # Generators: `yield` where what is asked for is not known yet.
 
     def word(self, taken):
-        """The cycle in which the next program word is taken, the one before was in cycle `taken`."""
+        """The cycle in which the next program word may be taken, the one before was in cycle `taken`."""
         yield from ()
         return taken + 1
 
-    def word_gone(self, taken):
-        """The last word was taken only in this cycle."""
+    def take(self, taken):
+        """It was taken in that cycle; END is not."""
 
     def token(self, who, whom, fields):
         """The cycle from which the token is there that an instruction waits for; 0 if it waits for none."""

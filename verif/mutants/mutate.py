@@ -93,7 +93,11 @@ UNITS = {
     "program_stream": Unit(
         "port",
         "ProgramStream",
-        (_PORT + "a_program_that_begins_beyond_the_memory_has_no_words", _PORT + "words_of_a_program"),
+        (
+            _PORT + "a_program_that_begins_beyond_the_memory_has_no_words",
+            _PORT + "a_word_that_was_cut_off_by_a_clear_is_forgotten",
+            _PORT + "words_of_a_program",
+        ),
     ),
     "ram_queue": Unit("port", "RamQueue", (_PORT + "the_queue_of_wide_items",), (8, 4)),
     "memory_host": Unit("port", "MemoryHost", (_PORT + "the_host_at_the_memory_beat_by_beat",), (4,)),
@@ -233,7 +237,7 @@ def _changes_of_call(node: ast.Call, edited):
         yield edited("negate", args=[ast.Compare(condition, [ast.Eq()], [ast.Constant(0)])])
         yield edited("always", args=[ast.Constant(1)])
         yield edited("never", args=[ast.Constant(0)])
-    elif name == "Mux":
+    elif name == "Mux" and len(node.args) == 3:
         condition, yes, no = node.args
         yield edited("swap", args=[condition, no, yes])
         yield edited("first", args=[ast.Constant(1), yes, no])

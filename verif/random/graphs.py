@@ -29,7 +29,7 @@ import numpy as np
 
 from lepton.rtl.spec.config import PRESETS, NpuConfig
 from lepton.rtl.spec.isa import PARAM_BYTES, Region, word_bytes
-from lepton.rtl.spec.timing import Memory
+from lepton.rtl.spec.timing import MEMORY_BURST, Memory
 from lepton.sw.compiler import CompileError, Compiler, FitError, NpuStep, compile_model
 from lepton.sw.compiler.program import until_settled
 from lepton.sw.graph.model import ModelError, window
@@ -1017,10 +1017,26 @@ def movable_tiles(model, config: NpuConfig) -> int:
 
 
 class _CheckedSession(Session):
-    """A session whose instruction-set simulator also reports what would depend on timing."""
+    """A session whose instruction-set simulator also reports what would depend on timing, and whose RTL starts when the
+    memory has answered what the run before read ahead of its end, as the cycle model has it."""
 
     def _open(self):
-        return IssEngine(self.config, self.program, hazards=True) if self.backend == "iss" else super()._open()
+        if self.backend == "iss":
+            return IssEngine(self.config, self.program, hazards=True)
+        engine = super()._open()
+        return _Settled(engine) if self.config.memory_width else engine
+
+
+class _Settled:
+    """A device's engine that waits before each start."""
+
+    def __init__(self, engine):
+        self.device, self.write, self.read, self.patch = engine.device, engine.write, engine.read, engine.patch
+        self._start = engine.start
+
+    def start(self, pc: int):
+        self.device._transport.run(4 * MEMORY_BURST * 10)
+        return self._start(pc)
 
 
 def random_memory(seed: int) -> Memory:
@@ -1033,7 +1049,7 @@ class _DisturbedSession(_CheckedSession):
     """A session on the RTL whose memory refreshes and stalls at random."""
 
     def _open(self):
-        engine = super()._open()
+        engine = Session._open(self)
         assert isinstance(engine, DeviceEngine)
         model = engine.device._transport.model
         model.set_pace(self._memory.latency, self._memory.interval, refresh=(900, 70))
