@@ -1,5 +1,6 @@
 """The ways in other than ONNX: float .tflite, PyTorch, Keras, and `lepton.compile`."""
 
+import os
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
 from lepton.sw.frontends.importer import cosine, import_model, read_source
 from lepton.sw.frontends.simplify import simplify, without_gelu
 from lepton.sw.frontends.tflite_reader import read_tflite
+from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.graph.writer import OperatorSpec, TensorSpec, write_model
 
 RNG = np.random.default_rng(9)
@@ -98,6 +100,42 @@ def test_missing_extra_is_one_line(tmp_path, monkeypatch, capsys, name, missing,
     assert main(["import", str(tmp_path / name), "-o", str(tmp_path / "q.tflite")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and words in said
+
+
+NO_FILES = ("pipe", "zeros", "circle", "folder")
+
+
+def no_file(folder, kind, ending):
+    """A pipe that nobody writes to, a device without end, a link to itself, or a folder."""
+    path = folder / f"{kind}{ending}"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "zeros" else path)
+    return path
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", ".keras", ".h5", ".tflite"])
+def test_what_is_no_file_is_not_opened(tmp_path, capsys, kind, ending):
+    path = no_file(tmp_path, kind, ending)
+    assert main(["import", str(path), "-o", str(tmp_path / "q.tflite")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and path.name in said
+    for use in (read_source, lepton.compile):
+        with pytest.raises(ImportModelError, match=f"{kind}.*(not a file|cannot be read)"):
+            use(path)
+
+
+def test_a_large_file_is_not_opened(tmp_path):
+    for ending in (".onnx", ".pt2", ".keras", ".tflite"):
+        path = tmp_path / f"large{ending}"
+        with path.open("wb") as file:
+            file.truncate(MAX_FILE_BYTES + 1)
+        with pytest.raises(ImportModelError, match="larger than"):
+            read_source(path)
 
 
 def test_unknown_ending(tmp_path, capsys):

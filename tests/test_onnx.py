@@ -1,5 +1,7 @@
 """ONNX files to int8: each operator against the `onnx` package's reference, whole networks against float and TFLM."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -416,6 +418,41 @@ def test_200_corrupted_files(tmp_path, capsys):
         assert code == 2
         assert said.err.count("\n") == 1 and said.err.startswith("lepton: error: "), said.err
     assert refused > 150
+
+
+def test_tensors_in_files_beside_the_model(tmp_path):
+    """They are read from beside the model, and only from files, within the limits."""
+    path, model = tmp_path / "m.onnx", small_network()
+    x, whole = floats(1, 2, 8, 8), read_onnx(model.SerializeToString())
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    graph = read_onnx(path)
+    want, got = (ir.evaluate(g, x)[g.outputs[0]] for g in (whole, graph))
+    np.testing.assert_array_equal(got, want)
+    with pytest.raises(ImportModelError, match="in another file: give the model's path"):
+        read_onnx(path.read_bytes())
+    with (tmp_path / "m.data").open("r+b") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(ImportModelError, match="m.data: larger than"):
+        read_onnx(path)
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(ImportModelError, match="m.data: cannot be read"):
+        read_onnx(path)
+    os.mkfifo(tmp_path / "m.data")
+    with pytest.raises(ImportModelError, match="m.data: not a file"):
+        read_onnx(path)
+
+
+def test_more_in_files_beside_the_model_than_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "m.onnx"
+    onnx.save(small_network(), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    model = onnx.load(path, load_external_data=False)
+    for t in model.graph.initializer:  # each as long as the file, which no length says
+        del t.external_data[:]
+        t.external_data.add(key="location", value="m.data")
+    path.write_bytes(model.SerializeToString())
+    monkeypatch.setattr("lepton.sw.frontends.onnx_reader.MAX_FILE_BYTES", path.stat().st_size)
+    with pytest.raises(ImportModelError, match="bytes of tensors in other files"):
+        read_onnx(path)
 
 
 # Whole networks

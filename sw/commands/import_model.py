@@ -5,19 +5,19 @@ from pathlib import Path
 
 from lepton.sw.commands import Subparsers, add_config, progress
 from lepton.sw.errors import UserError
-from lepton.sw.files import atomic, check_output, load_config
+from lepton.sw.files import atomic, check_file, check_output, load_config
 
 
 def command(args: argparse.Namespace) -> int:
     """Import a network as an int8 .tflite."""
     from lepton.sw.frontends.importer import agreement, import_model, layers, load_calibration, show_layers
+    from lepton.sw.graph.model import MAX_FILE_BYTES
     from lepton.sw.report import check
 
     check_output(args.output)
     config = load_config(args.config)
     source = Path(args.source)
-    if not source.exists():
-        raise UserError(f"{source}: no such file")
+    check_file(source, MAX_FILE_BYTES, UserError)
     arrays = load_calibration(args.calibrate) if args.calibrate else None
     counts = progress("calibrating ")
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.files import check_file
 from lepton.sw.frontends.graph import ImportModelError
 from lepton.sw.frontends.importer import import_model, load_calibration
+from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.session import Session
 
 
@@ -39,8 +41,8 @@ def compile(
         data: list[np.ndarray] | None = load_calibration(calibration)
     else:
         data = given if calibration is None else as_arrays(calibration)
-    if isinstance(model, (str, Path)) and not Path(model).exists():
-        raise ImportModelError(f"{model}: no such file")
+    if isinstance(model, (str, Path)):
+        check_file(Path(model), MAX_FILE_BYTES, ImportModelError)
     ready = isinstance(model, (str, Path)) and Path(model).suffix.lower() not in (".onnx", ".pt2", ".keras", ".h5")
     if ready and data is None:
         return Session(str(model), config=config, backend=backend)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from lepton.sw.arrays import ArrayError, holds, read_arrays
+from lepton.sw.files import check_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends import keras_source, torch_source
 from lepton.sw.frontends.graph import Graph, ImportModelError, Value
 from lepton.sw.frontends.quantize import Quantized, Ranges, calibrate, quantize
 from lepton.sw.frontends.simplify import without_gelu
 from lepton.sw.frontends.tflite_reader import read_tflite
-from lepton.sw.graph.model import Model, ModelError
+from lepton.sw.graph.model import MAX_FILE_BYTES, Model, ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
 
@@ -77,8 +78,7 @@ def read_source(source, nhwc: bool = False, shapes=None, name: str | None = None
     """
     if isinstance(source, (str, Path)):
         path = Path(source)
-        if not path.exists():
-            raise ImportModelError(f"{path}: no such file")
+        check_file(path, MAX_FILE_BYTES, ImportModelError)
         ending = path.suffix.lower()
     else:
         path, ending = source, ""

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from lepton.sw.files import check_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
 from lepton.sw.frontends.simplify import simplify
 from lepton.sw.frontends.tflite_reader import read_tflite
+from lepton.sw.graph.model import MAX_FILE_BYTES
 
 MISSING = "reading Keras needs TensorFlow: pip install 'lepton-npu[keras]'"
 
@@ -29,12 +31,13 @@ def read_keras(source: Any, name: str | None = None) -> Graph:
     """The float graph of a .keras or .h5 file, or of a Keras model. Raises ImportModelError, one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        import tensorflow as tf
     except ImportError:
         raise ImportModelError(MISSING) from None
     if isinstance(source, (str, Path)):
         path = Path(source)
         name = name or path.stem
+        check_file(path, MAX_FILE_BYTES, ImportModelError)
         try:
             source = tf.keras.models.load_model(path, compile=False)
         except Exception as error:
@@ -54,7 +57,7 @@ def read_keras(source: Any, name: str | None = None) -> Graph:
 
 
 def _converted(tf, model, inputs, name: str) -> bytes:
-    from tensorflow.python.framework.convert_to_constants import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 

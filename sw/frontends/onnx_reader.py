@@ -14,18 +14,21 @@ from typing import Any
 
 import numpy as np
 
+from lepton.sw.files import check_file, read_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Quant, Value
 from lepton.sw.frontends.simplify import simplify
 from lepton.sw.graph.model import MAX_FILE_BYTES, MAX_RANK, MAX_TENSOR_ELEMENTS, window
 
 try:
-    import onnx  # type: ignore[import-not-found, unused-ignore]
-    from onnx import helper, numpy_helper  # type: ignore[import-not-found, unused-ignore]
+    import onnx
+    from onnx import external_data_helper, helper, numpy_helper
 except ImportError:
     raise ImportModelError("reading ONNX needs the onnx package: pip install 'lepton-npu[onnx]'") from None
 
 MAX_PADDING = 65536
+MAX_EXTERNAL_BYTES = 1 << 32
+"""Most bytes of a file beside a model, of which the model's tensors may be a part."""
 MAX_STEPS = 256
 LOWEST = np.float32(-3.4e38)
 MASKED = np.float32(-16)
@@ -104,30 +107,40 @@ def read_onnx(
     `nhwc`: inputs and outputs of 3 and more axes have their channels last, else they are as in the source.
     `input_shapes` (with batch) fill in sizes that the file leaves open. Raises ImportModelError, one line.
     """
+    folder = None
     if isinstance(source, (str, Path)):
         path = Path(source)
-        name = name or path.stem
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ImportModelError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-            path.open("rb").close()
-        except OSError as error:
-            raise ImportModelError(f"{path}: cannot be read: {error.strerror or error}") from None
-        load: Any = lambda: onnx.load(path)  # noqa: E731 - with the external data beside it
-    elif isinstance(source, bytes):
-        load = lambda: onnx.load_model_from_string(source)  # noqa: E731
-    else:
-        load = lambda: source  # noqa: E731
+        name, folder = name or path.stem, path.parent
+        source = read_file(path, MAX_FILE_BYTES, ImportModelError)
     name = name or "model"
     try:
-        model = load()
+        model = onnx.load_model_from_string(source) if isinstance(source, bytes) else source
         if not model.graph.node:
             raise ImportModelError("not an ONNX file, or one without a graph")
+        _load_external_data(model, folder)
         return _Reader(model, nhwc, input_shapes).read(name)
     except ImportModelError as error:
         raise ImportModelError(f"{name}: {error}") from None
     except Exception as error:  # whatever protobuf, onnx and numpy stumble over in a damaged file
         raise ImportModelError(f"{name}: not an ONNX file, or a damaged one ({type(error).__name__})") from None
+
+
+def _load_external_data(model: "onnx.ModelProto", folder: Path | None) -> None:
+    """Fetch the tensors that lie in files beside the model. Raises ImportModelError, and whatever onnx does."""
+    attributes = (a for n in model.graph.node for a in n.attribute if a.HasField("t"))
+    left = MAX_FILE_BYTES
+    for t in (*model.graph.initializer, *(a.t for a in attributes)):
+        if not external_data_helper.uses_external_data(t):
+            continue
+        if folder is None:
+            raise ImportModelError(f"tensor {t.name!r} lies in another file: give the model's path, or load it whole")
+        fields = {e.key: e.value for e in t.external_data}
+        path = folder / fields["location"]
+        check_file(path, MAX_EXTERNAL_BYTES, ImportModelError)
+        left -= int(fields.get("length", path.stat().st_size))
+        if left < 0:
+            raise ImportModelError(f"more than {MAX_FILE_BYTES} bytes of tensors in other files")
+        external_data_helper.load_external_data_for_tensor(t, str(folder))
 
 
 class _Reader:
@@ -289,7 +302,7 @@ class _Reader:
         if op == "Range":
             a, b, c = (float(i.data) for i in inputs)
             self.need(c and abs((b - a) / c) < MAX_TENSOR_ELEMENTS, "too many values")
-        from onnx.reference import ReferenceEvaluator  # type: ignore[import-not-found, unused-ignore]
+        from onnx.reference import ReferenceEvaluator
 
         names = [n for n in node.input]
         infos = [helper.make_empty_tensor_value_info(n) for n in dict.fromkeys(names) if n]

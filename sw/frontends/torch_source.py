@@ -8,7 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lepton.sw.files import check_file
 from lepton.sw.frontends.graph import Graph, ImportModelError
+from lepton.sw.graph.model import MAX_FILE_BYTES
 
 MISSING = (
     "reading PyTorch needs torch, onnx and onnxscript: pip install 'lepton-npu[torch]' "
@@ -27,8 +29,8 @@ def read_torch(source: Any, example_inputs: tuple | None = None, nhwc: bool = Fa
     """The float graph of an nn.Module (with example inputs, batch 1), an ExportedProgram, or a .pt2 file of
     torch.export.save. Raises ImportModelError, one line."""
     try:
-        import onnxscript  # type: ignore[import-not-found, import-untyped, unused-ignore] # noqa: F401
-        import torch  # type: ignore[import-not-found, unused-ignore]
+        import onnxscript  # noqa: F401
+        import torch
 
         from lepton.sw.frontends.onnx_reader import read_onnx
     except ImportError:
@@ -36,6 +38,7 @@ def read_torch(source: Any, example_inputs: tuple | None = None, nhwc: bool = Fa
     if isinstance(source, (str, Path)):
         path = Path(source)
         name = name or path.stem
+        check_file(path, MAX_FILE_BYTES, ImportModelError)
         try:
             source = torch.export.load(str(path))
         except Exception as error:

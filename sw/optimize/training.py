@@ -25,8 +25,8 @@ from lepton.sw.reference.kernels.matmul import matmul_parameters
 from lepton.sw.session import End, Session
 
 try:
-    import torch  # type: ignore[import-not-found, unused-ignore]
-    import torch.nn.functional as F  # type: ignore[import-not-found, unused-ignore]
+    import torch
+    import torch.nn.functional as F
 except ImportError:
     raise ImportModelError("training needs torch: pip install 'lepton-npu[torch]'") from None
 

@@ -64,7 +64,7 @@ def samples(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def torch_way(name: str, x: np.ndarray, y: np.ndarray, folder: str) -> Iterator[tuple[str, Any, np.ndarray]]:
     """The module, and its ONNX files."""
-    import torch  # type: ignore[import-not-found, unused-ignore]
+    import torch
 
     from lepton.verif.networks.torch_networks import trained
 
@@ -78,7 +78,7 @@ def torch_way(name: str, x: np.ndarray, y: np.ndarray, folder: str) -> Iterator[
     yield "onnx", plain, real
     if importlib.util.find_spec("onnxruntime") is None:
         return
-    from onnxruntime.quantization import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
         QuantType,
