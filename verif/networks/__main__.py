@@ -7,6 +7,7 @@ the RTL give the same bytes. GELU, which TFLM has not, is written as with `lepto
 
 import argparse
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -156,6 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # what the exporters find to say
     missing = {w: [m for m in WAYS[w] if importlib.util.find_spec(m) is None] for w in args.ways}
     for way, modules in missing.items():
         if modules:
