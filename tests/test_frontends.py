@@ -1,6 +1,7 @@
 """The ways in other than ONNX: float .tflite, PyTorch, Keras, and `lepton.compile`."""
 
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_a_large_file_is_not_opened(tmp_path):
             file.truncate(MAX_FILE_BYTES + 1)
         with pytest.raises(ImportModelError, match="larger than"):
             read_source(path)
+
+
+@pytest.mark.parametrize("ending, module", [(".pt2", "torch"), (".keras", "tensorflow"), (".h5", "tensorflow")])
+def test_a_damaged_file_is_one_line(tmp_path, ending, module):
+    """Whatever the framework has to say of it."""
+    pytest.importorskip(module)
+    path = tmp_path / f"bad{ending}"
+    path.write_bytes(b"x\n" * 100)
+    command = [sys.executable, "-m", "lepton.sw.cli", "import", str(path), "-o", str(tmp_path / "q.tflite")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and path.name in done.stderr, done.stderr
 
 
 def test_unknown_ending(tmp_path, capsys):

@@ -40,7 +40,9 @@ def read_torch(source: Any, example_inputs: tuple | None = None, nhwc: bool = Fa
         name = name or path.stem
         check_file(path, MAX_FILE_BYTES, ImportModelError)
         try:
-            source = torch.export.load(str(path))
+            with warnings.catch_warnings(), _quiet():
+                warnings.simplefilter("ignore")
+                source = torch.export.load(str(path))
         except Exception as error:
             raise ImportModelError(f"{path}: not a .pt2 file of torch.export.save ({type(error).__name__})") from None
     name = name or (type(source).__name__ if isinstance(source, torch.nn.Module) else "model")
@@ -63,11 +65,13 @@ def read_torch(source: Any, example_inputs: tuple | None = None, nhwc: bool = Fa
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the exporter's progress in the log."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what torch's loader and exporter tell of their progress: a user's error is one line."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
