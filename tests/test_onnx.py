@@ -221,6 +221,43 @@ def test_recurrent(op, direction):
         assert sum(n.op == "UNIDIRECTIONAL_SEQUENCE_LSTM" for n in graph.nodes) == d
 
 
+def gru(steps: int):
+    constants = {"w": floats(1, 96, 4), "r": 0.2 * floats(1, 96, 32), "b": floats(1, 192)}
+    attributes = dict(hidden_size=32, linear_before_reset=1)
+    nodes = [("Transpose", ["x"], ["t"], dict(perm=[1, 0, 2])), ("GRU", ["t", "w", "r", "b"], ["y"], attributes)]
+    return net(nodes, {"x": (1, steps, 4)}, constants=constants)
+
+
+def test_gru_of_many_steps_runs_in_tflm():
+    """Written out step by step, and near the float network; TFLM joins no more than 10 tensors at a time."""
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    from lepton.sw.session import Session
+
+    made = import_model(gru(21), data := floats(20, 21, 4))
+    model = made.model()
+    assert max(len(o.inputs) for o in model.operators if o.op == "CONCATENATION") == 10
+    session = Session(model, backend="golden")
+    stored = session.inputs[0].quantize(data[:2])
+    got = session.run(stored)
+    interpreter = runtime.Interpreter.from_bytes(made.data, arena_size=1 << 20)
+    for row, y in zip(stored, got):
+        interpreter.set_input(row[None], 0)
+        interpreter.invoke()
+        np.testing.assert_array_equal(interpreter.get_output(0).reshape(y.shape), y)
+    values = [ir.evaluate(made.graph, x[None])[made.graph.outputs[0]] for x in data[:2]]
+    assert cosine(session.outputs[0].dequantize(got), np.stack(values)) > 0.999
+
+
+def test_the_same_weights_are_in_the_file_once():
+    import tflite
+
+    root = tflite.Model.GetRootAsModel(import_model(gru(5), floats(3, 5, 4)).data, 0)
+    kept = [root.Buffers(i).DataAsNumpy() for i in range(1, root.BuffersLength())]
+    assert len({bytes(b) for b in kept}) == len(kept) and sum(b.size == 64 * 32 for b in kept) == 1
+    tensors = [root.Subgraphs(0).Tensors(i) for i in range(root.Subgraphs(0).TensorsLength())]
+    assert sum(t.ShapeAsNumpy().tolist() == [64, 32] for t in tensors) == 4  # a tensor for each step but the first
+
+
 def test_batch_norm_and_relu_are_folded():
     nodes = [
         ("Conv", ["x", "w"], ["a"], dict(pads=[1, 1])),

@@ -1,5 +1,8 @@
 """Imported with 16-bit activations: each operator of the float graph in TensorFlow Lite Micro and the golden model."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -173,3 +176,9 @@ def test_what_is_quantized_to_8_bits_is_refused():
     model = net(nodes, {"x": (1, 8)}, constants=scale)
     with pytest.raises(ImportModelError, match="quantized to 8 bits: import the float model"):
         import_model(model, w(4, 8), activations=16)
+
+
+def test_the_page_names_what_keeps_8_bits():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "frontends.md").read_text()
+    section = page.split("## Activations of 16 bits")[1].split("\n## ")[0].split("It has none of")[1].split(": such")[0]
+    assert set(re.findall(r"`(\w+)`", section)) == set(ir.OPERATORS) - WIDE - {"GELU"}

@@ -1318,11 +1318,7 @@ class _Reader:
                 else:
                     h = pair("ADD", new, pair("MUL", z, pair("SUB", h, new)))
                 out.append(self.emit("RESHAPE", [h], shape=(1, 1, n)))
-            while len(out) > 1:  # CONCATENATION takes a few inputs at a time
-                groups = [out[i : i + 16] for i in range(0, len(out), 16)]
-                options = {"Axis": 1, "FusedActivationFunction": 0}
-                out = [g[0] if len(g) == 1 else self.emit("CONCATENATION", g, options) for g in groups]
-            return out[0]
+            return self.emit("CONCATENATION", out, {"Axis": 1, "FusedActivationFunction": 0}) if length > 1 else out[0]
 
         return self._recurrent(x, w, r, b, attributes, 3, run)
 

@@ -22,6 +22,8 @@ WIDE = frozenset(
     "UNIDIRECTIONAL_SEQUENCE_LSTM".split()
 )
 """Operators that TFLM runs with 16-bit activations, as tests/test_frontends.py tries each."""
+MAX_JOINED = 10
+"""Most inputs of TFLM's CONCATENATION."""
 GELU_SLOPE = math.sqrt(2 / math.pi)
 GELU_CUBIC = 2 * GELU_SLOPE * 0.044715
 POINTWISE = (
@@ -409,6 +411,24 @@ def narrow_transposes(p: _Pass) -> None:
         p.refresh()
 
 
+def narrow_concatenations(p: _Pass) -> None:
+    """CONCATENATION of more inputs than TFLM takes, a few at a time."""
+    for node in list(p.graph.nodes):
+        if node.op != "CONCATENATION" or len(node.inputs) <= MAX_JOINED:
+            continue
+        axis, parts = node.options["Axis"] % len(node.y.shape), []
+        for i in range(0, len(node.inputs), MAX_JOINED):
+            group = [v for v in node.inputs[i : i + MAX_JOINED] if v is not None]
+            shape = list(node.y.shape)
+            shape[axis] = sum(v.shape[axis] for v in group)
+            parts.append(Value(f"{node.y.name}/part{i}", tuple(shape), quant=node.y.quant))
+            place = p.graph.nodes.index(node)
+            plain = {"Axis": axis, "FusedActivationFunction": 0}
+            p.graph.nodes.insert(place, Node("CONCATENATION", [*group], [parts[-1]], plain, node.source))
+        node.inputs = [*parts]
+        p.refresh()
+
+
 def without_gelu(graph: Graph, cubic: float = 0.0) -> Graph:
     """The graph with x * sigmoid(1.702 x) for GELU (at most 0.021 from it), which TFLM has not; with GELU_CUBIC with
     x * sigmoid(1.596 x + 0.0714 x**3) (at most 0.0005 from it), whose powers need 16 bits."""
@@ -482,6 +502,7 @@ PASSES = (
     activations,
     paddings,
     narrow_transposes,
+    narrow_concatenations,
 )
 
 
