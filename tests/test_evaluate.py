@@ -1,6 +1,7 @@
 """`lepton evaluate`: scores against scikit-learn by hand and against what the data are made to give."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -252,6 +253,38 @@ def test_what_is_no_file_is_not_opened(tmp_path, capsys, kind, ending):
     if ending == ".png" and kind != "folder":
         with pytest.raises(EvaluateError, match=kind):
             load_samples(tmp_path / "data", (8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    "module, name, words",
+    [
+        ("PIL", "p.png", "the package 'PIL' is missing"),
+        ("PIL", "data", "the package 'PIL' is missing"),
+        ("sklearn", "d.npz", "the scores need scikit-learn"),
+        ("pyarrow", "d.parquet", "reading .parquet needs pyarrow"),
+    ],
+)
+def test_a_missing_package_is_one_line(tmp_path, capsys, monkeypatch, module, name, words):
+    (tmp_path / "data" / "class").mkdir(parents=True)
+    for picture in ("p.png", "data/class/p.png"):
+        Image.new("L", (8, 8)).save(tmp_path / picture)
+    np.savez(tmp_path / "d.npz", **np.load(DIGITS.with_suffix(".npz")))
+    (tmp_path / "d.parquet").write_bytes(b"x")
+    for loaded in [m for m in sys.modules if m.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, loaded)
+
+    class Blocked:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name.split(".")[0] == module:
+                raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Blocked, *sys.meta_path])
+    monkeypatch.setattr("lepton.sw.errors.find_spec", lambda name: None if name == module else True)
+    command = ["run", DIGITS, "--input"] if name == "p.png" else ["evaluate", DIGITS]
+    assert main([*map(str, command), str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words in said and said.endswith("pip install 'lepton-npu[evaluate]'\n")
 
 
 def test_a_table_that_unpacks_to_too_much(tmp_path, monkeypatch):

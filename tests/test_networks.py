@@ -23,7 +23,7 @@ def test_what_is_missing_is_told(monkeypatch, capsys):
     """And a table without a line is no success."""
     monkeypatch.setattr(networks, "WAYS", {"torch": ("no_such_module",)})
     assert networks.main(["--ways", "torch"]) == 1
-    assert capsys.readouterr().err == "torch: left out, it needs no_such_module\n"
+    assert capsys.readouterr().err == "torch: left out, it needs no_such_module: pip install 'lepton-npu[networks]'\n"
 
 
 def test_a_row_holds_only_where_everything_says_so():

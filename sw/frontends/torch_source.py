@@ -12,10 +12,7 @@ from lepton.sw.files import check_file
 from lepton.sw.frontends.graph import Graph, ImportModelError
 from lepton.sw.graph.model import MAX_FILE_BYTES
 
-MISSING = (
-    "reading PyTorch needs torch, onnx and onnxscript: pip install 'lepton-npu[torch]' "
-    "(with --index-url of PyTorch's CPU builds for a small torch)"
-)
+MISSING = "reading PyTorch needs torch, onnx and onnxscript: pip install 'lepton-npu[torch]'"
 
 
 def is_module(source: Any) -> bool:

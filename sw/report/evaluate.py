@@ -116,6 +116,7 @@ def picture_shape(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
 def read_picture(path: Path, size: tuple[int, int], channels: int, first: bool, resize: str = "bilinear") -> np.ndarray:
     """A picture as uint8, (H, W, C) or with the channels first. resize: bilinear or nearest (the sides become those of
     `size`), or crop (the middle, bilinear, in its own proportions). Raises EvaluateError."""
+    need("evaluate", "PIL")
     from PIL import Image, UnidentifiedImageError
 
     check_file(path, MAX_FILE_BYTES, EvaluateError)
