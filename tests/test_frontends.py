@@ -261,7 +261,7 @@ def test_torch_lstm_is_one_operator():
     np.testing.assert_allclose(got, net(x).detach().numpy(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["cnn", "lstm"])
+@pytest.mark.parametrize("kind", ["cnn", "lstm", "gru"])
 def test_keras(tmp_path, kind):
     tf = pytest.importorskip("tensorflow", reason="pip install -e '.[keras]'")
     k = tf.keras
@@ -270,9 +270,13 @@ def test_keras(tmp_path, kind):
                   k.layers.GlobalAveragePooling2D(), k.layers.Dense(3)]  # fmt: skip
         shape = (8, 8, 2)
     else:
-        layers = [k.layers.Dense(5), k.layers.LSTM(6, return_sequences=True), k.layers.LSTM(4), k.layers.Dense(3)]
+        layer = k.layers.LSTM if kind == "lstm" else k.layers.GRU
+        other = {} if kind == "lstm" else {"reset_after": False}
+        layers = [k.layers.Dense(5), layer(6, return_sequences=True), layer(4, **other), k.layers.Dense(3)]
         shape = (7, 6)
     model = k.Sequential([k.Input(shape), *layers])
+    for v in model.trainable_variables:  # biases, too
+        v.assign(0.5 * floats(*v.shape))
     model.save(tmp_path / "m.keras")
     x = floats(12, *shape)
     graph = read_source(tmp_path / "m.keras")
@@ -282,3 +286,17 @@ def test_keras(tmp_path, kind):
     if kind == "cnn":
         imported = import_model(model, x)
         assert cosine(imported.samples[0][0], x[:1]) > 0.999 and imported.model().operators
+
+
+def test_keras_layers_that_are_not_known_are_named():
+    k = pytest.importorskip("tensorflow", reason="pip install -e '.[keras]'").keras
+    chain = k.Sequential([k.Input((5, 3)), k.layers.Bidirectional(k.layers.GRU(4), name="both")])
+    with pytest.raises(ImportModelError, match=r"layer 'both' \(Bidirectional\): LSTM and GRU are supported"):
+        read_source(chain)
+    x = k.Input((5, 3))
+    forked = k.Model(x, k.layers.Add()([k.layers.GRU(4)(x), k.layers.GRU(4)(x)]))
+    with pytest.raises(ImportModelError, match="GRU in a network that is no chain of layers: export it to ONNX"):
+        read_source(forked)
+    long = k.Sequential([k.Input((257, 3)), k.layers.GRU(4)])
+    with pytest.raises(ImportModelError, match="257 steps: a GRU is unrolled, at most 256"):
+        read_source(long)

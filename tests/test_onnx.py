@@ -191,11 +191,13 @@ def test_concat_of_turned_and_straight():
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "GRU, reset first"])
 def test_recurrent(op, direction):
+    after = {"linear_before_reset": 1} if op == "GRU" else {}
+    op = op.split(",")[0]
     gates, d = {"LSTM": 4, "GRU": 3}[op], 2 if direction == "bidirectional" else 1
     constants = {"w": floats(d, gates * 5, 3), "r": floats(d, gates * 5, 5), "b": floats(d, 2 * gates * 5)}
-    attributes = dict(hidden_size=5, direction=direction) | ({"linear_before_reset": 1} if op == "GRU" else {})
+    attributes = dict(hidden_size=5, direction=direction) | after
     model = net([(op, ["x", "w", "r", "b"], ["y", "h"], attributes)], {"x": (6, 1, 3)}, ("y", "h"), constants)
     x = floats(6, 1, 3)
     with pytest.raises(ImportModelError, match="batch is 6"):

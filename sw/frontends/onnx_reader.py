@@ -17,6 +17,7 @@ import numpy as np
 from lepton.sw.files import check_file, read_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Quant, Value
+from lepton.sw.frontends.recurrent import MAX_STEPS, gru
 from lepton.sw.frontends.simplify import simplify
 from lepton.sw.graph.model import MAX_FILE_BYTES, MAX_RANK, MAX_TENSOR_ELEMENTS, window
 
@@ -29,7 +30,6 @@ except ImportError:
 MAX_PADDING = 65536
 MAX_EXTERNAL_BYTES = 1 << 32
 """Most bytes of a file beside a model, of which the model's tensors may be a part."""
-MAX_STEPS = 256
 LOWEST = np.float32(-3.4e38)
 MASKED = np.float32(-16)
 """What stands for minus infinity in a mask: exp(-16) is below an int8's 1/256, and the scores keep their resolution."""
@@ -1276,49 +1276,16 @@ class _Reader:
         self.need(_zero(h0), "an initial state other than 0 is not supported")
         functions = [f.decode().lower() for f in attributes.get("activations", [])]
         self.need(functions in ([], ["sigmoid", "tanh"], ["sigmoid", "tanh"] * 2), f"activations {functions}")
-        self.need(
-            attributes.get("linear_before_reset", 0) == 1,
-            "reset before the product is not supported: export with linear_before_reset=1, as PyTorch does",
-        )
-        self.need(x.shape[0] <= MAX_STEPS, f"{x.shape[0]} steps: a GRU is unrolled, at most {MAX_STEPS} steps")
+        after = attributes.get("linear_before_reset", 0) == 1
 
-        def run(sequence, d):  # TFLite has no GRU: its steps, one after the other
-            n = r.shape[2]
-            weights, recurrent = w.data[d].astype(np.float32), r.data[d].astype(np.float32)
-            both = np.zeros((2, 3 * n), np.float32) if b is None else b.data[d].astype(np.float32).reshape(2, -1)
-            bias = both[0] + np.concatenate([both[1, : 2 * n], np.zeros(n, np.float32)])
-            length = sequence.shape[1]
-
-            def product(x, matrix, bias):
-                options = {"FusedActivationFunction": 0, "WeightsFormat": 0, "KeepNumDims": len(x.shape) != 2}
-                shape = (*x.shape[:-1], len(matrix))
-                return self.emit("FULLY_CONNECTED", [x, self.constant(matrix), self.constant(bias)], options, shape)
-
-            def pair(op, a, b):
-                return self.emit(op, [a, b], FUSED)
-
-            gates = product(sequence, weights[: 2 * n], bias[: 2 * n])
-            news = product(sequence, weights[2 * n :], bias[2 * n :])
-            h, out = None, []
-            for t in range(length):
-                gate, new = (
-                    self.emit("RESHAPE", [self._cut(v, [(0, None, 1), (t, t + 1, 1), (0, None, 1)])], shape=(1, k))
-                    for v, k in ((gates, 2 * n), (news, n))
-                )
-                if h is not None:
-                    gate = pair("ADD", gate, product(h, recurrent[: 2 * n], np.zeros(2 * n, np.float32)))
-                gate = self.emit("LOGISTIC", [gate])
-                z = self._cut(gate, [(0, None, 1), (0, n, 1)])
-                reset = self._cut(gate, [(0, None, 1), (n, 2 * n, 1)])
-                last = both[1, 2 * n :]
-                inner = self.constant(last[None]) if h is None else product(h, recurrent[2 * n :], last)
-                new = self.emit("TANH", [pair("ADD", new, pair("MUL", reset, inner))])
-                if h is None:
-                    h = pair("SUB", new, pair("MUL", z, new))
-                else:
-                    h = pair("ADD", new, pair("MUL", z, pair("SUB", h, new)))
-                out.append(self.emit("RESHAPE", [h], shape=(1, 1, n)))
-            return self.emit("CONCATENATION", out, {"Axis": 1, "FusedActivationFunction": 0}) if length > 1 else out[0]
+        def run(sequence, d):
+            steps = sequence.shape[1]
+            self.need(steps <= MAX_STEPS, f"{steps} steps: a GRU is unrolled, at most {MAX_STEPS} steps")
+            bias = np.zeros((2, 3 * r.shape[2])) if b is None else b.data[d].reshape(2, -1)
+            name = f"{self.node.output[0] or self.node.output[1]}/{d}"
+            nodes, y = gru(sequence, w.data[d], r.data[d], bias, after, name, f"{self.node.name or name} (GRU)")
+            self.nodes += nodes
+            return y
 
         return self._recurrent(x, w, r, b, attributes, 3, run)
 
