@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # commands import this module before they know that they need
 
 DIGITS = Path(__file__).resolve().parent / "models" / "digits.tflite"
 """The network that ships."""
-MAX_JSON = 1 << 20
-"""Most bytes of a configuration."""
+MAX_TEXT = 1 << 20
+"""Most bytes of a configuration or a list of labels."""
 INPUT_KEYS, LABEL_KEYS, EXPECTED_KEYS = ("x", "input"), ("y", "labels"), ("tflm", "output")
 
 
@@ -28,13 +28,24 @@ def check_model(name: str | Path) -> None:
         raise UserError(f"{name}: no such file")
 
 
-def read_file(path: Path, limit: int, error: type[LeptonError]) -> bytes:
-    """Bytes of a file. Raises `error` when it cannot be read, or has more than `limit` bytes: before any is read."""
-    if path.exists() and not path.is_file():
-        raise error(f"{path}: not a file")
+def check_file(path: Path, limit: int, error: type[LeptonError]) -> None:
+    """Raises `error` unless it is a file (no pipe, no device: they may never end) of at most `limit` bytes that can be
+    read. For files that a library opens; others are read with `read_file`."""
     try:
-        if path.stat().st_size > limit:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise error(f"{path}: not a file")
+        if size > limit:
             raise error(f"{path}: larger than {limit} bytes")
+        path.open("rb").close()
+    except OSError as e:
+        raise error(f"{path}: cannot be read: {e.strerror or e}") from None
+
+
+def read_file(path: Path, limit: int, error: type[LeptonError]) -> bytes:
+    """Bytes of a file, once `check_file` has found nothing wrong with it."""
+    check_file(path, limit, error)
+    try:
         return path.read_bytes()
     except OSError as e:
         raise error(f"{path}: cannot be read: {e.strerror or e}") from None
@@ -119,7 +130,7 @@ def load_target(name: str) -> "Target":
 
     if not name.endswith(".json"):
         return get_target(name)
-    text = read_file(Path(name), MAX_JSON, UserError)
+    text = read_file(Path(name), MAX_TEXT, UserError)
     try:
         data = json.loads(text)
         config = NpuConfig.from_dict(data.get("config", data))

@@ -31,7 +31,7 @@ def split():
 
 def train(x, y):
     """A trained Keras model with a fixed batch of one, so that the converter leaves a plain RESHAPE."""
-    import tensorflow as tf  # type: ignore[import-untyped,unused-ignore]
+    import tensorflow as tf
 
     tf.keras.utils.set_random_seed(SEED)
     tf.config.experimental.enable_op_determinism()
@@ -54,7 +54,7 @@ def train(x, y):
 
 def quantize(model, x) -> bytes:
     """The int8 flatbuffer of a Keras model, calibrated on the first 200 training images."""
-    import tensorflow as tf  # type: ignore[import-untyped,unused-ignore]
+    import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -1,10 +1,13 @@
 """`lepton evaluate`: scores against scikit-learn by hand and against what the data are made to give."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
+from test_frontends import NO_FILES, no_file
 
 from lepton.sw.cli import main
 from lepton.sw.files import DIGITS
@@ -227,3 +230,69 @@ def test_real_values_are_rounded_as_a_session_rounds_them():
     assert quantized(end, np.arange(6, dtype=np.int8)).tolist() == [0, 1, 2, 3, 4, 5]
     float_end = End("y", (1, 6), np.dtype(np.float32), 0.1, 3, (6,))
     assert np.array_equal(quantized(float_end, x), x) and np.array_equal(float_end.dequantize(x), x)
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npz", ".png", ".wav", ".txt"])
+def test_what_is_no_file_is_not_opened(tmp_path, capsys, kind, ending):
+    """As data, as a picture of a class, as what is classified, and as its labels."""
+    (tmp_path / "data" / "class").mkdir(parents=True)
+    path = no_file(tmp_path / "data" / "class", kind, ending)
+    sound = linear(tmp_path, np.ones((2, 8)), (8,), RNG.normal(size=(4, 8))) if ending == ".wav" else DIGITS
+    if ending in (".png", ".wav"):
+        command = ["run", sound, "--input", path]
+    elif ending == ".txt":
+        digit = tmp_path / "digit.png"
+        Image.new("L", (8, 8)).save(digit)
+        command = ["run", DIGITS, "--input", digit, "--labels", path]
+    else:
+        command = ["evaluate", DIGITS, path]
+    assert main([str(c) for c in command]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and (path.name in said or str(path.parent) in said)
+    if ending == ".png" and kind != "folder":
+        with pytest.raises(EvaluateError, match=kind):
+            load_samples(tmp_path / "data", (8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    "module, name, words",
+    [
+        ("PIL", "p.png", "the package 'PIL' is missing"),
+        ("PIL", "data", "the package 'PIL' is missing"),
+        ("sklearn", "d.npz", "the scores need scikit-learn"),
+        ("pyarrow", "d.parquet", "reading .parquet needs pyarrow"),
+    ],
+)
+def test_a_missing_package_is_one_line(tmp_path, capsys, monkeypatch, module, name, words):
+    (tmp_path / "data" / "class").mkdir(parents=True)
+    for picture in ("p.png", "data/class/p.png"):
+        Image.new("L", (8, 8)).save(tmp_path / picture)
+    np.savez(tmp_path / "d.npz", **np.load(DIGITS.with_suffix(".npz")))
+    (tmp_path / "d.parquet").write_bytes(b"x")
+    for loaded in [m for m in sys.modules if m.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, loaded)
+
+    class Blocked:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name.split(".")[0] == module:
+                raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Blocked, *sys.meta_path])
+    monkeypatch.setattr("lepton.sw.errors.find_spec", lambda name: None if name == module else True)
+    command = ["run", DIGITS, "--input"] if name == "p.png" else ["evaluate", DIGITS]
+    assert main([*map(str, command), str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words in said and said.endswith("pip install 'lepton-npu[evaluate]'\n")
+
+
+def test_a_table_that_unpacks_to_too_much(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install -e '.[evaluate]'")
+    import pyarrow
+
+    parquet.write_table(pyarrow.table({"a": np.zeros(200), "y": np.zeros(200)}), tmp_path / "t.parquet")
+    assert len(load_samples(tmp_path / "t.parquet", (1,)).x) == 200
+    monkeypatch.setattr("lepton.sw.report.evaluate.MAX_VALUES", 399)
+    with pytest.raises(EvaluateError, match="400 values, at most 399"):
+        load_samples(tmp_path / "t.parquet", (1,))

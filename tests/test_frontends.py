@@ -1,5 +1,7 @@
 """The ways in other than ONNX: float .tflite, PyTorch, Keras, and `lepton.compile`."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +15,7 @@ from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
 from lepton.sw.frontends.importer import cosine, import_model, read_source
 from lepton.sw.frontends.simplify import simplify, without_gelu
 from lepton.sw.frontends.tflite_reader import read_tflite
+from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.graph.writer import OperatorSpec, TensorSpec, write_model
 
 RNG = np.random.default_rng(9)
@@ -98,6 +101,53 @@ def test_missing_extra_is_one_line(tmp_path, monkeypatch, capsys, name, missing,
     assert main(["import", str(tmp_path / name), "-o", str(tmp_path / "q.tflite")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and words in said
+
+
+NO_FILES = ("pipe", "zeros", "circle", "folder")
+
+
+def no_file(folder, kind, ending):
+    """A pipe that nobody writes to, a device without end, a link to itself, or a folder."""
+    path = folder / f"{kind}{ending}"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "zeros" else path)
+    return path
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", ".keras", ".h5", ".tflite"])
+def test_what_is_no_file_is_not_opened(tmp_path, capsys, kind, ending):
+    path = no_file(tmp_path, kind, ending)
+    assert main(["import", str(path), "-o", str(tmp_path / "q.tflite")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and path.name in said
+    for use in (read_source, lepton.compile):
+        with pytest.raises(ImportModelError, match=f"{kind}.*(not a file|cannot be read)"):
+            use(path)
+
+
+def test_a_large_file_is_not_opened(tmp_path):
+    for ending in (".onnx", ".pt2", ".keras", ".tflite"):
+        path = tmp_path / f"large{ending}"
+        with path.open("wb") as file:
+            file.truncate(MAX_FILE_BYTES + 1)
+        with pytest.raises(ImportModelError, match="larger than"):
+            read_source(path)
+
+
+@pytest.mark.parametrize("ending, module", [(".pt2", "torch"), (".keras", "tensorflow"), (".h5", "tensorflow")])
+def test_a_damaged_file_is_one_line(tmp_path, ending, module):
+    """Whatever the framework has to say of it."""
+    pytest.importorskip(module)
+    path = tmp_path / f"bad{ending}"
+    path.write_bytes(b"x\n" * 100)
+    command = [sys.executable, "-m", "lepton.sw.cli", "import", str(path), "-o", str(tmp_path / "q.tflite")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and path.name in done.stderr, done.stderr
 
 
 def test_unknown_ending(tmp_path, capsys):
@@ -211,7 +261,7 @@ def test_torch_lstm_is_one_operator():
     np.testing.assert_allclose(got, net(x).detach().numpy(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["cnn", "lstm"])
+@pytest.mark.parametrize("kind", ["cnn", "lstm", "gru"])
 def test_keras(tmp_path, kind):
     tf = pytest.importorskip("tensorflow", reason="pip install -e '.[keras]'")
     k = tf.keras
@@ -220,9 +270,13 @@ def test_keras(tmp_path, kind):
                   k.layers.GlobalAveragePooling2D(), k.layers.Dense(3)]  # fmt: skip
         shape = (8, 8, 2)
     else:
-        layers = [k.layers.Dense(5), k.layers.LSTM(6, return_sequences=True), k.layers.LSTM(4), k.layers.Dense(3)]
+        layer = k.layers.LSTM if kind == "lstm" else k.layers.GRU
+        other = {} if kind == "lstm" else {"reset_after": False}
+        layers = [k.layers.Dense(5), layer(6, return_sequences=True), layer(4, **other), k.layers.Dense(3)]
         shape = (7, 6)
     model = k.Sequential([k.Input(shape), *layers])
+    for v in model.trainable_variables:  # biases, too
+        v.assign(0.5 * floats(*v.shape))
     model.save(tmp_path / "m.keras")
     x = floats(12, *shape)
     graph = read_source(tmp_path / "m.keras")
@@ -232,3 +286,17 @@ def test_keras(tmp_path, kind):
     if kind == "cnn":
         imported = import_model(model, x)
         assert cosine(imported.samples[0][0], x[:1]) > 0.999 and imported.model().operators
+
+
+def test_keras_layers_that_are_not_known_are_named():
+    k = pytest.importorskip("tensorflow", reason="pip install -e '.[keras]'").keras
+    chain = k.Sequential([k.Input((5, 3)), k.layers.Bidirectional(k.layers.GRU(4), name="both")])
+    with pytest.raises(ImportModelError, match=r"layer 'both' \(Bidirectional\): LSTM and GRU are supported"):
+        read_source(chain)
+    x = k.Input((5, 3))
+    forked = k.Model(x, k.layers.Add()([k.layers.GRU(4)(x), k.layers.GRU(4)(x)]))
+    with pytest.raises(ImportModelError, match="GRU in a network that is no chain of layers: export it to ONNX"):
+        read_source(forked)
+    long = k.Sequential([k.Input((257, 3)), k.layers.GRU(4)])
+    with pytest.raises(ImportModelError, match="257 steps: a GRU is unrolled, at most 256"):
+        read_source(long)

@@ -229,7 +229,7 @@ def test_add_n(dtype):
 
 UNARY = {
     "int8": "ABS ELU HARD_SWISH LEAKY_RELU LOGISTIC RELU RELU6 RSQRT TANH".split(),
-    "int16": "ABS LEAKY_RELU LOGISTIC RELU RELU6 TANH".split(),
+    "int16": "ABS LEAKY_RELU LOGISTIC RELU RELU6 RSQRT TANH".split(),
     "float32": (
         "ABS CEIL COS ELU EXP FLOOR HARD_SWISH LEAKY_RELU LOG LOGISTIC NEG RELU RELU6 ROUND RSQRT SIN SQRT SQUARE TANH"
     ).split(),
@@ -257,12 +257,14 @@ def test_unary(op, dtype):
             if op == "RELU6":
                 scale, zero = x[1], x[2]
             if op == "RSQRT":
-                x = tensor(rng, shape, dtype, zero=-128)
-                scale = 1 / np.sqrt(x[1]) / 128 * ratio
+                x = tensor(rng, shape, dtype, zero=-128 if dtype == "int8" else 0)
+                scale = 1 / np.sqrt(x[1]) / (128 if dtype == "int8" else 4096) * ratio
             y = tensor(rng, shape, dtype, scale, zero)
         values = random_values(rng, shape, dtype)
         if dtype == "int8":
             values[0, :256] = np.arange(-128, 128)
+        if dtype == "int16" and op == "RSQRT":
+            values = np.abs(np.maximum(values, -32767)) >> rng.integers(0, 12, shape).astype(np.int16)
         if dtype == "float32" and op in ("SQRT", "RSQRT", "LOG"):
             values = np.abs(values) + np.float32(1e-6)
         options = (

@@ -1,5 +1,7 @@
 """ONNX files to int8: each operator against the `onnx` package's reference, whole networks against float and TFLM."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -189,11 +191,13 @@ def test_concat_of_turned_and_straight():
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "GRU, reset first"])
 def test_recurrent(op, direction):
+    after = {"linear_before_reset": 1} if op == "GRU" else {}
+    op = op.split(",")[0]
     gates, d = {"LSTM": 4, "GRU": 3}[op], 2 if direction == "bidirectional" else 1
     constants = {"w": floats(d, gates * 5, 3), "r": floats(d, gates * 5, 5), "b": floats(d, 2 * gates * 5)}
-    attributes = dict(hidden_size=5, direction=direction) | ({"linear_before_reset": 1} if op == "GRU" else {})
+    attributes = dict(hidden_size=5, direction=direction) | after
     model = net([(op, ["x", "w", "r", "b"], ["y", "h"], attributes)], {"x": (6, 1, 3)}, ("y", "h"), constants)
     x = floats(6, 1, 3)
     with pytest.raises(ImportModelError, match="batch is 6"):
@@ -217,6 +221,43 @@ def test_recurrent(op, direction):
         np.testing.assert_allclose(values[v], w, rtol=1e-3, atol=1e-5)
     if op == "LSTM":
         assert sum(n.op == "UNIDIRECTIONAL_SEQUENCE_LSTM" for n in graph.nodes) == d
+
+
+def gru(steps: int):
+    constants = {"w": floats(1, 96, 4), "r": 0.2 * floats(1, 96, 32), "b": floats(1, 192)}
+    attributes = dict(hidden_size=32, linear_before_reset=1)
+    nodes = [("Transpose", ["x"], ["t"], dict(perm=[1, 0, 2])), ("GRU", ["t", "w", "r", "b"], ["y"], attributes)]
+    return net(nodes, {"x": (1, steps, 4)}, constants=constants)
+
+
+def test_gru_of_many_steps_runs_in_tflm():
+    """Written out step by step, and near the float network; TFLM joins no more than 10 tensors at a time."""
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    from lepton.sw.session import Session
+
+    made = import_model(gru(21), data := floats(20, 21, 4))
+    model = made.model()
+    assert max(len(o.inputs) for o in model.operators if o.op == "CONCATENATION") == 10
+    session = Session(model, backend="golden")
+    stored = session.inputs[0].quantize(data[:2])
+    got = session.run(stored)
+    interpreter = runtime.Interpreter.from_bytes(made.data, arena_size=1 << 20)
+    for row, y in zip(stored, got):
+        interpreter.set_input(row[None], 0)
+        interpreter.invoke()
+        np.testing.assert_array_equal(interpreter.get_output(0).reshape(y.shape), y)
+    values = [ir.evaluate(made.graph, x[None])[made.graph.outputs[0]] for x in data[:2]]
+    assert cosine(session.outputs[0].dequantize(got), np.stack(values)) > 0.999
+
+
+def test_the_same_weights_are_in_the_file_once():
+    import tflite
+
+    root = tflite.Model.GetRootAsModel(import_model(gru(5), floats(3, 5, 4)).data, 0)
+    kept = [root.Buffers(i).DataAsNumpy() for i in range(1, root.BuffersLength())]
+    assert len({bytes(b) for b in kept}) == len(kept) and sum(b.size == 64 * 32 for b in kept) == 1
+    tensors = [root.Subgraphs(0).Tensors(i) for i in range(root.Subgraphs(0).TensorsLength())]
+    assert sum(t.ShapeAsNumpy().tolist() == [64, 32] for t in tensors) == 4  # a tensor for each step but the first
 
 
 def test_batch_norm_and_relu_are_folded():
@@ -416,6 +457,41 @@ def test_200_corrupted_files(tmp_path, capsys):
         assert code == 2
         assert said.err.count("\n") == 1 and said.err.startswith("lepton: error: "), said.err
     assert refused > 150
+
+
+def test_tensors_in_files_beside_the_model(tmp_path):
+    """They are read from beside the model, and only from files, within the limits."""
+    path, model = tmp_path / "m.onnx", small_network()
+    x, whole = floats(1, 2, 8, 8), read_onnx(model.SerializeToString())
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    graph = read_onnx(path)
+    want, got = (ir.evaluate(g, x)[g.outputs[0]] for g in (whole, graph))
+    np.testing.assert_array_equal(got, want)
+    with pytest.raises(ImportModelError, match="in another file: give the model's path"):
+        read_onnx(path.read_bytes())
+    with (tmp_path / "m.data").open("r+b") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(ImportModelError, match="m.data: larger than"):
+        read_onnx(path)
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(ImportModelError, match="m.data: cannot be read"):
+        read_onnx(path)
+    os.mkfifo(tmp_path / "m.data")
+    with pytest.raises(ImportModelError, match="m.data: not a file"):
+        read_onnx(path)
+
+
+def test_more_in_files_beside_the_model_than_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "m.onnx"
+    onnx.save(small_network(), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    model = onnx.load(path, load_external_data=False)
+    for t in model.graph.initializer:  # each as long as the file, which no length says
+        del t.external_data[:]
+        t.external_data.add(key="location", value="m.data")
+    path.write_bytes(model.SerializeToString())
+    monkeypatch.setattr("lepton.sw.frontends.onnx_reader.MAX_FILE_BYTES", path.stat().st_size)
+    with pytest.raises(ImportModelError, match="bytes of tensors in other files"):
+        read_onnx(path)
 
 
 # Whole networks

@@ -1,7 +1,8 @@
 """The wheel in new environments away from the checkout: `make wheel`; left out of `make test`, as it installs.
 
 Without extras it reads, compiles, simulates in NumPy and talks to boards; what needs an extra says so in one line.
-With `[rtl]` it runs the RTL, with `[fpga]` it synthesizes a board.
+With `[rtl]` it runs the RTL, with `[fpga]` it synthesizes a board; with one of `[onnx]`, `[torch]` and `[keras]` it
+imports the files of that framework, and names the extra that the others need.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lepton.sw.files import DIGITS
 
@@ -54,6 +56,9 @@ def new_home(folder: Path, wheel: Path, extra: str = "") -> Path:
     installed = run(folder, *command)
     assert installed.returncode == 0, installed.stderr
     shutil.copy(DIGITS, folder / "digits.tflite")
+    (folder / "pictures" / "class").mkdir(parents=True)
+    for name in ("p.png", "pictures/class/p.png"):
+        Image.new("L", (8, 8)).save(folder / name)
     np.save(folder / "x.npy", np.load(DIGITS.with_suffix(".npz"))["x"][:2])
     return folder
 
@@ -107,6 +112,8 @@ def test_it_works(home):
         ("sim --backend iss --count 1 --picture x.png", "matplotlib", "report"),
         ("fpga build ulx3s-25f", "amaranth", "fpga"),
         ("fpga program ulx3s-25f", "amaranth", "fpga"),
+        ("run digits.tflite --input p.png", "PIL", "evaluate"),
+        ("evaluate digits.tflite pictures", "PIL", "evaluate"),
         ("run digits.tflite --input x.npy --output z.npy --backend serial:/dev/none", "", ""),
     ],
 )
@@ -129,3 +136,69 @@ def test_extra_fpga_synthesizes_a_board(tmp_path, wheel):
     built = lepton(home, "fpga", "build", "icebreaker", "--synth-only")
     assert built.returncode == 0, built.stdout + built.stderr
     assert list(home.glob("build/fpga/icebreaker/top.json")), built.stdout
+
+
+SOURCES = {
+    "onnx": """
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+w, m = (np.random.default_rng(1).normal(0, 0.5, s).astype("f") for s in ((4, 2, 3, 3), (4, 3)))
+nodes = [("Conv", "x", "w", "a"), ("Relu", "a", "r"), ("GlobalAveragePool", "r", "p"), ("Flatten", "p", "f")]
+nodes = [helper.make_node(op, ins, [out]) for op, *ins, out in (*nodes, ("Gemm", "f", "m", "y"))]
+x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", (1, 2, 8, 8)), ("y", (1, 3))))
+constants = [numpy_helper.from_array(a, n) for a, n in ((w, "w"), (m, "m"))]
+made = helper.make_model(helper.make_graph(nodes, "net", [x], [y], constants))
+open("net.onnx", "wb").write(made.SerializeToString())
+""",
+    "torch": """
+import torch
+from torch import nn
+
+net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+torch.export.save(torch.export.export(net, (torch.randn(1, 2, 8, 8),)), "net.pt2")
+import lepton
+
+assert lepton.compile(net, torch.randn(9, 2, 8, 8)).input_shape == (1, 2, 8, 8)
+""",
+    "keras": """
+import tensorflow as tf
+
+k = tf.keras.layers
+tf.keras.Sequential([tf.keras.Input((8, 8, 2)), k.Conv2D(4, 3, activation="relu"), k.GlobalAveragePooling2D(),
+                     k.Dense(3)]).save("net.keras")
+""",
+}
+ENDINGS = {"onnx": "net.onnx", "torch": "net.pt2", "keras": "net.keras"}
+BRINGS = {"onnx": {"onnx"}, "torch": {"onnx", "torch"}, "keras": {"keras"}}
+"""What each extra can read."""
+
+
+@pytest.mark.parametrize("extra", SOURCES)
+def test_extra_imports_the_files_of_a_framework(tmp_path, wheel, extra):
+    home = new_home(tmp_path, wheel, f"[{extra}]")
+    made = run(home, home / "env/bin/python", "-c", SOURCES[extra])
+    assert made.returncode == 0, made.stderr
+    shape = (20, 8, 8, 2) if extra == "keras" else (20, 2, 8, 8)
+    np.savez(home / "d.npz", x=np.random.default_rng(2).normal(size=shape).astype(np.float32))
+    done = lepton(home, "import", ENDINGS[extra], "-o", "net.tflite", "--calibrate", "d.npz")
+    assert done.returncode == 0 and "cosine 0.99" in done.stdout, done.stderr
+    ran = lepton(home, "run", "net.tflite", "--float", "--input", "d.npz", "--output", "y.npy")
+    assert ran.returncode == 0 and np.load(home / "y.npy").shape == (20, 3), ran.stderr
+    for other in SOURCES.keys() - BRINGS[extra]:
+        (home / ENDINGS[other]).write_bytes(b"x")
+        refused = lepton(home, "import", ENDINGS[other], "-o", "other.tflite")
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        assert refused.stderr.endswith(f"pip install 'lepton-npu[{other}]'\n")
+
+
+def test_the_command_that_an_error_names_works(tmp_path, wheel):
+    """As it stands: pip finds the package installed, and adds what the extra needs."""
+    home = new_home(tmp_path, wheel)
+    (home / "net.onnx").write_bytes(b"x")
+    *_, extra = lepton(home, "import", "net.onnx", "-o", "net.tflite").stderr.split("pip install ")
+    installed = run(
+        home, *PIP, "--python", home / "env/bin/python", "install", "--no-compile", extra.strip().strip("'")
+    )
+    assert installed.returncode == 0, installed.stderr
+    assert "not an ONNX file" in lepton(home, "import", "net.onnx", "-o", "net.tflite").stderr

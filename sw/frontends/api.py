@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from lepton.rtl.spec.config import NpuConfig
+from lepton.sw.files import check_file
 from lepton.sw.frontends.graph import ImportModelError
 from lepton.sw.frontends.importer import import_model, load_calibration
+from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.session import Session
 
 
@@ -20,8 +22,9 @@ def compile(
     config: str | NpuConfig | None = None,
     backend: str = "iss",
     nhwc: bool = False,
+    activations: int = 8,
 ) -> Session:
-    """A Session of a network, quantized to int8 on the way where it is float.
+    """A Session of a network, quantized on the way where it is float.
 
     model : torch.nn.Module, ExportedProgram, Keras model, onnx.ModelProto, or a path (.onnx, .pt2, .keras, .tflite).
         An int8 .tflite and a compiled program are taken as they are, without calibration.
@@ -31,6 +34,7 @@ def compile(
         of an .npz with `calibration` or `x`.
     config, backend : as of Session.
     nhwc : inputs and outputs keep their channels last; else they are as in the source.
+    activations : of 8 bits, or of 16, which the host computes.
 
     Raises ImportModelError, ModelError, CompileError or ConfigError, each with one line.
     """
@@ -39,12 +43,12 @@ def compile(
         data: list[np.ndarray] | None = load_calibration(calibration)
     else:
         data = given if calibration is None else as_arrays(calibration)
-    if isinstance(model, (str, Path)) and not Path(model).exists():
-        raise ImportModelError(f"{model}: no such file")
+    if isinstance(model, (str, Path)):
+        check_file(Path(model), MAX_FILE_BYTES, ImportModelError)
     ready = isinstance(model, (str, Path)) and Path(model).suffix.lower() not in (".onnx", ".pt2", ".keras", ".h5")
     if ready and data is None:
         return Session(str(model), config=config, backend=backend)
-    imported = import_model(model, data, nhwc, example_inputs=given)
+    imported = import_model(model, data, nhwc, example_inputs=given, activations=activations)
     return Session(imported.model(), config=config, backend=backend)
 
 

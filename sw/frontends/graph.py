@@ -39,6 +39,8 @@ class Value:
     shape: tuple[int, ...]
     data: np.ndarray | None = None
     quant: Quant | None = None
+    bits: int = 8
+    """Of the integers that an activation becomes: 8 or 16."""
 
     @property
     def constant(self) -> bool:

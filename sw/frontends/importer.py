@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from lepton.sw.arrays import ArrayError, holds, read_arrays
+from lepton.sw.files import check_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends import keras_source, torch_source
 from lepton.sw.frontends.graph import Graph, ImportModelError, Value
 from lepton.sw.frontends.quantize import Quantized, Ranges, calibrate, quantize
-from lepton.sw.frontends.simplify import without_gelu
+from lepton.sw.frontends.simplify import widened, without_gelu
 from lepton.sw.frontends.tflite_reader import read_tflite
-from lepton.sw.graph.model import Model, ModelError
+from lepton.sw.graph.model import MAX_FILE_BYTES, Model, ModelError
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
 
@@ -77,8 +78,7 @@ def read_source(source, nhwc: bool = False, shapes=None, name: str | None = None
     """
     if isinstance(source, (str, Path)):
         path = Path(source)
-        if not path.exists():
-            raise ImportModelError(f"{path}: no such file")
+        check_file(path, MAX_FILE_BYTES, ImportModelError)
         ending = path.suffix.lower()
     else:
         path, ending = source, ""
@@ -131,17 +131,23 @@ def import_model(
     progress=None,
     example_inputs: list[np.ndarray] | None = None,
     tflm: bool = False,
+    activations: int = 8,
 ) -> Imported:
-    """An int8 model of a source (see `read_source`).
+    """An integer model of a source (see `read_source`).
 
     calibration: (N, shape of the input) in the source's layout, a list of such for several inputs; None for sources
     that are quantized (QDQ). nhwc: inputs and outputs keep their channels last, as they run. tflm: only operators that
-    TFLM has (`without_gelu`). Raises ImportModelError.
+    TFLM has (`without_gelu`). activations: of 8 or 16 bits (`widened`). Raises ImportModelError.
     """
     arrays = [calibration] if isinstance(calibration, np.ndarray) else list(calibration or [])
     shapes = [(1, *a.shape[1:]) for a in arrays] or None
     graph = read_source(source, nhwc, shapes, name, example_inputs)
-    graph = without_gelu(graph) if tflm else graph
+    if activations == 16:
+        if any(v.quant is not None for v in (*graph.inputs, *(n.y for n in graph.nodes))):
+            raise ImportModelError(f"{graph.name}: it is quantized to 8 bits: import the float model with 16")
+        graph = widened(graph)
+    elif tflm:
+        graph = without_gelu(graph)
     turned = nhwc and not _channels_last(source)
     samples = samples_of(graph, arrays, turned, where) if arrays else []
     ranges = calibrate(graph, samples, progress) if samples else Ranges()

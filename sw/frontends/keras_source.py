@@ -1,7 +1,7 @@
 """Keras models, by TensorFlow's converter to float TensorFlow Lite with the batch fixed to 1.
 
-The converter takes a Keras 3 LSTM apart, step by step, or dies of it. In a chain of layers each LSTM is therefore read
-here, as one operator, and only the layers between them are converted.
+The converter takes a Keras 3 LSTM or GRU apart, or dies of it. In a chain of layers each of them is therefore read here
+(an LSTM is one operator), and only the layers between them are converted.
 """
 
 import os
@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from lepton.sw.files import check_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
+from lepton.sw.frontends.recurrent import MAX_STEPS, gru
 from lepton.sw.frontends.simplify import simplify
 from lepton.sw.frontends.tflite_reader import read_tflite
+from lepton.sw.graph.model import MAX_FILE_BYTES
 
 MISSING = "reading Keras needs TensorFlow: pip install 'lepton-npu[keras]'"
 
@@ -29,12 +32,13 @@ def read_keras(source: Any, name: str | None = None) -> Graph:
     """The float graph of a .keras or .h5 file, or of a Keras model. Raises ImportModelError, one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        import tensorflow as tf
     except ImportError:
         raise ImportModelError(MISSING) from None
     if isinstance(source, (str, Path)):
         path = Path(source)
         name = name or path.stem
+        check_file(path, MAX_FILE_BYTES, ImportModelError)
         try:
             source = tf.keras.models.load_model(path, compile=False)
         except Exception as error:
@@ -45,16 +49,17 @@ def read_keras(source: Any, name: str | None = None) -> Graph:
         if any(d is None for d in t.shape[1:]):
             raise ImportModelError(f"{name}: input {t.name!r} has shape {tuple(t.shape)}: build it with fixed sizes")
     layers = [layer for layer in source.layers if type(layer).__name__ != "InputLayer"]
-    recurrent = [layer for layer in layers if type(layer).__name__ == "LSTM"]
+    recurrent = [layer for layer in layers if isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.Bidirectional))]
     if not recurrent:
         return read_tflite(_converted(tf, source, source.inputs, name), name)
     if type(source).__name__ != "Sequential" and not _is_chain(layers):
-        raise ImportModelError(f"{name}: an LSTM in a network that is no chain of layers: export it to ONNX (tf2onnx)")
+        kind = type(recurrent[0]).__name__
+        raise ImportModelError(f"{name}: {kind} in a network that is no chain of layers: export it to ONNX (tf2onnx)")
     return _chain(tf, layers, tuple(source.inputs[0].shape[1:]), name)
 
 
 def _converted(tf, model, inputs, name: str) -> bytes:
-    from tensorflow.python.framework.convert_to_constants import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
@@ -105,29 +110,53 @@ def _chain(tf, layers, shape: tuple[int, ...], name: str) -> Graph:
         part.clear()
 
     for layer in layers:
-        if type(layer).__name__ != "LSTM":
+        if not isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.Bidirectional)):
             part.append(layer)
             continue
         convert()
-        current = _lstm(layer, current, nodes, name)
+        current = _recurrent(layer, current, nodes, name)
     convert()
     return simplify(Graph(nodes, [first], [current], name))
 
 
-def _lstm(layer, x: Value, nodes: list[Node], name: str) -> Value:
-    """One operator, and the last step of it where the layer gives no sequence."""
-    where = f"{name}: layer {layer.name!r} (LSTM)"
+def _recurrent(layer, x: Value, nodes: list[Node], name: str) -> Value:
+    """An LSTM or GRU, and the last step of it where the layer gives no sequence."""
+    kind = type(layer).__name__
+    where, source = f"{name}: layer {layer.name!r} ({kind})", f"{layer.name} ({kind})"
+    if kind not in ("LSTM", "GRU"):
+        raise ImportModelError(f"{where}: LSTM and GRU are supported; export others to ONNX (tf2onnx)")
     functions = (layer.activation.__name__, layer.recurrent_activation.__name__)
     for ok, why in (
         (functions == ("tanh", "sigmoid"), f"activations {functions}: tanh and sigmoid are supported"),
         (not layer.go_backwards, "go_backwards is not supported"),
         (not layer.stateful, "stateful is not supported"),
         (not layer.return_state, "return_state is not supported"),
+        (kind == "LSTM" or x.shape[1] <= MAX_STEPS, f"{x.shape[1]} steps: a GRU is unrolled, at most {MAX_STEPS}"),
     ):
         if not ok:
             raise ImportModelError(f"{where}: {why}")
+    if kind == "GRU":
+        kernel, recurrent, *bias = (np.asarray(w, np.float32) for w in layer.get_weights())
+        both = np.zeros((2, 3 * layer.units), np.float32)
+        if bias:
+            both[: len(np.atleast_2d(bias[0]))] = bias[0]
+        made, y = gru(x, kernel.T, recurrent.T, both, layer.reset_after, layer.name, source)
+        nodes += made
+    else:
+        y = _lstm(layer, x, nodes, source)
+    if layer.return_sequences:
+        return y
+    last, steps = Value(f"{layer.name}/last", (1, layer.units)), x.shape[1]
+    tables = [np.array(t, np.int32) for t in ([0, steps - 1, 0], [0, steps, 0], [1, 1, 1])]
+    cut = {"BeginMask": 5, "EndMask": 5, "EllipsisMask": 0, "NewAxisMask": 0, "ShrinkAxisMask": 2}
+    nodes.append(Node("STRIDED_SLICE", [y, *(Value("table", t.shape, t) for t in tables)], [last], cut, source))
+    return last
+
+
+def _lstm(layer, x: Value, nodes: list[Node], source: str) -> Value:
+    """One operator."""
     kernel, recurrent, *bias = (np.asarray(w, np.float32) for w in layer.get_weights())
-    n, source = layer.units, f"{layer.name} (LSTM)"
+    n = layer.units
 
     def parts(a: np.ndarray, kind: str) -> list[Value | None]:  # Keras has the gates in TFLite's order: i, f, c, o
         made = [a[..., k * n : (k + 1) * n].T for k in range(4)]
@@ -140,10 +169,4 @@ def _lstm(layer, x: Value, nodes: list[Node], name: str) -> Value:
     nodes.append(
         Node("UNIDIRECTIONAL_SEQUENCE_LSTM", operands, [y], options | {"AsymmetricQuantizeInputs": False}, source)
     )
-    if layer.return_sequences:
-        return y
-    last, steps = Value(f"{layer.name}/last", (1, n)), x.shape[1]
-    tables = [np.array(t, np.int32) for t in ([0, steps - 1, 0], [0, steps, 0], [1, 1, 1])]
-    cut = {"BeginMask": 5, "EndMask": 5, "EllipsisMask": 0, "NewAxisMask": 0, "ShrinkAxisMask": 2}
-    nodes.append(Node("STRIDED_SLICE", [y, *(Value("table", t.shape, t) for t in tables)], [last], cut, source))
-    return last
+    return y

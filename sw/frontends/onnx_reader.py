@@ -14,19 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from lepton.sw.files import check_file, read_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Quant, Value
+from lepton.sw.frontends.recurrent import MAX_STEPS, gru
 from lepton.sw.frontends.simplify import simplify
 from lepton.sw.graph.model import MAX_FILE_BYTES, MAX_RANK, MAX_TENSOR_ELEMENTS, window
 
 try:
-    import onnx  # type: ignore[import-not-found, unused-ignore]
-    from onnx import helper, numpy_helper  # type: ignore[import-not-found, unused-ignore]
+    import onnx
+    from onnx import external_data_helper, helper, numpy_helper
 except ImportError:
     raise ImportModelError("reading ONNX needs the onnx package: pip install 'lepton-npu[onnx]'") from None
 
 MAX_PADDING = 65536
-MAX_STEPS = 256
+MAX_EXTERNAL_BYTES = 1 << 32
+"""Most bytes of a file beside a model, of which the model's tensors may be a part."""
 LOWEST = np.float32(-3.4e38)
 MASKED = np.float32(-16)
 """What stands for minus infinity in a mask: exp(-16) is below an int8's 1/256, and the scores keep their resolution."""
@@ -104,30 +107,40 @@ def read_onnx(
     `nhwc`: inputs and outputs of 3 and more axes have their channels last, else they are as in the source.
     `input_shapes` (with batch) fill in sizes that the file leaves open. Raises ImportModelError, one line.
     """
+    folder = None
     if isinstance(source, (str, Path)):
         path = Path(source)
-        name = name or path.stem
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ImportModelError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-            path.open("rb").close()
-        except OSError as error:
-            raise ImportModelError(f"{path}: cannot be read: {error.strerror or error}") from None
-        load: Any = lambda: onnx.load(path)  # noqa: E731 - with the external data beside it
-    elif isinstance(source, bytes):
-        load = lambda: onnx.load_model_from_string(source)  # noqa: E731
-    else:
-        load = lambda: source  # noqa: E731
+        name, folder = name or path.stem, path.parent
+        source = read_file(path, MAX_FILE_BYTES, ImportModelError)
     name = name or "model"
     try:
-        model = load()
+        model = onnx.load_model_from_string(source) if isinstance(source, bytes) else source
         if not model.graph.node:
             raise ImportModelError("not an ONNX file, or one without a graph")
+        _load_external_data(model, folder)
         return _Reader(model, nhwc, input_shapes).read(name)
     except ImportModelError as error:
         raise ImportModelError(f"{name}: {error}") from None
     except Exception as error:  # whatever protobuf, onnx and numpy stumble over in a damaged file
         raise ImportModelError(f"{name}: not an ONNX file, or a damaged one ({type(error).__name__})") from None
+
+
+def _load_external_data(model: "onnx.ModelProto", folder: Path | None) -> None:
+    """Fetch the tensors that lie in files beside the model. Raises ImportModelError, and whatever onnx does."""
+    attributes = (a for n in model.graph.node for a in n.attribute if a.HasField("t"))
+    left = MAX_FILE_BYTES
+    for t in (*model.graph.initializer, *(a.t for a in attributes)):
+        if not external_data_helper.uses_external_data(t):
+            continue
+        if folder is None:
+            raise ImportModelError(f"tensor {t.name!r} lies in another file: give the model's path, or load it whole")
+        fields = {e.key: e.value for e in t.external_data}
+        path = folder / fields["location"]
+        check_file(path, MAX_EXTERNAL_BYTES, ImportModelError)
+        left -= int(fields.get("length", path.stat().st_size))
+        if left < 0:
+            raise ImportModelError(f"more than {MAX_FILE_BYTES} bytes of tensors in other files")
+        external_data_helper.load_external_data_for_tensor(t, str(folder))
 
 
 class _Reader:
@@ -289,7 +302,7 @@ class _Reader:
         if op == "Range":
             a, b, c = (float(i.data) for i in inputs)
             self.need(c and abs((b - a) / c) < MAX_TENSOR_ELEMENTS, "too many values")
-        from onnx.reference import ReferenceEvaluator  # type: ignore[import-not-found, unused-ignore]
+        from onnx.reference import ReferenceEvaluator
 
         names = [n for n in node.input]
         infos = [helper.make_empty_tensor_value_info(n) for n in dict.fromkeys(names) if n]
@@ -1263,53 +1276,16 @@ class _Reader:
         self.need(_zero(h0), "an initial state other than 0 is not supported")
         functions = [f.decode().lower() for f in attributes.get("activations", [])]
         self.need(functions in ([], ["sigmoid", "tanh"], ["sigmoid", "tanh"] * 2), f"activations {functions}")
-        self.need(
-            attributes.get("linear_before_reset", 0) == 1,
-            "reset before the product is not supported: export with linear_before_reset=1, as PyTorch does",
-        )
-        self.need(x.shape[0] <= MAX_STEPS, f"{x.shape[0]} steps: a GRU is unrolled, at most {MAX_STEPS} steps")
+        after = attributes.get("linear_before_reset", 0) == 1
 
-        def run(sequence, d):  # TFLite has no GRU: its steps, one after the other
-            n = r.shape[2]
-            weights, recurrent = w.data[d].astype(np.float32), r.data[d].astype(np.float32)
-            both = np.zeros((2, 3 * n), np.float32) if b is None else b.data[d].astype(np.float32).reshape(2, -1)
-            bias = both[0] + np.concatenate([both[1, : 2 * n], np.zeros(n, np.float32)])
-            length = sequence.shape[1]
-
-            def product(x, matrix, bias):
-                options = {"FusedActivationFunction": 0, "WeightsFormat": 0, "KeepNumDims": len(x.shape) != 2}
-                shape = (*x.shape[:-1], len(matrix))
-                return self.emit("FULLY_CONNECTED", [x, self.constant(matrix), self.constant(bias)], options, shape)
-
-            def pair(op, a, b):
-                return self.emit(op, [a, b], FUSED)
-
-            gates = product(sequence, weights[: 2 * n], bias[: 2 * n])
-            news = product(sequence, weights[2 * n :], bias[2 * n :])
-            h, out = None, []
-            for t in range(length):
-                gate, new = (
-                    self.emit("RESHAPE", [self._cut(v, [(0, None, 1), (t, t + 1, 1), (0, None, 1)])], shape=(1, k))
-                    for v, k in ((gates, 2 * n), (news, n))
-                )
-                if h is not None:
-                    gate = pair("ADD", gate, product(h, recurrent[: 2 * n], np.zeros(2 * n, np.float32)))
-                gate = self.emit("LOGISTIC", [gate])
-                z = self._cut(gate, [(0, None, 1), (0, n, 1)])
-                reset = self._cut(gate, [(0, None, 1), (n, 2 * n, 1)])
-                last = both[1, 2 * n :]
-                inner = self.constant(last[None]) if h is None else product(h, recurrent[2 * n :], last)
-                new = self.emit("TANH", [pair("ADD", new, pair("MUL", reset, inner))])
-                if h is None:
-                    h = pair("SUB", new, pair("MUL", z, new))
-                else:
-                    h = pair("ADD", new, pair("MUL", z, pair("SUB", h, new)))
-                out.append(self.emit("RESHAPE", [h], shape=(1, 1, n)))
-            while len(out) > 1:  # CONCATENATION takes a few inputs at a time
-                groups = [out[i : i + 16] for i in range(0, len(out), 16)]
-                options = {"Axis": 1, "FusedActivationFunction": 0}
-                out = [g[0] if len(g) == 1 else self.emit("CONCATENATION", g, options) for g in groups]
-            return out[0]
+        def run(sequence, d):
+            steps = sequence.shape[1]
+            self.need(steps <= MAX_STEPS, f"{steps} steps: a GRU is unrolled, at most {MAX_STEPS} steps")
+            bias = np.zeros((2, 3 * r.shape[2])) if b is None else b.data[d].reshape(2, -1)
+            name = f"{self.node.output[0] or self.node.output[1]}/{d}"
+            nodes, y = gru(sequence, w.data[d], r.data[d], bias, after, name, f"{self.node.name or name} (GRU)")
+            self.nodes += nodes
+            return y
 
         return self._recurrent(x, w, r, b, attributes, 3, run)
 

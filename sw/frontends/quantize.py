@@ -1,9 +1,11 @@
-"""Post-training quantization of a float graph to an int8 .tflite by TensorFlow Lite's rules.
+"""Post-training quantization of a float graph to an integer .tflite by TensorFlow Lite's rules.
 
 Activations: asymmetric int8, one scale, from the least and largest value on the calibration data (zero included).
 Weights: symmetric int8, one scale a channel (LSTM: one a matrix). Biases: int32 at the product of the scales. Operators
 that move bytes keep their input's scale; LOGISTIC, SOFTMAX and TANH have the scale the kernel fixes. What the source
 already quantizes (QDQ) is carried over as it is.
+
+Activations of 16 bits (`simplify.widened`): symmetric int16, biases int64.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,12 +22,17 @@ MOVING = frozenset(
     "RESIZE_NEAREST_NEIGHBOR RESIZE_BILINEAR DEPTH_TO_SPACE SPACE_TO_DEPTH MINIMUM MAXIMUM RELU6 RELU_N1_TO_1".split()
 )
 """Operators whose activations all have one scale."""
+_UNIT = (1 / 32768, 0)
 FIXED = {
-    "LOGISTIC": (1 / 256, -128),
-    "SOFTMAX": (1 / 256, -128),
-    "TANH": (1 / 128, 0),
-    "L2_NORMALIZATION": (1 / 128, 0),
+    8: {
+        "LOGISTIC": (1 / 256, -128),
+        "SOFTMAX": (1 / 256, -128),
+        "TANH": (1 / 128, 0),
+        "L2_NORMALIZATION": (1 / 128, 0),
+    },
+    16: {"LOGISTIC": _UNIT, "SOFTMAX": _UNIT, "TANH": _UNIT},
 }
+"""Scale and zero point that a kernel gives its output, by the activations' bits."""
 PRODUCTS = {
     "CONV_2D": (1, 2, 0),
     "DEPTHWISE_CONV_2D": (1, 2, 3),
@@ -78,15 +85,20 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Params:
-    """Scale (a float32's value) and zero point of an int8 activation."""
+    """Scale (a float32's value) and zero point of an activation of 8 or 16 bits."""
 
     scale: float
     zero_point: int
+    bits: int = 8
+
+    @property
+    def dtype(self) -> str:
+        return f"int{self.bits}"
 
     def quantize(self, real: np.ndarray) -> np.ndarray:
-        """int8, rounded half to even as TFLite's converter rounds."""
-        x = np.asarray(real, np.float32) / np.float32(self.scale)
-        return np.clip(np.round(x) + self.zero_point, -128, 127).astype(np.int8)
+        """Integers, rounded half to even as TFLite's converter rounds."""
+        x, limits = np.asarray(real, np.float32) / np.float32(self.scale), np.iinfo(self.dtype)
+        return np.clip(np.round(x) + self.zero_point, limits.min, limits.max).astype(self.dtype)
 
     def dequantize(self, stored: np.ndarray) -> np.ndarray:
         return (np.asarray(stored, np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
@@ -111,9 +123,11 @@ class Quantized:
     """For each operator of the file: what it was in the source."""
 
 
-def params_of(low: float, high: float) -> Params:
-    """Asymmetric int8 parameters that reach from low to high, with zero exactly one of the values."""
+def params_of(low: float, high: float, bits: int = 8) -> Params:
+    """Parameters that reach from low to high, with zero exactly one of the values: int8 asymmetric, int16 symmetric."""
     low, high = min(float(low), 0.0), max(float(high), 0.0)
+    if bits == 16:
+        return Params(float(np.float32(max(high, -low, 1e-9) / 32767)), 0, bits)
     if high - low < 1e-9:
         return Params(float(np.float32(1 / 128)), 0 if low < 0 else -128)
     scale = np.float32((high - low) / 255)
@@ -173,6 +187,12 @@ def _given(q: Quant) -> Params:
     return Params(float(np.float32(q.scales[0])), int(q.zero_points[0]))
 
 
+def _fixed(node: Node) -> Params | None:
+    """The parameters that the kernel gives its output."""
+    found = FIXED[node.y.bits].get(node.op)
+    return None if found is None else Params(*found, node.y.bits)
+
+
 def _activations(node: Node) -> list[Value]:
     return [v for v in node.inputs if v is not None and v.data is None]
 
@@ -184,8 +204,9 @@ def assign(graph: Graph, ranges: Ranges) -> dict[Value, Params]:
         if v.quant is not None:
             groups.fixed[v] = _given(v.quant)
     for node in graph.nodes:
-        if node.op in FIXED and node.y.quant is None:
-            groups.fixed[node.y] = Params(*FIXED[node.op])
+        fixed = _fixed(node)
+        if fixed is not None and node.y.quant is None:
+            groups.fixed[node.y] = fixed
     for node in graph.nodes:
         if node.op not in MOVING:
             continue
@@ -218,7 +239,8 @@ def _settled(v: Value, groups: _Groups, limits: dict) -> Params | None:
     if fixed is not None:
         return fixed
     root = groups.find(v)
-    return params_of(*limits[root]) if root in limits else None
+    low, high = limits.get(root, (0.0, 0.0))
+    return params_of(low, high, v.bits) if root in limits else None
 
 
 def _derived(node: Node, known: dict[Value, Params]) -> Params | None:
@@ -264,7 +286,7 @@ class _Writer:
         return len(self.specs) - 1
 
     def activation(self, v: Value, params: Params) -> int:
-        return self.add(v.name, v.shape, "int8", [params.scale], [params.zero_point])
+        return self.add(v.name, v.shape, params.dtype, [params.scale], [params.zero_point])
 
     def write(self) -> Quantized:
         for v in self.graph.inputs:
@@ -296,20 +318,20 @@ class _Writer:
             self.operator(node, "QUANTIZE", [self.tensors[v]], [y])
         return self.requantized[key]
 
-    def constant(self, v: Value, params: Params | None) -> int:
-        """A constant operand of an elementwise operator, int8 with one scale."""
+    def constant(self, v: Value, params: Params | None, bits: int) -> int:
+        """A constant operand of an elementwise operator, with one scale."""
         assert v.data is not None
         if v.quant is not None and v.quant.stored is not None and params is None:
             p, stored = _given(v.quant), v.quant.stored.astype(np.int8)
         else:
-            p = params or params_of(v.data.min(), v.data.max())
+            p = params or params_of(v.data.min(), v.data.max(), bits)
             stored = p.quantize(v.data)
-        return self.add(v.name, v.shape, "int8", [p.scale], [p.zero_point], data=stored)
+        return self.add(v.name, v.shape, p.dtype, [p.scale], [p.zero_point], data=stored)
 
     def node(self, node: Node) -> None:
         y = node.y
         params = self.params[y]
-        fixed = Params(*FIXED[node.op]) if node.op in FIXED else None
+        fixed = _fixed(node)
         if node.op in PRODUCTS:
             inputs = self.product(node)
         elif node.op == "UNIDIRECTIONAL_SEQUENCE_LSTM":
@@ -326,7 +348,7 @@ class _Writer:
                 elif v.data.dtype == np.int32:
                     inputs.append(self.table(v.data))
                 else:
-                    inputs.append(self.constant(v, same))
+                    inputs.append(self.constant(v, same, 8 if node.op == "PRELU" else y.bits))
         self.tensors[y] = self.activation(y, params)
         target = self.tensors[y]
         if fixed is not None and not _close(fixed, params):  # a QDQ file's own scale behind the kernel's
@@ -340,13 +362,13 @@ class _Writer:
 
     def product(self, node: Node) -> list[int]:
         moving = node.x(2 if node.op == "TRANSPOSE_CONV" else 0)
-        p = product_integers(node, self.params[moving].scale)
+        p = product_integers(node, self.params[moving].scale, moving.bits)
         w, channels = node.x(PRODUCTS[node.op][0]), np.zeros(len(p.scales), np.int64)
         name = w.name if not w.name.startswith("constant") else node.y.name + "/weights"
         weights = self.add(name, w.shape, "int8", p.scales, channels, p.axis if len(p.scales) > 1 else 0, p.weights)
         bias = -1
         if p.bias is not None:
-            bias = self.add(node.y.name + "/bias", p.bias.shape, "int32", p.bias_scales, channels, 0, p.bias)
+            bias = self.add(node.y.name + "/bias", p.bias.shape, p.bias.dtype.name, p.bias_scales, channels, 0, p.bias)
         if node.op == "TRANSPOSE_CONV":
             shape = node.x(0)
             assert shape.data is not None
@@ -354,21 +376,21 @@ class _Writer:
         return [self.tensors[moving], weights, bias]
 
     def lstm(self, node: Node) -> None:
-        """int8 with a 16-bit cell, as TFLM takes it: the state in two variable tensors."""
+        """int8 or int16 with a 16-bit cell, as TFLM takes it: the state in two variable tensors."""
         x, y = node.x(0), node.y
         given, hidden = self.params[x], self.params[y]
         if node not in self.ranges.cells:
             raise ImportModelError(f"node {node.source}: the range of its cell is not known: give --calibrate DATA.npz")
         n = y.shape[-1]
         inputs = [self.tensors[x]]
-        weights, biases = lstm_integers(node, given.scale)
+        weights, biases = lstm_integers(node, given.scale, x.bits)
         for i, (scale, stored) in enumerate(weights, 1):
             inputs.append(self.add(f"{y.name}/weights{i}", stored.shape, "int8", [scale], [0], 0, stored))
         inputs += [-1, -1, -1]
         for i, (scale, stored) in enumerate(biases):
-            inputs.append(self.add(f"{y.name}/bias{i}", (n,), "int32", [scale], [0], 0, stored))
+            inputs.append(self.add(f"{y.name}/bias{i}", (n,), stored.dtype.name, [scale], [0], 0, stored))
         exponent = int(np.ceil(np.log2(max(self.ranges.cells[node], 1e-3)))) - 15
-        state = self.add(f"{y.name}/hidden", (1, n), "int8", [hidden.scale], [hidden.zero_point], variable=True)
+        state = self.add(f"{y.name}/hidden", (1, n), hidden.dtype, [hidden.scale], [hidden.zero_point], variable=True)
         cell = self.add(f"{y.name}/cell", (1, n), "int16", [2.0**exponent], [0], variable=True)
         inputs += [-1, -1, state, cell, -1, -1, -1, -1]
         # The source starts every inference from zero, TFLite's variable tensors go on from the last one
@@ -376,7 +398,7 @@ class _Writer:
         for variable in (state, cell):
             self.operator(node, "QUANTIZE", [zero], [variable])
         middle = [self.add(f"{y.name}/gate{i}", (0,), "float32") for i in range(4)]
-        middle.append(self.add(f"{y.name}/product", (0,), "int8", [hidden.scale], [hidden.zero_point]))
+        middle.append(self.add(f"{y.name}/product", (0,), hidden.dtype, [hidden.scale], [hidden.zero_point]))
         self.tensors[y] = self.activation(y, hidden)
         self.operator(node, node.op, inputs, [self.tensors[y]], node.options, middle)
 
@@ -387,7 +409,8 @@ def _close(a: Params, b: Params) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class ProductIntegers:
-    """The integers of a product: int8 weights with a scale for each index of `axis`, int32 bias (None: it has none)."""
+    """The integers of a product: int8 weights with a scale for each index of `axis`, and its bias, int32 or behind
+    16-bit activations int64 (None: it has none)."""
 
     axis: int
     scales: np.ndarray
@@ -396,15 +419,15 @@ class ProductIntegers:
     bias_scales: np.ndarray
 
 
-def product_integers(node: Node, x_scale: float) -> ProductIntegers:
-    """Weights and bias of one of PRODUCTS whose input has this scale. Raises ImportModelError."""
+def product_integers(node: Node, x_scale: float, bits: int = 8) -> ProductIntegers:
+    """Weights and bias of one of PRODUCTS whose input has this scale and bits. Raises ImportModelError."""
     wi, bi, axis = PRODUCTS[node.op]
     w, b = node.x(wi), node.inputs[bi] if len(node.inputs) > bi else None
     if w.data is None:
         raise ImportModelError(f"node {node.source}: its weights must be constant")
     if b is None and node.op == "DEPTHWISE_CONV_2D":  # TFLM dies of one without a bias
         b = Value(node.y.name + "/bias", w.shape[3:], np.zeros(w.shape[3], np.float32))
-    scales, stored = _weights(w, axis, x_scale, None if b is None else b.data)
+    scales, stored = _weights(w, axis, x_scale, None if b is None or bits == 16 else b.data)
     bias_scales = scales * np.float32(x_scale)
     if b is None:
         return ProductIntegers(axis, scales, stored, None, bias_scales)
@@ -413,11 +436,18 @@ def product_integers(node: Node, x_scale: float) -> ProductIntegers:
     data = np.round(b.data.astype(np.float64) / bias_scales)
     if q is not None and q.stored is not None and np.allclose(q.scales, bias_scales, rtol=1e-4):
         data = q.stored
-    return ProductIntegers(axis, scales, stored, np.clip(data, -(1 << 31), (1 << 31) - 1).astype(np.int32), bias_scales)
+    return ProductIntegers(axis, scales, stored, _bias(data, bits), bias_scales)
 
 
-def lstm_integers(node: Node, x_scale: float) -> tuple[list[tuple], list[tuple]]:
-    """(scale, integers) of an LSTM's eight matrices (int8) and of its four biases (int32)."""
+def _bias(data: np.ndarray, bits: int) -> np.ndarray:
+    """Whole numbers as the bias of sums over activations of so many bits: int32, or int64 of the 46 bits that TFLM's
+    rescaling of such sums leaves it."""
+    most = (1 << 31) - 1 if bits == 8 else (1 << 46) - 1
+    return np.clip(data, -most - 1, most).astype(np.int32 if bits == 8 else np.int64)
+
+
+def lstm_integers(node: Node, x_scale: float, bits: int = 8) -> tuple[list[tuple], list[tuple]]:
+    """(scale, integers) of an LSTM's eight matrices (int8) and of its four biases."""
     weights, biases = [], []
     for i in range(1, 9):
         w = node.x(i).values
@@ -427,7 +457,7 @@ def lstm_integers(node: Node, x_scale: float) -> tuple[list[tuple], list[tuple]]
         b = node.inputs[12 + i]
         data = np.zeros(node.y.shape[-1]) if b is None or b.data is None else b.data.astype(np.float64)
         scale = np.float32(x_scale) * weights[i][0]
-        biases.append((scale, np.clip(np.round(data / scale), -(1 << 31), (1 << 31) - 1).astype(np.int32)))
+        biases.append((scale, _bias(np.round(data / scale), bits)))
     return weights, biases
 
 

@@ -15,6 +15,17 @@ from lepton.sw.graph.model import window
 PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 FUSING = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "AVERAGE_POOL_2D", "MAX_POOL_2D")
 FUSED = {"RELU": ir.RELU, "RELU6": ir.RELU6, "RELU_N1_TO_1": ir.RELU_N1_TO_1}
+WIDE = frozenset(
+    "ABS ADD AVERAGE_POOL_2D BATCH_MATMUL CONCATENATION CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED LEAKY_RELU LOGISTIC "
+    "MAXIMUM MAX_POOL_2D MEAN MINIMUM MUL PAD PADV2 PRELU QUANTIZE RELU RELU6 RESHAPE RESIZE_NEAREST_NEIGHBOR RSQRT "
+    "SOFTMAX SQUARED_DIFFERENCE STRIDED_SLICE SUB SUM TANH TRANSPOSE TRANSPOSE_CONV "
+    "UNIDIRECTIONAL_SEQUENCE_LSTM".split()
+)
+"""Operators that TFLM runs with 16-bit activations, as tests/test_frontends.py tries each."""
+MAX_JOINED = 10
+"""Most inputs of TFLM's CONCATENATION."""
+GELU_SLOPE = math.sqrt(2 / math.pi)
+GELU_CUBIC = 2 * GELU_SLOPE * 0.044715
 POINTWISE = (
     "ADD",
     "MUL",
@@ -400,21 +411,81 @@ def narrow_transposes(p: _Pass) -> None:
         p.refresh()
 
 
-def without_gelu(graph: Graph) -> Graph:
-    """The graph with x * sigmoid(1.702 x) for GELU (at most 0.021 from it), which TFLM has not."""
-    nodes = []
+def narrow_concatenations(p: _Pass) -> None:
+    """CONCATENATION of more inputs than TFLM takes, a few at a time."""
+    for node in list(p.graph.nodes):
+        if node.op != "CONCATENATION" or len(node.inputs) <= MAX_JOINED:
+            continue
+        axis, parts = node.options["Axis"] % len(node.y.shape), []
+        for i in range(0, len(node.inputs), MAX_JOINED):
+            group = [v for v in node.inputs[i : i + MAX_JOINED] if v is not None]
+            shape = list(node.y.shape)
+            shape[axis] = sum(v.shape[axis] for v in group)
+            parts.append(Value(f"{node.y.name}/part{i}", tuple(shape), quant=node.y.quant))
+            place = p.graph.nodes.index(node)
+            plain = {"Axis": axis, "FusedActivationFunction": 0}
+            p.graph.nodes.insert(place, Node("CONCATENATION", [*group], [parts[-1]], plain, node.source))
+        node.inputs = [*parts]
+        p.refresh()
+
+
+def without_gelu(graph: Graph, cubic: float = 0.0) -> Graph:
+    """The graph with x * sigmoid(1.702 x) for GELU (at most 0.021 from it), which TFLM has not; with GELU_CUBIC with
+    x * sigmoid(1.596 x + 0.0714 x**3) (at most 0.0005 from it), whose powers need 16 bits."""
+    nodes: list[Node] = []
     for node in graph.nodes:
         if node.op != "GELU":
             nodes.append(node)
             continue
-        x, y = node.x(), node.y
-        inner, gate = (Value(f"{y.name}/{k}", y.shape) for k in ("scaled", "gate"))
-        factor = np.full((1,) * len(y.shape), 1.702, np.float32)
-        plain = {"FusedActivationFunction": 0}
-        nodes.append(Node("MUL", [x, Value("1.702", factor.shape, factor)], [inner], plain, node.source))
-        nodes.append(Node("LOGISTIC", [inner], [gate], {}, node.source))
-        nodes.append(Node("MUL", [x, gate], [y], plain, node.source))
+        y = node.y
+
+        def made(op: str, name: str, *operands: Value | float) -> Value:
+            ins = [
+                Value(str(v), (1,) * len(y.shape), np.full((1,) * len(y.shape), v, np.float32))
+                if isinstance(v, float)
+                else v
+                for v in operands
+            ]
+            out = Value(f"{y.name}/{name}", y.shape) if name else y
+            options = {} if op == "LOGISTIC" else {"FusedActivationFunction": 0}
+            nodes.append(Node(op, [*ins], [out], options, node.source))
+            return out
+
+        x = node.x()
+        if cubic:
+            factor = made("ADD", "factor", made("MUL", "cubic", made("MUL", "square", x, x), cubic), 2 * GELU_SLOPE)
+            inner = made("MUL", "scaled", factor, x)
+        else:
+            inner = made("MUL", "scaled", x, 1.702)
+        made("MUL", "", x, made("LOGISTIC", "gate", inner))
     return Graph(nodes, graph.inputs, graph.outputs, graph.name)
+
+
+def widened(graph: Graph) -> Graph:
+    """The graph with activations of 16 bits: those of operators that TFLM has no 16-bit kernel of keep 8, between two
+    QUANTIZE. GELU, which it has not at all, is written out."""
+    graph = without_gelu(graph, GELU_CUBIC)
+    nodes: list[Node] = []
+    for v in (*graph.inputs, *(n.y for n in graph.nodes)):
+        v.bits = 16
+    for node in graph.nodes:
+        if node.op in WIDE:
+            nodes.append(node)
+            continue
+        inputs = [*node.inputs]
+        for i, x in enumerate(inputs):
+            if x is not None and x.data is None:
+                narrow = inputs[i] = Value(f"{x.name}/8 bits for {node.op}", x.shape)
+                nodes.append(Node("QUANTIZE", [x], [narrow], {}, node.source))
+        y = Value(f"{node.y.name}/8 bits", node.y.shape)
+        nodes.append(Node(node.op, inputs, [y], node.options, node.source))
+        nodes.append(Node("QUANTIZE", [y], [node.y], {}, node.source))
+    return Graph(nodes, graph.inputs, graph.outputs, graph.name)
+
+
+def narrow_operators(graph: Graph) -> list[str]:
+    """Names of the operators that `widened` left at 8 bits."""
+    return sorted({n.op for n in graph.nodes if n.op not in WIDE})
 
 
 PASSES = (
@@ -431,6 +502,7 @@ PASSES = (
     activations,
     paddings,
     narrow_transposes,
+    narrow_concatenations,
 )
 
 

@@ -8,12 +8,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lepton.sw.files import check_file
 from lepton.sw.frontends.graph import Graph, ImportModelError
+from lepton.sw.graph.model import MAX_FILE_BYTES
 
-MISSING = (
-    "reading PyTorch needs torch, onnx and onnxscript: pip install 'lepton-npu[torch]' "
-    "(with --index-url of PyTorch's CPU builds for a small torch)"
-)
+MISSING = "reading PyTorch needs torch, onnx and onnxscript: pip install 'lepton-npu[torch]'"
 
 
 def is_module(source: Any) -> bool:
@@ -27,8 +26,8 @@ def read_torch(source: Any, example_inputs: tuple | None = None, nhwc: bool = Fa
     """The float graph of an nn.Module (with example inputs, batch 1), an ExportedProgram, or a .pt2 file of
     torch.export.save. Raises ImportModelError, one line."""
     try:
-        import onnxscript  # type: ignore[import-not-found, import-untyped, unused-ignore] # noqa: F401
-        import torch  # type: ignore[import-not-found, unused-ignore]
+        import onnxscript  # noqa: F401
+        import torch
 
         from lepton.sw.frontends.onnx_reader import read_onnx
     except ImportError:
@@ -36,8 +35,11 @@ def read_torch(source: Any, example_inputs: tuple | None = None, nhwc: bool = Fa
     if isinstance(source, (str, Path)):
         path = Path(source)
         name = name or path.stem
+        check_file(path, MAX_FILE_BYTES, ImportModelError)
         try:
-            source = torch.export.load(str(path))
+            with warnings.catch_warnings(), _quiet():
+                warnings.simplefilter("ignore")
+                source = torch.export.load(str(path))
         except Exception as error:
             raise ImportModelError(f"{path}: not a .pt2 file of torch.export.save ({type(error).__name__})") from None
     name = name or (type(source).__name__ if isinstance(source, torch.nn.Module) else "model")
@@ -60,11 +62,13 @@ def read_torch(source: Any, example_inputs: tuple | None = None, nhwc: bool = Fa
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the exporter's progress in the log."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what torch's loader and exporter tell of their progress: a user's error is one line."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

@@ -400,7 +400,7 @@ SPECS: dict[str, Spec] = {
     "RESIZE_NEAREST_NEIGHBOR": Spec("ResizeNearestNeighborOptions", (2, 2), (1, 1), checks.resize),
     "REVERSE_V2": Spec(None, (2, 2), (1, 1), checks.reverse),
     "ROUND": Spec(None, (1, 1), (1, 1), checks.plain_unary("float32")),
-    "RSQRT": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8")),
+    "RSQRT": Spec(None, (1, 1), (1, 1), checks.unary("float32", "int8", "int16")),
     "SELECT": Spec(None, (3, 3), (1, 1), checks.select),
     "SELECT_V2": Spec(None, (3, 3), (1, 1), checks.select),
     "SHAPE": Spec(None, (1, 1), (1, 1), checks.shape_of),

@@ -64,16 +64,17 @@ def write_model(
     graphs = [GraphSpec(tensors, operators, inputs, outputs), *others]
     b = flatbuffers.Builder(4096)
 
-    buffers = []
-    for data in (None, *(t.data for g in graphs for t in g.tensors)):
-        raw = None
-        if data is not None:
+    tflite.BufferStart(b)
+    buffers, places = [tflite.BufferEnd(b)], {b"": 0}  # the first one is empty; the same bytes are stored once
+    for t in (t for g in graphs for t in g.tensors if t.data is not None):
+        data = np.ascontiguousarray(t.data).tobytes()
+        if data not in places:
+            places[data] = len(buffers)
             # TFLM reads constants where they lie, so that they must be aligned in the file
-            raw = _aligned_bytes(b, np.ascontiguousarray(data).tobytes())
-        tflite.BufferStart(b)
-        if raw is not None:
+            raw = _aligned_bytes(b, data)
+            tflite.BufferStart(b)
             tflite.BufferAddData(b, raw)
-        buffers.append(tflite.BufferEnd(b))
+            buffers.append(tflite.BufferEnd(b))
     kinds = list(dict.fromkeys((o.op, o.version) for g in graphs for o in g.operators))
     opcodes = []
     for name, version in kinds:
@@ -83,10 +84,7 @@ def write_model(
         tflite.OperatorCodeAddBuiltinCode(b, code)
         tflite.OperatorCodeAddVersion(b, version)
         opcodes.append(tflite.OperatorCodeEnd(b))
-    written, first = [], 1
-    for g in graphs:
-        written.append(_write_graph(b, g, kinds, first))
-        first += len(g.tensors)
+    written = [_write_graph(b, g, kinds, places) for g in graphs]
     all_graphs = _vector(b, written, tflite.ModelStartSubgraphsVector)
     codes = _vector(b, opcodes, tflite.ModelStartOperatorCodesVector)
     all_buffers = _vector(b, buffers, tflite.ModelStartBuffersVector)
@@ -102,14 +100,14 @@ def write_model(
     return bytes(b.Output())
 
 
-def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, first: int) -> int:
-    """One graph. kinds: (operator, version) of each operator code; first: number of its first tensor's buffer."""
+def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, places: dict[bytes, int]) -> int:
+    """One graph. kinds: (operator, version) of each operator code; places: number of the buffer with some bytes."""
 
     def ints(values):
         return b.CreateNumpyVector(np.array(values, np.int32))
 
     made = []
-    for i, t in enumerate(g.tensors):
+    for t in g.tensors:
         quant = None
         if len(t.scales):
             s = b.CreateNumpyVector(np.asarray(t.scales, np.float32))
@@ -127,7 +125,7 @@ def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, first: int) 
         if signature is not None:
             tflite.TensorAddShapeSignature(b, signature)
         tflite.TensorAddType(b, TYPES[t.dtype])
-        tflite.TensorAddBuffer(b, first + i)
+        tflite.TensorAddBuffer(b, places[b"" if t.data is None else np.ascontiguousarray(t.data).tobytes()])
         tflite.TensorAddName(b, name)
         if t.variable:
             tflite.TensorAddIsVariable(b, True)

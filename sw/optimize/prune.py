@@ -191,7 +191,7 @@ class Pruner:
 
     def callback(self, steps: int = 0, share: float = 0.0) -> Any:
         """A Keras callback that holds the masks, and before that prunes to `share` of the tiles in `steps` epochs."""
-        import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        import tensorflow as tf
 
         pruner = self
 

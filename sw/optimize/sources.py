@@ -49,7 +49,7 @@ class TorchSource:
         return {name: p.detach().cpu().numpy() for name, p in self._parameters(self.module).items()}
 
     def assign(self, name: str, values: np.ndarray) -> None:
-        import torch  # type: ignore[import-not-found, unused-ignore]
+        import torch
 
         p = self._parameters(self.module)[name]
         with torch.no_grad():

@@ -25,8 +25,8 @@ from lepton.sw.reference.kernels.matmul import matmul_parameters
 from lepton.sw.session import End, Session
 
 try:
-    import torch  # type: ignore[import-not-found, unused-ignore]
-    import torch.nn.functional as F  # type: ignore[import-not-found, unused-ignore]
+    import torch
+    import torch.nn.functional as F
 except ImportError:
     raise ImportModelError("training needs torch: pip install 'lepton-npu[torch]'") from None
 
@@ -210,14 +210,23 @@ def _places(model: Model, op: Operator, moving: list[int]) -> list[Any]:
 # --- Operators: function(module, model, operator, codes by tensor), codes of the output ------------------------------
 
 
-def _operand(model: Model, t: int, made: dict[int, Any], rank: int, like: Any) -> Any:
-    """Codes of an activation or a constant, with as many axes behind N as the output has."""
-    tensor = model.tensors[t]
-    if tensor.data is None:
-        value = made[t]
-    else:
-        value = torch.as_tensor(tensor.data.astype(np.float32) - tensor.zero_point, device=like.device)[None]
-    return value.reshape(len(value), *(1,) * (rank - value.ndim + 1), *value.shape[1:])
+def _operands(model: Model, op: Operator, made: dict[int, Any]) -> tuple[list, list[float], list[int]]:
+    """Codes of both operands, activations or constants, with as many axes behind N as the output has; their scales;
+    their zero points."""
+    tensors, rank = [model.tensors[t] for t in op.inputs], len(model.tensors[op.outputs[0]].shape)
+    device, codes = next(made[t].device for t in op.inputs if t in made), []
+    for t, tensor in zip(op.inputs, tensors):
+        value: Any = made.get(t)
+        if tensor.data is not None:
+            value = torch.as_tensor(tensor.data.astype(np.float32) - tensor.zero_point, device=device)[None]
+        codes.append(value.reshape(len(value), *(1,) * (rank - value.ndim + 1), *value.shape[1:]))
+    return codes, [float(t.scale) for t in tensors], [t.zero_point for t in tensors]
+
+
+def _rescaled(total: Any, factor: Any, m, s, zero_point: int, low: int = -128, high: int = 127) -> Any:
+    """Codes of sums at the output's scale: by the integers m and s, which stand for `factor`, and limited."""
+    exact = arith.clamp(arith.requantize(_integers(total), m, s) + zero_point, low, high) - zero_point
+    return _through(total * factor, exact, low - zero_point, high - zero_point)
 
 
 def _pads(op: Operator, size: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
@@ -255,10 +264,8 @@ def _product(module: QatModule, model: Model, op: Operator, made: dict[int, Any]
         total = total + _through(b, bias, kind=kind)
     real = [float(x.scale) * float(scale) / float(y.scale) for scale in p.scales]
     m, s = np.array([quantities.scaled(op, arith.quantize_multiplier, r) for r in real], np.int64).T
-    low, high = quantities.output_range(op, y)
-    exact = arith.clamp(arith.requantize(_integers(total), m, s) + y.zero_point, low, high) - y.zero_point
-    smooth = total * (scales.to(kind) * (float(x.scale) / float(y.scale)))
-    return _through(smooth, exact, low - y.zero_point, high - y.zero_point)
+    factor = scales.to(kind) * (float(x.scale) / float(y.scale))
+    return _rescaled(total, factor, m, s, y.zero_point, *quantities.output_range(op, y))
 
 
 def _conv_sums(op: Operator, x: Any, w: Any, shape: tuple[int, ...]) -> Any:
@@ -302,9 +309,7 @@ SUMS: dict[str, Callable] = {
 def _binary(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
     """ADD, SUB, MUL."""
     y = model.tensors[op.outputs[0]]
-    like = next(made[t] for t in op.inputs if t in made)
-    a, b = (_operand(model, t, made, len(y.shape), like) for t in op.inputs)
-    (sa, za), (sb, zb) = ((float(model.tensors[t].scale), model.tensors[t].zero_point) for t in op.inputs)
+    (a, b), (sa, sb), (za, zb) = _operands(model, op, made)
     q = _integers(a, za), _integers(b, zb)
     if op.op == "MUL":
         p = quantities.mul_parameters(model, op)
@@ -320,9 +325,7 @@ def _binary(module: QatModule, model: Model, op: Operator, made: dict[int, Any])
 def _difference(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
     """SQUARED_DIFFERENCE."""
     y = model.tensors[op.outputs[0]]
-    like = next(made[t] for t in op.inputs if t in made)
-    a, b = (_operand(model, t, made, len(y.shape), like) for t in op.inputs)
-    (sa, za), (sb, zb) = ((float(model.tensors[t].scale), model.tensors[t].zero_point) for t in op.inputs)
+    (a, b), (sa, sb), (za, zb) = _operands(model, op, made)
     exact = squared_difference(model, op, [_integers(a, za), _integers(b, zb)]).astype(np.int64) - y.zero_point
     return _through((a * sa - b * sb) ** 2 / float(y.scale), exact, -128 - y.zero_point, 127 - y.zero_point)
 
@@ -330,12 +333,10 @@ def _difference(module: QatModule, model: Model, op: Operator, made: dict[int, A
 def _matmul(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
     """BATCH_MATMUL."""
     p, y = matmul_parameters(model, op), model.tensors[op.outputs[0]]
-    like = next(made[t] for t in op.inputs if t in made)
-    a, b = (_operand(model, t, made, len(y.shape), like).double() for t in op.inputs)
+    codes, (sa, sb), _ = _operands(model, op, made)
+    a, b = (c.double() for c in codes)
     total = (a.mT if op.options["adj_x"] else a) @ (b.mT if op.options["adj_y"] else b)
-    exact = arith.clamp(arith.requantize(_integers(total), p["m"], p["s"]) + p["zo"], -128, 127) - p["zo"]
-    factor = float(model.tensors[op.inputs[0]].scale) * float(model.tensors[op.inputs[1]].scale) / float(y.scale)
-    return _through(total * factor, exact, -128 - p["zo"], 127 - p["zo"]).reshape(len(total), *y.shape)
+    return _rescaled(total, sa * sb / float(y.scale), p["m"], p["s"], p["zo"]).reshape(len(total), *y.shape)
 
 
 def _max_pool(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
@@ -370,9 +371,8 @@ def _mean(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -
     x, y = model.tensors[op.inputs[0]], model.tensors[op.outputs[0]]
     p = quantities.mean_parameters(model, op)
     total = made[op.inputs[0]].double().sum([a + 1 for a in p["axis"]])
-    exact = arith.clamp(arith.requantize(_integers(total), p["m"], p["s"]) + p["zo"], p["low"], p["high"]) - p["zo"]
     factor = float(x.scale) / float(y.scale) / (p["count"] if op.op == "MEAN" else 1)
-    return _through(total * factor, exact, p["low"] - p["zo"], p["high"] - p["zo"]).reshape(-1, *y.shape)
+    return _rescaled(total, factor, *(p[k] for k in ("m", "s", "zo", "low", "high"))).reshape(-1, *y.shape)
 
 
 def _maximum(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:
@@ -391,8 +391,7 @@ def _scaled(module: QatModule, model: Model, op: Operator, made: dict[int, Any])
     """QUANTIZE."""
     p, codes = quantities.quantize_parameters(model, op), made[op.inputs[0]]
     x, y = model.tensors[op.inputs[0]], model.tensors[op.outputs[0]]
-    exact = arith.clamp(arith.requantize(_integers(codes), p["m"], p["s"]) + p["zo"], p["low"], p["high"]) - p["zo"]
-    return _through(codes * (float(x.scale) / float(y.scale)), exact, p["low"] - p["zo"], p["high"] - p["zo"])
+    return _rescaled(codes, float(x.scale) / float(y.scale), *(p[k] for k in ("m", "s", "zo", "low", "high")))
 
 
 def _unary(module: QatModule, model: Model, op: Operator, made: dict[int, Any]) -> Any:

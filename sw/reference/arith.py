@@ -314,14 +314,18 @@ def abs_table(in_scale, in_zero_point, out_scale, out_zero_point):
     return absolute(INT8_VALUES, in_scale, in_zero_point, out_scale, out_zero_point)
 
 
-def rsqrt_table(in_scale, in_zero_point, out_scale, out_zero_point):
+def rsqrt(x, in_scale, in_zero_point, out_scale, out_zero_point, dtype: str):
     """RSQRT. Below the zero point TFLM has no answer; the largest value stands there."""
     multiplier, shift = quantize_multiplier(1 / (math.sqrt(np.float32(in_scale)) * float(np.float32(out_scale))))
-    value = INT8_VALUES - in_zero_point
+    value = np.asarray(x, np.int64) - in_zero_point
     inverse, inverse_shift = inverse_sqrt(np.maximum(value, 1))
     data = requantize(1, inverse, inverse_shift + 20)
-    y = clamp8(requantize(data, multiplier, shift - 20) + out_zero_point)
-    return np.where(value <= 0, np.int8(INT8_MAX), y)
+    y = requantize(data, multiplier, shift - 20) + out_zero_point
+    return to_type(np.where(value <= 0, LIMITS[dtype][1], y), dtype)
+
+
+def rsqrt_table(in_scale, in_zero_point, out_scale, out_zero_point):
+    return rsqrt(INT8_VALUES, in_scale, in_zero_point, out_scale, out_zero_point, "int8")
 
 
 def float_table(function):

@@ -25,6 +25,7 @@ from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import ConfigError, NpuConfig
 from lepton.rtl.spec.timing import Memory
 from lepton.sw.compiler import CompileError, Compiler, FitError, HostStep, Layer, Limit, NpuStep, Program, compile_model
+from lepton.sw.files import read_file
 from lepton.sw.graph import operators, reader
 from lepton.sw.graph.control import Variables
 from lepton.sw.graph.fold import Budget, fold
@@ -631,12 +632,10 @@ def check_file(path: str | Path, config: NpuConfig, clock_mhz: float = PRESET_MH
     try:
         model = load_model(path)
     except ModelError as error:
+        file = Path(path)
         try:
-            file = Path(path)
-            if file.stat().st_size > MAX_FILE_BYTES:
-                raise error
-            data = file.read_bytes()
-        except OSError:
+            data = read_file(file, MAX_FILE_BYTES, ModelError)
+        except ModelError:
             raise error from None
         if data[4:8] != b"TFL3":
             raise

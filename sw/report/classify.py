@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from lepton.sw.errors import UserError
+from lepton.sw.files import MAX_TEXT, check_file, read_file
+from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.report import PICTURES, takes
 from lepton.sw.report.evaluate import (
     EvaluateError,
@@ -39,6 +41,7 @@ def read_sound(path: Path, shape: tuple[int, ...], rate: int | None = None) -> t
     size = int(np.prod(shape))
     if max(shape, default=0) != size:
         raise EvaluateError(f"the model's input {shape} is no row of samples: give its features as .npz")
+    check_file(path, MAX_FILE_BYTES, EvaluateError)
     try:
         with wave.open(str(path), "rb") as file:
             width, channels, found = file.getsampwidth(), file.getnchannels(), file.getframerate()
@@ -67,8 +70,9 @@ def read_labels(name: str | None, count: int) -> list[str]:
     if name is None:
         return [str(i) for i in range(count)]
     try:
-        lines = [line.strip() for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_file(Path(name), MAX_TEXT, EvaluateError).decode("utf-8")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
         raise EvaluateError(f"{name}: cannot be read as text ({type(error).__name__})") from None
     if len(lines) != count:
         raise EvaluateError(f"{name}: {len(lines)} labels for {count} outputs; one a line is needed")

@@ -15,12 +15,15 @@ import numpy as np
 
 from lepton.sw.arrays import ArrayError, holds, read_arrays
 from lepton.sw.errors import need
-from lepton.sw.graph.model import Model, ModelError
+from lepton.sw.files import check_file
+from lepton.sw.graph.model import MAX_FILE_BYTES, Model, ModelError
 from lepton.sw.report import PICTURES
 from lepton.sw.session import End
 
 INPUT_KEYS = ("x", "input", "images", "x_test")
 LABEL_KEYS = ("y", "label", "labels", "target", "y_test")
+MAX_VALUES = 1 << 26
+"""Most values of a table."""
 LABEL_COLUMNS = ("label", "class", "target", "y")
 
 
@@ -113,8 +116,10 @@ def picture_shape(shape: tuple[int, ...]) -> tuple[tuple[int, int], int, bool]:
 def read_picture(path: Path, size: tuple[int, int], channels: int, first: bool, resize: str = "bilinear") -> np.ndarray:
     """A picture as uint8, (H, W, C) or with the channels first. resize: bilinear or nearest (the sides become those of
     `size`), or crop (the middle, bilinear, in its own proportions). Raises EvaluateError."""
+    need("evaluate", "PIL")
     from PIL import Image, UnidentifiedImageError
 
+    check_file(path, MAX_FILE_BYTES, EvaluateError)
     try:
         with Image.open(path) as opened:
             image = opened.convert("L" if channels == 1 else "RGB")
@@ -133,13 +138,20 @@ def read_picture(path: Path, size: tuple[int, int], channels: int, first: bool, 
 
 
 def _rows(path: Path) -> Samples:
+    check_file(path, MAX_FILE_BYTES, EvaluateError)
     if path.suffix.lower() == ".parquet":
         try:
-            import pyarrow.parquet as parquet  # type: ignore[import-untyped, import-not-found, unused-ignore]
+            import pyarrow.parquet as parquet
         except ImportError:
             raise EvaluateError("reading .parquet needs pyarrow: pip install 'lepton-npu[evaluate]'") from None
         try:
-            table = parquet.read_table(path)
+            file = parquet.ParquetFile(path)
+            told = file.metadata.num_rows * file.metadata.num_columns
+            if told > MAX_VALUES:
+                raise EvaluateError(f"{path}: {told:,} values, at most {MAX_VALUES:,} are read: split the file")
+            table = file.read()
+        except EvaluateError:
+            raise
         except Exception as error:
             raise EvaluateError(f"{path}: not a .parquet file that can be read ({type(error).__name__})") from None
         header, columns = table.column_names, [c.to_pylist() for c in table.columns]
@@ -147,7 +159,7 @@ def _rows(path: Path) -> Samples:
         try:
             with path.open(newline="") as file:
                 lines = [r for r in csv.reader(file) if r]
-        except (UnicodeDecodeError, csv.Error) as error:
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise EvaluateError(f"{path}: not a .csv file ({type(error).__name__})") from None
         if not lines or any(len(r) != len(lines[0]) for r in lines):
             raise EvaluateError(f"{path}: its rows are not all of one length")
@@ -267,7 +279,7 @@ def task_of(task: str, outputs: np.ndarray, samples: Samples) -> str:
 def scores(task: str, outputs: np.ndarray, samples: Samples) -> dict:
     """The numbers of one model, JSON-able. outputs: real numbers (N, …)."""
     try:
-        from sklearn import metrics  # type: ignore[import-untyped, unused-ignore]
+        from sklearn import metrics
     except ImportError:
         raise EvaluateError("the scores need scikit-learn: pip install 'lepton-npu[evaluate]'") from None
     y, flat = samples.y, outputs.reshape(len(outputs), -1)

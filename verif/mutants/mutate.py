@@ -61,6 +61,11 @@ class Unit:
 
 _ENGINES = "memory_engines::"
 _PORT = "memory_port::test_"
+_MOVE = tuple(
+    f"move::test_{name}"
+    for name in ("short_runs_follow_each_other", "loads_read_ahead_and_stores_do_not", "tokens_are_awaited",
+                 "what_lies_outside", "random_moves")
+)  # fmt: skip
 UNITS = {
     "pe": Unit("array", "Pe", ("array",)),
     "array": Unit("array", "Array", ("array",)),
@@ -118,12 +123,12 @@ UNITS = {
         (_ENGINES + "test_too_many_data_tokens", _ENGINES + "test_causes", _ENGINES + "test_random_program"),
     ),
     "memory_tail": Unit("port", "MemoryTail", (_ENGINES + "test_tail_with_holds",)),
-    "move": Unit("move", "MoveEngine", ("move",)),
-    "move_requests": Unit("move", "MoveRequests", ("move",), ("config", 64)),
-    "move_walk": Unit("move", "MoveWalk", ("move",)),
-    "move_writes": Unit("move", "MoveWrites", ("move",)),
-    "move_reads": Unit("move", "MoveReads", ("move",)),
-    "beat_queue": Unit("move", "BeatQueue", ("move",), (8, 64)),
+    "move": Unit("move", "MoveEngine", _MOVE),
+    "move_requests": Unit("move", "MoveRequests", _MOVE, ("config", 64)),
+    "move_walk": Unit("move", "MoveWalk", _MOVE),
+    "move_writes": Unit("move", "MoveWrites", _MOVE),
+    "move_reads": Unit("move", "MoveReads", _MOVE),
+    "beat_queue": Unit("move", "BeatQueue", _MOVE, (8, 64)),
 }
 LEFT_OUT = {f"multiplier:RowMultiplier.{name}" for name in ("_ecp5", "_ecp5_carry", "_gowin", "_ice40")}
 """Functions that are not mutated, nor are statements that ask for the platform: vendor cells, for which simulation has

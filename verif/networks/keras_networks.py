@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+import tensorflow as tf
 
 K = tf.keras.layers
 

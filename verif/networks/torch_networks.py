@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import torch  # type: ignore[import-not-found, unused-ignore]
-from torch import nn  # type: ignore[import-not-found, unused-ignore]
+import torch
+from torch import nn
 
 
 def conv(cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:

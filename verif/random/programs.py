@@ -13,7 +13,7 @@ beginning of the simulator's writes leaves. (How far the engines came before an 
 what the accumulators hold then.)
 
 With a memory port the program lies in memory, and MOVEs are among its instructions (`moves`): memory is compared, too,
-with random latency, intervals, refresh and stalls, and the host writes and reads it during the runs.
+with random latency, intervals, refresh and stalls.
 
 A failing program is made smaller by leaving instructions out and written to build/programs with its disassembly.
 """

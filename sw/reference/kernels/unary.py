@@ -78,6 +78,7 @@ _INT16: dict[str, Callable[..., np.ndarray]] = {
     "LOGISTIC": lambda x, i, o, _: arith16.logistic(x, *arith16.function_scale(i[0])),
     "RELU": lambda x, i, o, _: arith.relu(x, i[0], i[1], o[0], o[1], "int16"),
     "RELU6": lambda x, i, o, _: arith.relu6(x, i[0], i[1], "int16"),
+    "RSQRT": lambda x, i, o, _: arith.rsqrt(x, i[0], i[1], o[0], o[1], "int16"),
     "TANH": lambda x, i, o, _: arith16.tanh(x, *arith16.function_scale(i[0])),
 }
 
