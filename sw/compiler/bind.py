@@ -17,6 +17,7 @@ from lepton.rtl.spec.config import NpuConfig
 from lepton.sw.compiler.plan import LATENCY, Buffer, Copy, Group
 from lepton.sw.compiler.program import CompileError, LayerError
 from lepton.sw.compiler.units import Instruction, Unit, virtual
+from lepton.sw.reference.iss import CHANNELS, ENGINES
 
 GRAIN = 16
 SLACK = 1500
@@ -25,15 +26,7 @@ LAG = 2
 """Units that stand between a copy and the last one that it waits for, where there is room: fetch would wait with it."""
 STORE_LAG = 2
 """Units behind which a result is copied to memory: until then it is written."""
-ENGINES = {isa.LOAD: "load", isa.MUL: "mul", isa.TAIL: "tail", isa.TABLE: "tail", isa.MOVE: "move"}
-POSTS = {
-    ("move", "load"): ("post_load", "wait_move"),
-    ("move", "mul"): ("post_mul", "wait_move"),
-    ("move", "tail"): ("post_tail", "wait_move"),
-    ("mul", "move"): ("post_move", "wait_mul"),
-    ("tail", "move"): ("post_move", "wait_tail"),
-    ("tail", "mul"): ("post", "wait"),
-}
+POSTS = CHANNELS | {("tail", "mul"): ("post", "wait")}
 """By giver and taker: the flag of who gives a token and of who takes it."""
 
 
@@ -352,7 +345,7 @@ class Binder:
         pending: list[int] = []  # LOADs whose tiles are not multiplied yet
         banks: list[int] = []  # MULs that filled banks not yet taken
         for number, i in enumerate(program):
-            engine = ENGINES[i.op]
+            engine = ENGINES[i.op.opcode.name]
             mine = known[engine]
             needs = dict.fromkeys(mine, -1)
 

@@ -13,16 +13,9 @@ import numpy as np
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.isa import Space
 from lepton.rtl.spec.timing import FETCH_AHEAD, MEMORY_BURST, MOVE_TURN, MOVE_WAIT, PROGRAM_QUEUE, Memory
+from lepton.sw.reference.iss import CHANNELS
 from lepton.sw.reference.replay import Run
 
-CHANNELS = {
-    ("move", "load"): ("post_load", "wait_move"),
-    ("move", "mul"): ("post_mul", "wait_move"),
-    ("move", "tail"): ("post_tail", "wait_move"),
-    ("mul", "move"): ("post_move", "wait_mul"),
-    ("tail", "move"): ("post_move", "wait_tail"),
-}
-"""Flags of who gives a token, and of who takes it."""
 READS, WRITES = 8, 4
 """Bursts of a kind that are under way at the arbiter at most."""
 WORD = 4
