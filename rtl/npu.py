@@ -95,7 +95,8 @@ class Npu(wiring.Component):
         connect(link.run, control.request)
         connect(link.read, activations.host_read)
         m.d.comb += [link.registers.eq(control.registers), self.status.eq(control.status)]
-        ports.feed(m, link.write, params.host, activations.host, tiles.host)
+        written = (params, activations, tiles) if config.memory_width else (program, params, activations, tiles)
+        ports.feed(m, link.write, *(unit.host for unit in written))
 
         # Instructions.
         loads, tails = fetch.o_load, fetch.o_tail
@@ -133,8 +134,6 @@ class Npu(wiring.Component):
             progress |= move.moved
             bad_instruction |= self._tokens(m, engines, move)
             bad_address |= move.bad_address
-        else:
-            ports.feed(m, link.write, program.host)
         m.d.comb += [
             fetch.start.eq(control.go),
             fetch.pc.eq(control.pc),

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import layouts, ports
-from lepton.rtl.spec import identity
+from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Reg, Status
 
@@ -17,7 +17,7 @@ class RunControl(wiring.Component):
     counter.
 
     Members:
-        ``request`` `ports.run_request` · ``registers`` Out(ArrayLayout(32, len(Reg))) · ``status`` Out(Status)
+        ``request`` `ports.run_request` · ``registers`` Out(ArrayLayout of 32 bits, of `isa.registers`) · ``status`` Out(Status)
         ``running`` Out(1) · ``clear`` Out(1): the engines forget everything · ``go`` Out(1), ``pc`` Out: fetch starts
         ``finished`` In(1): END was read and everything is idle · ``progress`` In(1): something goes on
         ``bad_opcode``, ``bad_instruction``, ``bad_address``, ``bus_error`` In(1): they end the run, the first of them
@@ -38,7 +38,7 @@ class RunControl(wiring.Component):
         super().__init__(
             {
                 "request": In(ports.run_request(config)),
-                "registers": Out(data.ArrayLayout(32, len(Reg))),
+                "registers": Out(data.ArrayLayout(32, len(isa.registers(config)))),
                 "status": Out(Status),
                 "running": Out(1),
                 "clear": Out(1),
