@@ -78,7 +78,7 @@ class Link(wiring.Component):
         ``i`` Stream(8) request bytes, refused while a request is carried out or answered · ``o`` Stream(8) reply bytes
         ``write`` `ports.host_write`: a byte a cycle, only after the whole range was found to fit
         ``read`` `ports.activation_read` of a byte, one at a time, ``addr`` held till the data
-        ``registers`` ArrayLayout of 32 bits, of `isa.registers`: what READ of REG returns; a word is captured in one cycle
+        ``registers`` words of 32 bits, `isa.registers`: what READ of REG returns; a word is captured in one cycle
         ``run`` `ports.run_request`; ``id`` is 0 after RESET
 
     Answers: BAD_CRC, with the sequence received; then BAD_RANGE for a payload over MAX_PAYLOAD, which is swallowed

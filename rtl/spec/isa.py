@@ -177,6 +177,10 @@ MOVE = Op(
 """A copy between memory and the chip: for each plane and row a run of consecutive bytes on either side."""
 
 
+OF_MOVE = ("wait_move", "post_move", "wrap_y", "wrap_size")
+"""Fields of MUL and TAIL, the last ones, that only a machine with a memory port looks at."""
+
+
 class Space(IntEnum):
     """Where MOVE works on the chip. Tiles and entries lie in memory as `memory_tile_bytes` and `memory_param_bytes`."""
 
