@@ -55,6 +55,21 @@ TABLE_LAYOUT = layout_of(isa.TABLE.fields)
 
 MOVE_LAYOUT = layout_of(isa.MOVE.fields)
 
+
+def mul_layout(config: NpuConfig) -> data.StructLayout:
+    """What a MUL says to this machine."""
+    return _said(isa.MUL, config)
+
+
+def tail_layout(config: NpuConfig) -> data.StructLayout:
+    """What a TAIL says to this machine."""
+    return _said(isa.TAIL, config)
+
+
+def _said(op: Op, config: NpuConfig) -> data.StructLayout:
+    return layout_of(f for f in op.fields if config.memory_width or f.name not in isa.OF_MOVE)
+
+
 LOAD_BITS, MUL_BITS, TAIL_BITS, MOVE_BITS = (WORD_BITS * op.words for op in (isa.LOAD, isa.MUL, isa.TAIL, isa.MOVE))
 """Whole instructions, as queues hold them; the bits above the layout's are undefined."""
 
@@ -112,11 +127,11 @@ STEERING = data.StructLayout(
 """What the tail's lanes ask of an instruction: `product` is dual == 2, `zero_point` what is to be added."""
 
 
-def pass_layout(address_bits: int) -> data.StructLayout:
+def pass_layout(config: NpuConfig, address_bits: int) -> data.StructLayout:
     """A tile's pass as it starts: its instruction, where its first vector is, and what is known of its counts."""
     return data.StructLayout(
         {
-            "mul": MUL_LAYOUT,
+            "mul": mul_layout(config),
             "address": address_bits,
             "x": POSITION,
             "y": POSITION,

@@ -9,8 +9,8 @@ from lepton.rtl import ports
 from lepton.rtl.layouts import BYTE
 from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.frames import READ, START, WRITE_HEADER
-from lepton.rtl.spec.isa import Command, Reg, Region, Result
+from lepton.rtl.spec.frames import READ, WRITE_HEADER, start
+from lepton.rtl.spec.isa import Command, Region, Result
 
 
 def _at_least(value, limit):
@@ -49,7 +49,6 @@ class _Frame:
         self.walk_step = Signal()
         self.last_byte = Signal(BYTE)  # of the region's words
         self.outside = Signal()  # some word walked over was not in the region
-        self.behind = Signal()  # START: the first program word is beyond what `offset` holds
         self.beyond = Signal()  # walk_index is not a word of the region
         # Verdicts on the arguments.
         self.is_reg, self.write_bad, self.read_bad, self.start_bad, self.same_run, self.run_known = (
@@ -79,7 +78,7 @@ class Link(wiring.Component):
         ``i`` Stream(8) request bytes, refused while a request is carried out or answered · ``o`` Stream(8) reply bytes
         ``write`` `ports.host_write`: a byte a cycle, only after the whole range was found to fit
         ``read`` `ports.activation_read` of a byte, one at a time, ``addr`` held till the data
-        ``registers`` ArrayLayout(32, len(Reg)): what READ of REG returns; a word is captured in one cycle
+        ``registers`` words of 32 bits, `isa.registers`: what READ of REG returns; a word is captured in one cycle
         ``run`` `ports.run_request`; ``id`` is 0 after RESET
 
     Answers: BAD_CRC, with the sequence received; then BAD_RANGE for a payload over MAX_PAYLOAD, which is swallowed
@@ -104,7 +103,7 @@ class Link(wiring.Component):
                 "o": Out(stream.Signature(8)),
                 "write": Out(ports.host_write()),
                 "read": Out(ports.activation_read(8)),
-                "registers": In(data.ArrayLayout(32, len(Reg))),
+                "registers": In(data.ArrayLayout(32, len(isa.registers(config)))),
                 "run": Out(ports.run_request(config)),
                 **self._members(),
             }
@@ -158,11 +157,11 @@ class Link(wiring.Component):
     def _walk(self, m, f):
         """The bytes of a range, over the words of its region."""
         with m.Switch(f.region):
-            for r in Region:
+            for r in isa.regions(self._config):
                 with m.Case(r):  # a cycle after the region, used cycles later
                     m.d.sync += f.last_byte.eq(isa.word_bytes(r, self._config) - 1)
         with m.Switch(f.region):
-            for r in Region:
+            for r in isa.regions(self._config):
                 with m.Case(r):
                     m.d.comb += f.beyond.eq(self._beyond(f, r))
             with m.Default():
@@ -187,11 +186,12 @@ class Link(wiring.Component):
 
     def _too_far(self, f, read_end):
         """A READ reaches beyond its region."""
-        return Mux(f.region == Region.REG, _above(read_end, len(Reg)), _above(read_end, self._config.act_bytes))
+        depths = (isa.depth(region, self._config) for region in (Region.REG, Region.ACT))
+        return Mux(f.region == Region.REG, *(_above(read_end, depth) for depth in depths))
 
     def _bad_pc(self, f):
         """START names a word outside the program memory."""
-        return (f.offset >= self._config.program_words) | f.behind
+        return f.offset >= self._config.program_words
 
     def _pc(self, f):
         """START's word, if it is not bad."""
@@ -199,8 +199,6 @@ class Link(wiring.Component):
 
     def _after_head(self, m, f):
         """A byte of the payload behind the first WRITE_HEADER."""
-        with m.If(self.i.payload.any()):
-            m.d.sync += f.behind.eq(1)
 
     def _reply_bytes(self, f):
         """Of a READ's answer."""
@@ -229,7 +227,7 @@ class Link(wiring.Component):
                 | self._too_far(f, read_end)
                 | (f.offset > isa.MAX_PAYLOAD)  # all registers fit a reply
             ),
-            f.start_bad.eq((f.length != START.size) | self._bad_pc(f)),
+            f.start_bad.eq((f.length != start(self._config).size) | self._bad_pc(f)),
             f.same_run.eq(f.run_known & (f.arguments[:32] == self.run.id)),
         ]
 
@@ -240,7 +238,7 @@ class Link(wiring.Component):
             m.d.comb += self.i.ready.eq(1)
             m.d.comb += f.crc.start.eq(1)
             m.d.sync += f.count.eq(0)
-            m.d.sync += [f.outside.eq(0), f.behind.eq(0)]
+            m.d.sync += f.outside.eq(0)
             with m.If(f.received & (self.i.payload == isa.SYNC_HOST)):
                 m.next = "HEADER"
 
@@ -400,7 +398,7 @@ class Link(wiring.Component):
                 m.d.sync += f.word.eq(f.buffer_r.data)
                 m.d.comb += f.at_next.eq(f.at + 1)
             with m.Elif(f.is_reg):
-                self._register(m, f, self.registers[f.walk_index[: len(Reg).bit_length()]])
+                self._register(m, f, self.registers[f.walk_index[: len(self.registers).bit_length()]])
             with m.Else():
                 self._fetch(m, f)
 

@@ -34,16 +34,18 @@ class MemoryTileStage(TileStage):
         ]
         return need_token, token_ok
 
-    def _also(self, m, ready, posts):
+    def _also(self, m, ready):
         self._need_move, self._move_ok = Signal(name="need_move", reset_less=True), Signal(name="move_ok")
         m.d.comb += [
             self._move_ok.eq(~self._need_move | self.move.there),
             self.move.take.eq(self.start & self._need_move),
-            self.posts.eq(posts),
         ]
         with m.If(self.start):
             m.d.sync += self._need_move.eq(0)
         return ready & self._move_ok & ~self.hold
+
+    def _ends(self, m, t, take_end):
+        m.d.comb += self.posts.eq(take_end & t.post_move)
 
     def _accepts(self, m, new):
         m.d.sync += self._need_move.eq(new.wait_move)

@@ -101,7 +101,8 @@ class Npu(wiring.Component):
         connect(link.run, control.request)
         connect(link.read, activations.host_read)
         m.d.comb += [link.registers.eq(control.registers), self.status.eq(control.status)]
-        ports.feed(m, link.write, params.host, activations.host, tiles.host)
+        written = (params, activations, tiles) if config.memory_width else (program, params, activations, tiles)
+        ports.feed(m, link.write, *(unit.host for unit in written))
 
         # Instructions.
         loads, tails = fetch.o_load, fetch.o_tail
@@ -127,27 +128,23 @@ class Npu(wiring.Component):
         # Runs.
         running = control.running
         waiting = fetch.o_load.valid | fetch.o_mul.valid | fetch.o_tail.valid
-        idle = multiply.idle & tail.idle & tiles.idle
         progress = fetch.moved | (multiply.cause == Cause.MULTIPLY) | tail.acc.r_en | tiles.moved
         bad_instruction = fetch.bad | multiply.bad_outputs | tail.bad_bank
         bad_address = multiply.bad_address | tail.bad_address
         if config.memory_width:
             move = self._move(m, engines | others)
             memory_idle = self._memory(m, engines | others, move)
-            waiting |= fetch.o_move.valid
-            idle &= move.idle & memory_idle
+            waiting |= fetch.o_move.valid | ~move.idle | ~memory_idle
             progress |= move.moved
             bad_instruction |= self._tokens(m, engines, move)
             bad_address |= move.bad_address
-        else:
-            ports.feed(m, link.write, program.host)
         m.d.comb += [
             fetch.start.eq(control.go),
             fetch.pc.eq(control.pc),
             control.cause.eq(multiply.cause),
             control.no_more.eq(fetch.done_fetching & ~fetch.o_mul.valid),
             control.progress.eq(progress),
-            control.finished.eq(fetch.done_fetching & ~waiting & idle),
+            control.finished.eq(fetch.done_fetching & ~waiting & multiply.idle & tail.idle & tiles.idle),
             control.bad_opcode.eq(fetch.error),
             control.bad_instruction.eq(bad_instruction),
             control.bad_address.eq(bad_address),

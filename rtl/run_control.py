@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import layouts, ports
-from lepton.rtl.spec import identity
+from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause, Reg, Status
 
@@ -17,11 +17,12 @@ class RunControl(wiring.Component):
     counter.
 
     Members:
-        ``request`` `ports.run_request` · ``registers`` Out(ArrayLayout(32, len(Reg))) · ``status`` Out(Status)
-        ``running`` Out(1) · ``clear`` Out(1): the engines forget everything · ``go`` Out(1), ``pc`` Out: fetch starts
+        ``request`` `ports.run_request` · ``status`` Out(Status)
+        ``registers`` Out: words of 32 bits, `isa.registers` · ``running`` Out(1)
+        ``clear`` Out(1): the engines forget everything · ``go`` Out(1), ``pc`` Out: fetch starts
         ``finished`` In(1): END was read and everything is idle · ``progress`` In(1): something goes on
-        ``bad_opcode``, ``bad_instruction``, ``bad_address``, ``bus_error`` In(1): they end the run, the first of them
-        with its status
+        ``bad_opcode``, ``bad_instruction``, ``bad_address``, with a memory port ``bus_error`` In(1): they end the run,
+        the first of them with its status
         ``cause`` In(Cause): what this cycle is spent on · ``no_more`` In(1): END was read, and no MUL waits
 
     With ``start`` in cycle s, ``clear`` is in s and ``go`` in s + 1, the first cycle that counts. DRAIN is FETCH when
@@ -34,11 +35,11 @@ class RunControl(wiring.Component):
         self._config = config
         self._watchdog = watchdog
         self._counted = counted
-        inputs = "finished progress bad_opcode bad_instruction bad_address bus_error no_more".split()
+        inputs = ("finished", "progress", "no_more", *(name for name, _ in self._errors()))
         super().__init__(
             {
                 "request": In(ports.run_request(config)),
-                "registers": Out(data.ArrayLayout(32, len(Reg))),
+                "registers": Out(data.ArrayLayout(32, len(isa.registers(config)))),
                 "status": Out(Status),
                 "running": Out(1),
                 "clear": Out(1),
@@ -74,6 +75,15 @@ class RunControl(wiring.Component):
         m.d.comb += [self.registers[int(r)].eq(value) for r, value in values.items()]
         return m
 
+    def _errors(self):
+        """What ends a run, and with which status; the first of them counts."""
+        errors = [
+            ("bad_opcode", Status.BAD_OPCODE),
+            ("bad_instruction", Status.BAD_INSTRUCTION),
+            ("bad_address", Status.BAD_ADDRESS),
+        ]
+        return [*errors, ("bus_error", Status.BUS_ERROR)] if self._config.memory_width else errors
+
     def _failure(self, m):
         """Whether the run ends with an error, and which: the first of those there are."""
         quiet = Signal(range(self._watchdog))  # cycles without progress
@@ -84,15 +94,14 @@ class RunControl(wiring.Component):
         ]
         failed = Signal()
         failure = Signal(Status)
-        m.d.comb += failed.eq(self.bad_opcode | self.bad_instruction | self.bad_address | self.bus_error | stalled)
-        with m.If(self.bad_opcode):
-            m.d.comb += failure.eq(Status.BAD_OPCODE)
-        with m.Elif(self.bad_instruction):
-            m.d.comb += failure.eq(Status.BAD_INSTRUCTION)
-        with m.Elif(self.bad_address):
-            m.d.comb += failure.eq(Status.BAD_ADDRESS)
-        with m.Elif(self.bus_error):
-            m.d.comb += failure.eq(Status.BUS_ERROR)
+        first, *others = self._errors()
+        one = getattr(self, first[0])
+        for name, _ in others:
+            one = one | getattr(self, name)
+        m.d.comb += failed.eq(one | stalled)
+        for name, status in (first, *others):
+            with m.If(getattr(self, name)) if name == first[0] else m.Elif(getattr(self, name)):
+                m.d.comb += failure.eq(status)
         with m.Else():
             m.d.comb += failure.eq(Status.STALLED)
         return failed, failure

@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import layouts, ports
-from lepton.rtl.layouts import ADDRESS, PARAM, PARAM_LAYOUT, STEERING, TAIL_LAYOUT
+from lepton.rtl.layouts import ADDRESS, PARAM, PARAM_LAYOUT, STEERING
 from lepton.rtl.registers import delays, late
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import KEEP, NpuConfig
@@ -79,7 +79,7 @@ class TailEngine(wiring.Component):
         m = Module()
         m.submodules.tail_walk = walk = self._walk()
         m.submodules.tail_params = parameters = TailParameters(self._config)
-        m.submodules.tail_banks = banks = TailBanks()
+        m.submodules.tail_banks = banks = TailBanks(self._config)
         wiring.connect(m, parameters.read, wiring.flipped(self.params))
 
         accept = Signal()
@@ -102,7 +102,7 @@ class TailEngine(wiring.Component):
             ),
         ]
         for unit in (walk, parameters, banks):
-            m.d.comb += [unit.accept.eq(accept), unit.new.eq(self.i.payload[: TAIL_LAYOUT.size])]
+            m.d.comb += [unit.accept.eq(accept), unit.new.eq(self.i.payload[: unit.new.shape().size])]
         ins, go = walk.ins, banks.go
         m.d.comb += [
             walk.go.eq(go),
@@ -124,7 +124,7 @@ class TailEngine(wiring.Component):
                 ~(walk.have | parameters.have_table | busy | parameters.table_coming | parameters.table_write)
             ),
         ]
-        back = Signal(TAIL_LAYOUT, reset_less=True)  # the instruction in the pipeline
+        back = Signal(ins.shape(), reset_less=True)  # the instruction in the pipeline
         starts_now = Signal()  # its first read: nothing needs it before
         with m.If(done):
             m.d.sync += busy.eq(0)

@@ -4,14 +4,15 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lepton.rtl.layouts import TAIL_LAYOUT
+from lepton.rtl.layouts import tail_layout
+from lepton.rtl.spec.config import NpuConfig
 
 
 class TailBanks(wiring.Component):
     """Takes banks in turn; one is free in the cycle after its last read, or, with to_acc, after its last write.
 
     Members:
-        ``accept`` In(1), ``new`` In(TAIL_LAYOUT): an instruction is taken · ``ins`` In(TAIL_LAYOUT): it, afterwards
+        ``accept`` In(1), ``new`` In(tail_layout): an instruction is taken · ``ins`` In(tail_layout): it, afterwards
         ``ready`` In(1): but for bank and ``open`` the next sub-group may start · ``go`` Out(1): it does, next cycle
         ``sub_done``, ``group_done``, ``last_sub``, ``last_of_group`` In(1): as of `TailWalk`
         ``close`` Out(1): the read of this cycle is the last of a bank to be closed · ``closed`` In(1): its last word is
@@ -20,22 +21,18 @@ class TailBanks(wiring.Component):
         ``bad`` Out(1): a sub-group works without a bank, or takes one while one is held
     """
 
-    accept: In(1)
-    new: In(TAIL_LAYOUT)
-    ins: In(TAIL_LAYOUT)
-    ready: In(1)
-    sub_done: In(1)
-    group_done: In(1)
-    last_sub: In(1)
-    last_of_group: In(1)
-    closed: In(1)
-    bank_ready: In(1)
-    go: Out(1)
-    close: Out(1)
-    open: Out(1)
-    bank_free: Out(1)
-    bank: Out(1)
-    bad: Out(1)
+    def __init__(self, config: NpuConfig):
+        inputs = "ready sub_done group_done last_sub last_of_group closed bank_ready".split()
+        outputs = "go close open bank_free bank bad".split()
+        instruction = {name: In(tail_layout(config)) for name in ("new", "ins")}
+        super().__init__(
+            {
+                "accept": In(1),
+                **instruction,
+                **{name: In(1) for name in inputs},
+                **{name: Out(1) for name in outputs},
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import ports
-from lepton.rtl.layouts import PARAM, PARAM_LAYOUT, TABLE_LAYOUT, TAIL_LAYOUT
+from lepton.rtl.layouts import PARAM, PARAM_LAYOUT, TABLE_LAYOUT, tail_layout
 from lepton.rtl.registers import delays
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
@@ -15,7 +15,7 @@ class TailParameters(wiring.Component):
     """Addresses of the parameter memory; its words go to the lanes.
 
     Members:
-        ``accept`` In(1), ``new`` In(TAIL_LAYOUT): an instruction is taken · ``have``, ``shared`` In(1): a TAIL has
+        ``accept`` In(1), ``new`` In(tail_layout): an instruction is taken · ``have``, ``shared`` In(1): a TAIL has
         sub-groups left, and one entry for all channels · ``go`` In(1): a sub-group takes the entries read
         ``wait`` In(1): a TABLE waits, as a TAIL is in flight
         ``read`` `ports.memory_read`, its ``data`` is not looked at · ``running`` Out(1): an entry is read, for ``lane``
@@ -33,7 +33,7 @@ class TailParameters(wiring.Component):
         super().__init__(
             {
                 **{name: In(1) for name in inputs},
-                "new": In(TAIL_LAYOUT),
+                "new": In(tail_layout(config)),
                 "read": Out(ports.memory_read(PARAM, PARAM_LAYOUT.size)),
                 "lane": Out(range(config.lanes)),
                 "table_word": Out(range(isa.TABLE_ENTRIES)),

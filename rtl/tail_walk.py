@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lepton.rtl.layouts import ADDRESS, ENTRY, TAIL_LAYOUT
+from lepton.rtl.layouts import ADDRESS, ENTRY, tail_layout
 from lepton.rtl.registers import output
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
@@ -14,9 +14,9 @@ class TailWalk(wiring.Component):
     """Reads the sub-groups (up to ``lanes`` channels) of one TAIL, one accumulator vector a cycle.
 
     Members:
-        ``accept`` In(1), ``new`` In(TAIL_LAYOUT): an instruction is taken; a TABLE only leaves its fields here
+        ``accept`` In(1), ``new`` In(tail_layout): an instruction is taken; a TABLE only leaves its fields here
         ``go`` In(1): the next sub-group's first read is in the next cycle
-        ``ins`` Out(TAIL_LAYOUT): the instruction · ``have`` Out(1): it has sub-groups left to read · ``begun`` Out(1):
+        ``ins`` Out(tail_layout): the instruction · ``have`` Out(1): it has sub-groups left to read · ``begun`` Out(1):
         its first has started · ``run`` Out(1): a read, of ``entry_read``; the others tell of the read of this cycle:
         ``sub_first``: the first of its sub-group · ``half``: of a second operand · ``step``: the last of a window
         position, the first one's entry is ``entry`` · ``window_first``, ``window_done``: the first, the last position
@@ -32,9 +32,9 @@ class TailWalk(wiring.Component):
         super().__init__(
             {
                 "accept": In(1),
-                "new": In(TAIL_LAYOUT),
+                "new": In(tail_layout(config)),
                 "go": In(1),
-                "ins": Out(TAIL_LAYOUT),
+                "ins": Out(tail_layout(config)),
                 **{name: Out(1) for name in [*flags.split(), "last_of_group"]},
                 "entry_read": Out(ENTRY),
                 "entry": Out(ENTRY),

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import layouts, ports
-from lepton.rtl.layouts import MUL_LAYOUT, POSITION
+from lepton.rtl.layouts import POSITION
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Cause
@@ -37,7 +37,7 @@ class TileStage(wiring.Component):
             "final": In(1),
             "drained": In(1),
             "start": Out(1),
-            "o": Out(layouts.pass_layout(address_bits)),
+            "o": Out(layouts.pass_layout(self._config, address_bits)),
             "banks": Out(ports.handover()),
             "held": Out(1),
             "cause": Out(Cause, init=Cause.FETCH),
@@ -67,13 +67,7 @@ class TileStage(wiring.Component):
         need_token, token_ok = self._tokens(m)
         bank, release, bank_ok = self._banks(m, group_end & t.release & (~t.stack | last_group))
         m.d.comb += [
-            start.eq(
-                self._also(
-                    m,
-                    self.held & (~self.running | self.final) & self.tile.valid & token_ok & bank_ok,
-                    take_end & t.post_move,
-                )
-            ),
+            start.eq(self._also(m, self.held & (~self.running | self.final) & self.tile.valid & token_ok & bank_ok)),
             self.tile.ready.eq(start),
             group_end.eq(tile.last),
             take_end.eq(start & group_end & last_group),
@@ -103,6 +97,7 @@ class TileStage(wiring.Component):
                 ]
         with m.If(take_end):
             m.d.sync += self.held.eq(0)
+        self._ends(m, t, take_end)
         new, groups = self._take(m, accept, t, {"address": t_address, "x": t_x, "groups": groups_left})
         with m.If(accept):
             m.d.sync += [
@@ -164,9 +159,12 @@ class TileStage(wiring.Component):
             m.d.sync += self.cause.eq(Cause.WEIGHTS)
 
     # --- What MOVE adds, where there is one ---
-    def _also(self, m, ready, posts):
-        """Whether a pass starts for which all this class knows of is `ready`; it is the last of a MUL that `posts`."""
+    def _also(self, m, ready):
+        """Whether a pass starts for which all this class knows of is `ready`."""
         return ready
+
+    def _ends(self, m, t, take_end):
+        """The last pass of an instruction starts."""
 
     def _accepts(self, m, new):
         """An instruction is taken."""
@@ -174,7 +172,7 @@ class TileStage(wiring.Component):
     # --- How an instruction comes: whole; the compact machine's comes in words ---
     def _instruction(self):
         """Where it is kept."""
-        return Signal(MUL_LAYOUT, name="t", reset_less=True)
+        return Signal(layouts.mul_layout(self._config), name="t", reset_less=True)
 
     def _room(self, take_end):
         """The next one (or its next word) may come; `take_end`: the last tile of this one starts."""
@@ -185,7 +183,7 @@ class TileStage(wiring.Component):
 
     def _take(self, m, accept, t, counters):
         """Keep it, and the fields that change from group to group; returns what has come, and its groups."""
-        new = data.View(MUL_LAYOUT, self.i.payload[: MUL_LAYOUT.size])
+        new = data.View(t.shape(), self.i.payload[: t.shape().size])
         with m.If(accept):
             m.d.sync += [t.eq(new), *(counter.eq(new[name]) for name, counter in counters.items())]
         return new, new.groups

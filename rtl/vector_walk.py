@@ -35,7 +35,7 @@ class VectorWalk(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "i": In(layouts.pass_layout(address_bits)),
+                "i": In(layouts.pass_layout(config, address_bits)),
                 "running": Out(1),
                 "final": Out(1),
                 "swap": Out(1),

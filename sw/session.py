@@ -13,21 +13,12 @@ from lepton.rtl.spec.timing import Memory
 from lepton.sw import BACKENDS, SERIAL
 from lepton.sw.compiler import HostStep, Program, compile_model
 from lepton.sw.device.link import Device, LinkError
+from lepton.sw.files import read_file
 from lepton.sw.graph.model import MAX_FILE_BYTES, STORED, Model, ModelError, Operator, Tensor, need
 from lepton.sw.graph.reader import load_model
 from lepton.sw.program_file import MAGIC, parse_program
 from lepton.sw.reference import golden
 from lepton.sw.reference.state import State
-
-
-def read_source(path: str | Path) -> bytes:
-    """Bytes of a model or program file. Raises ModelError when it cannot be read."""
-    try:
-        size = Path(path).stat().st_size
-        need(size <= MAX_FILE_BYTES, path, f"{size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}): check the path") from None
 
 
 class Engine(Protocol):
@@ -230,7 +221,7 @@ class Session:
         if isinstance(model, Model):
             self.model = model
         else:
-            source = read_source(model)
+            source = read_file(Path(model), MAX_FILE_BYTES, ModelError)
             if source.startswith(MAGIC):
                 self._program = parse_program(source)
                 self._program.memory = memory

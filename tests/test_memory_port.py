@@ -510,7 +510,7 @@ def test_what_the_host_may_not_do(four):
         slow._request(Command.READ, payload, "READ", 4 * words)
 
     def start(pc):
-        slow._request(Command.START, frames.START.to_bytes(run_id=1, pc=pc), "START", 0)
+        slow._request(Command.START, frames.MEMORY_START.to_bytes(run_id=1, pc=pc), "START", 0)
 
     last = BYTES // 4
     before = four.read_memory(0, BYTES)

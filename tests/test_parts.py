@@ -1,7 +1,7 @@
 """Two machines, each with its parts: one place chooses, and what travels between units has one width."""
 
 import ast
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,8 @@ from lepton.rtl import layouts
 from lepton.rtl.compact.parts import COMPACT
 from lepton.rtl.npu import parts_of
 from lepton.rtl.parts import LARGE, MEMORY
-from lepton.rtl.spec import isa
+from lepton.rtl.run_control import RunControl
+from lepton.rtl.spec import frames, isa
 from lepton.rtl.spec.config import PRESETS, UP5K, NpuConfig
 
 RTL = Path(__file__).parents[1] / "rtl"
@@ -60,3 +61,14 @@ def test_widths_follow_from_the_instruction_set():
     assert 2 ** (layouts.BYTE - 1) < largest <= 2**layouts.BYTE
     assert max(isa.Region) < 2**layouts.REGION
     assert (layouts.LOAD_BITS, layouts.MUL_BITS, layouts.TAIL_BITS) == (128, 256, 256)
+
+
+def test_a_machine_without_a_port_knows_nothing_of_one():
+    """Its registers, its START and what it keeps of an instruction end where MOVE's begin."""
+    with_port, without = replace(UP5K, compact=False, act_align=1, memory_width=4, memory_bytes=4096), UP5K
+    assert len(isa.registers(without)) == 18 and len(isa.registers(with_port)) == 23
+    assert (frames.start(without).size, frames.start(with_port).size) == (6, 8)
+    for layout, size, more in ((layouts.mul_layout, 222, 34), (layouts.tail_layout, 229, 2)):
+        assert layout(without).size == size and layout(with_port).size == size + more
+        assert all(layout(with_port)[name].offset == field.offset for name, field in layout(without))
+    assert not hasattr(RunControl(without, 64, ()), "bus_error") and hasattr(RunControl(with_port, 64, ()), "bus_error")

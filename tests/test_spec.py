@@ -92,13 +92,13 @@ def test_identity(config):
     registers = identity.pack(config)
     told = replace(config, name="custom", multiplier="generic", cell_rows=32, lutram="")
     assert replace(identity.unpack(registers), name="custom") == told
-    read = Iss(config).read(isa.Region.REG, 0, len(Reg))
+    read = Iss(config).read(isa.Region.REG, 0, len(isa.registers(config)))
     assert {r: int.from_bytes(read[4 * r : 4 * r + 4], "little") for r in registers} == registers
 
 
 def test_identity_of_the_compact_machine():
     assert identity.pack(UP5K)[Reg.SHAPE] == 4 | 4 << 8 | 1 << 16 | 1 << 25
-    assert identity.pack(PRESETS["flagship"])[Reg.SHAPE] == 18 | 16 << 8 | 16 << 16 | 1 << 24
+    assert identity.pack(PRESETS["flagship"])[Reg.SHAPE] == 18 | 16 << 8 | 16 << 16 | 1 << 24 | 1 << 26
     assert identity.pack(PRESETS["flagship"])[Reg.SIZES] == 16 | 128 << 8 | 128 << 20
     with pytest.raises(identity.IdentityError, match="not a Lepton device: magic register is 0x00000000"):
         identity.unpack({**identity.pack(UP5K), Reg.MAGIC: 0})

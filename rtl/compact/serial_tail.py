@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import ports
 from lepton.rtl.compact.ports import column_read, word_read
-from lepton.rtl.layouts import TAIL_LAYOUT, WORD_LAYOUT
+from lepton.rtl.layouts import WORD_LAYOUT, tail_layout
 from lepton.rtl.spec import timing
 from lepton.rtl.spec.config import NpuConfig
 
@@ -25,7 +25,8 @@ class _State:
             return (reg(shape, f"{name}{end}") for end in ends)
 
         self.raw = reg(256, "ins")
-        self.ins = data.View(TAIL_LAYOUT, self.raw[: TAIL_LAYOUT.size])
+        layout = tail_layout(config)
+        self.ins = data.View(layout, self.raw[: layout.size])
         self.begun = Signal(name="begun")
 
         # The walk: accumulator entries and bytes, here and where a row, a window, a channel, a group began.

@@ -4,7 +4,6 @@ from amaranth.hdl import Cat
 from amaranth.lib import data
 
 from lepton.rtl import layouts
-from lepton.rtl.layouts import MUL_LAYOUT
 from lepton.rtl.spec import isa
 from lepton.rtl.tile_stage import TileStage
 
@@ -27,7 +26,7 @@ class CompactTileStage(TileStage):
         with m.If(self.i.valid & self.i.ready), m.Switch(self.i.payload.index):
             for k in range(isa.MUL.words):
                 with m.Case(k):
-                    end = min(size * (k + 1), MUL_LAYOUT.size)
+                    end = min(size * (k + 1), t.shape().size)
                     m.d.sync += raw[size * k : end].eq(word)
                     for name, counter in counters.items():
                         at, field = isa.MUL.offset(name)
@@ -35,5 +34,5 @@ class CompactTileStage(TileStage):
                             source = at + min(bit, field.bits - 1)  # sign extended
                             if source // size == k:
                                 m.d.sync += counter[bit].eq(word[source % size])
-        new = data.View(MUL_LAYOUT, Cat(raw[: size * (isa.MUL.words - 1)], word)[: MUL_LAYOUT.size])
+        new = data.View(t.shape(), Cat(raw[: size * (isa.MUL.words - 1)], word)[: t.shape().size])
         return new, counters["groups"]

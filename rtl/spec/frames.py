@@ -8,6 +8,7 @@ Numbers are little-endian. The payloads of PING and of replies are plain bytes, 
 import zlib
 
 from lepton.rtl.spec.codec import Field, Record
+from lepton.rtl.spec.config import NpuConfig
 
 HEADER = Record("frame", (Field("code", 8, doc="command or result"), Field("sequence", 8), Field("length", 16)), 4)
 """What follows the sync byte."""
@@ -18,7 +19,14 @@ OVERHEAD = 1 + HEADER.size + CRC_BYTES
 WRITE = Record("WRITE", (Field("region", 8), Field("index", 24), Field("byte", 16, doc="in the first word")), 6)
 """In front of the data of a WRITE, which runs on over following words."""
 READ = Record("READ", (Field("region", 8, doc="REG, ACT or MEMORY"), Field("index", 24), Field("words", 16)), 6)
-START = Record("START", (Field("run_id", 32), Field("pc", 32, doc="first program word")), 8)
+START = Record("START", (Field("run_id", 32), Field("pc", 16, doc="first program word")), 6)
+MEMORY_START = Record("MEMORY_START", (Field("run_id", 32), Field("pc", 32, doc="first program word")), 8)
+
+
+def start(config: NpuConfig) -> Record:
+    """START's payload: the program of a machine with a memory port lies behind it, and may be longer."""
+    return MEMORY_START if config.memory_width else START
+
 
 WRITE_HEADER = WRITE.size
 

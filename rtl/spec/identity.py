@@ -17,6 +17,7 @@ SHAPE = Record(
         Field("lanes", 8),
         Field("paired", 1, doc="pe is 'paired'"),
         Field("compact", 1),
+        Field("memory", 1, doc="a memory port, and the registers that tell of it"),
     ),
     4,
 )
@@ -30,19 +31,21 @@ class IdentityError(LeptonError, ValueError):
 
 
 def pack(config: NpuConfig) -> dict[Reg, int]:
-    """Values of the registers MAGIC to RING_TILES, EXTERNAL_BYTES, and those of the memory port."""
+    """Values of the registers MAGIC to RING_TILES, EXTERNAL_BYTES, and with a memory port its own."""
     shape = {
         "rows": config.rows,
         "cols": config.cols,
         "lanes": config.lanes,
         "paired": config.pe == "paired",
         "compact": config.compact,
+        "memory": config.memory_width > 0,
     }
     sizes = {
         "act_log2": config.act_bytes.bit_length() - 1,
         "acc_depth": config.acc_depth,
         "line_depth": config.line_depth,
     }
+    port = {Reg.MEMORY_WIDTH: config.memory_width, Reg.MEMORY_BYTES: config.memory_bytes % 2**32}
     return {
         Reg.MAGIC: isa.MAGIC,
         Reg.VERSION: isa.VERSION,
@@ -53,8 +56,7 @@ def pack(config: NpuConfig) -> dict[Reg, int]:
         Reg.PROGRAM_WORDS: config.program_words,
         Reg.RING_TILES: config.ring_tiles,
         Reg.EXTERNAL_BYTES: config.external_bytes,
-        Reg.MEMORY_WIDTH: config.memory_width,
-        Reg.MEMORY_BYTES: config.memory_bytes % 2**32,
+        **(port if config.memory_width else {}),
     }
 
 
@@ -90,8 +92,8 @@ def unpack(registers: Mapping[Reg, int]) -> NpuConfig:
             program_words=registers[Reg.PROGRAM_WORDS],
             ring_tiles=registers[Reg.RING_TILES],
             external_bytes=registers[Reg.EXTERNAL_BYTES],
-            memory_width=registers[Reg.MEMORY_WIDTH],
-            memory_bytes=registers[Reg.MEMORY_BYTES] or (2**32 if registers[Reg.MEMORY_WIDTH] else 0),
+            memory_width=registers[Reg.MEMORY_WIDTH] if shape["memory"] else 0,
+            memory_bytes=(registers[Reg.MEMORY_BYTES] or 2**32) if shape["memory"] else 0,
         )
     except ConfigError as error:
         raise IdentityError(f"device reports an impossible configuration: {error}") from None

@@ -177,6 +177,10 @@ MOVE = Op(
 """A copy between memory and the chip: for each plane and row a run of consecutive bytes on either side."""
 
 
+OF_MOVE = ("wait_move", "post_move", "wrap_y", "wrap_size")
+"""Fields of MUL and TAIL, the last ones, that only a machine with a memory port looks at."""
+
+
 class Space(IntEnum):
     """Where MOVE works on the chip. Tiles and entries lie in memory as `memory_tile_bytes` and `memory_param_bytes`."""
 
@@ -342,6 +346,11 @@ class Region(IntEnum):
     MEMORY = 6  # behind the memory port, also READ; a word is a beat
 
 
+def regions(config: NpuConfig) -> tuple[Region, ...]:
+    """Those that this configuration has; EXTERNAL may be empty."""
+    return tuple(region for region in Region if region is not Region.MEMORY or config.memory_width)
+
+
 def word_bytes(region: Region, config: NpuConfig) -> int:
     """Bytes of one word of a region; a weight word is descriptor, then rows of cols bytes."""
     return {
@@ -358,7 +367,7 @@ def word_bytes(region: Region, config: NpuConfig) -> int:
 def depth(region: Region, config: NpuConfig) -> int:
     """Words in a region."""
     return {
-        Region.REG: len(Reg),
+        Region.REG: len(registers(config)),
         Region.ACT: config.act_bytes,
         Region.WEIGHT: config.weight_tiles,
         Region.PARAM: config.params,
@@ -406,6 +415,11 @@ class Reg(IntEnum):
     MEMORY_BYTES = 20
     IMAGE = 21  # Base.IMAGE, written by the host: where the program's words and Base.IMAGE count from
     ARENA = 22  # Base.ARENA, written by the host
+
+
+def registers(config: NpuConfig) -> tuple[Reg, ...]:
+    """Those that this configuration has, without gaps: those from MEMORY on with a memory port only."""
+    return tuple(reg for reg in Reg if reg < Reg.MEMORY or config.memory_width)
 
 
 class Status(IntEnum):

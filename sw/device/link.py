@@ -94,7 +94,9 @@ class Device:
         if self._config is None:
             registers = self._read_registers(Reg.MAGIC, 2)
             if registers[Reg.MAGIC] == isa.MAGIC and registers[Reg.VERSION] == isa.VERSION:
-                registers = self.registers()
+                registers = self._read_registers(Reg.MAGIC, Reg.MEMORY)
+                if identity.SHAPE.unpack(registers[Reg.SHAPE])["memory"]:
+                    registers |= self._read_registers(Reg.MEMORY, len(Reg) - Reg.MEMORY)
             try:
                 self._config = identity.unpack(registers)
             except identity.IdentityError as error:
@@ -102,8 +104,8 @@ class Device:
         return self._config
 
     def registers(self) -> dict[Reg, int]:
-        """All registers."""
-        return self._read_registers(Reg.MAGIC, len(Reg))
+        """All registers; those that the device does not have are 0."""
+        return dict.fromkeys(Reg, 0) | self._read_registers(Reg.MAGIC, len(isa.registers(self.config())))
 
     def write(self, region: Region, index: int, data: bytes) -> None:
         """Write bytes to words of a region from word `index` on. Nothing is sent if they do not fit."""
@@ -129,7 +131,7 @@ class Device:
         if region not in READABLE:
             raise LinkError(f"{region.name} cannot be read; ACT, REG and MEMORY can", Result.BAD_RANGE)
         if region == Region.REG:
-            size, limit = 4, len(Reg)
+            size, limit = 4, len(Reg) if self._config is None else len(isa.registers(self._config))
             if index < 0 or words < 0 or index + words > limit:
                 raise LinkError(f"REG {index} + {words} words: there are {limit}", Result.BAD_RANGE)
         else:
@@ -194,7 +196,7 @@ class Device:
         if not 0 <= pc < words:
             raise LinkError(f"START at word {pc}: the program memory has {words}", Result.BAD_RANGE)
         run_id = secrets.randbelow(2**32 - 1) + 1
-        self._request(Command.START, frames.START.to_bytes(run_id=run_id, pc=pc), f"START {pc}", 0)
+        self._request(Command.START, frames.start(config).to_bytes(run_id=run_id, pc=pc), f"START {pc}", 0)
         self._run_id = run_id
         return run_id
 

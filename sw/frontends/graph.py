@@ -17,6 +17,10 @@ class ImportModelError(ModelError):
     """A source that cannot be imported; the message names the node, the operator and what would help."""
 
 
+CUT = {"BeginMask": 0, "EndMask": 0, "EllipsisMask": 0, "NewAxisMask": 0, "ShrinkAxisMask": 0}
+"""Options of a STRIDED_SLICE that takes its tables as they are."""
+
+
 @dataclass(eq=False)
 class Quant:
     """Quantization given by the source: `scales` and `zero_points`, one or one an index of `axis` (float32,

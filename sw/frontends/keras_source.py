@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from lepton.sw.files import check_file
 from lepton.sw.frontends import graph as ir
 from lepton.sw.frontends.graph import Graph, ImportModelError, Node, Value
 from lepton.sw.frontends.recurrent import MAX_STEPS, gru
 from lepton.sw.frontends.simplify import simplify
 from lepton.sw.frontends.tflite_reader import read_tflite
-from lepton.sw.graph.model import MAX_FILE_BYTES
 
 MISSING = "reading Keras needs TensorFlow: pip install 'lepton-npu[keras]'"
 
@@ -38,7 +36,6 @@ def read_keras(source: Any, name: str | None = None) -> Graph:
     if isinstance(source, (str, Path)):
         path = Path(source)
         name = name or path.stem
-        check_file(path, MAX_FILE_BYTES, ImportModelError)
         try:
             source = tf.keras.models.load_model(path, compile=False)
         except Exception as error:
@@ -49,13 +46,17 @@ def read_keras(source: Any, name: str | None = None) -> Graph:
         if any(d is None for d in t.shape[1:]):
             raise ImportModelError(f"{name}: input {t.name!r} has shape {tuple(t.shape)}: build it with fixed sizes")
     layers = [layer for layer in source.layers if type(layer).__name__ != "InputLayer"]
-    recurrent = [layer for layer in layers if isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.Bidirectional))]
+    recurrent = [layer for layer in layers if _is_recurrent(tf, layer)]
     if not recurrent:
         return read_tflite(_converted(tf, source, source.inputs, name), name)
     if type(source).__name__ != "Sequential" and not _is_chain(layers):
         kind = type(recurrent[0]).__name__
         raise ImportModelError(f"{name}: {kind} in a network that is no chain of layers: export it to ONNX (tf2onnx)")
     return _chain(tf, layers, tuple(source.inputs[0].shape[1:]), name)
+
+
+def _is_recurrent(tf, layer) -> bool:
+    return isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.Bidirectional))
 
 
 def _converted(tf, model, inputs, name: str) -> bytes:
@@ -110,7 +111,7 @@ def _chain(tf, layers, shape: tuple[int, ...], name: str) -> Graph:
         part.clear()
 
     for layer in layers:
-        if not isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.Bidirectional)):
+        if not _is_recurrent(tf, layer):
             part.append(layer)
             continue
         convert()
@@ -148,7 +149,7 @@ def _recurrent(layer, x: Value, nodes: list[Node], name: str) -> Value:
         return y
     last, steps = Value(f"{layer.name}/last", (1, layer.units)), x.shape[1]
     tables = [np.array(t, np.int32) for t in ([0, steps - 1, 0], [0, steps, 0], [1, 1, 1])]
-    cut = {"BeginMask": 5, "EndMask": 5, "EllipsisMask": 0, "NewAxisMask": 0, "ShrinkAxisMask": 2}
+    cut = ir.CUT | {"BeginMask": 5, "EndMask": 5, "ShrinkAxisMask": 2}
     nodes.append(Node("STRIDED_SLICE", [y, *(Value("table", t.shape, t) for t in tables)], [last], cut, source))
     return last
 

@@ -1081,14 +1081,13 @@ class _Reader:
 
     def _cut(self, value: Value, parts, label="") -> Value:
         """Part of a value: (begin, end or None, step) for each of its axes."""
-        begin, end, step, open_begin, open_end = [], [], [], 0, 0
+        begin, end, step, open_end = [], [], [], 0
         for i, (b, e, s) in enumerate(parts):
             begin.append(b)
             end.append(0 if e is None else e)
             step.append(s)
             open_end |= (e is None) << i
-        options = {"BeginMask": open_begin, "EndMask": open_end, "EllipsisMask": 0, "NewAxisMask": 0}
-        options["ShrinkAxisMask"] = 0
+        options = ir.CUT | {"EndMask": open_end}
         tables = [self.constant(np.array(v, np.int32)) for v in (begin, end, step)]
         y = self.emit("STRIDED_SLICE", [value, *tables], options, label=label)
         y.quant = value.quant

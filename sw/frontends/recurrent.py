@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from lepton.sw.frontends.graph import Node, Value
+from lepton.sw.frontends.graph import CUT, Node, Value
 
 MAX_STEPS = 256
 _PLAIN = {"FusedActivationFunction": 0}
-_CUT = {"BeginMask": 0, "EndMask": 0, "EllipsisMask": 0, "NewAxisMask": 0, "ShrinkAxisMask": 0}
 
 
 class _Steps:
@@ -31,7 +30,7 @@ class _Steps:
     def cut(self, what: str, x: Value, begin: list[int], end: list[int]) -> Value:
         tables = [Value("table", (len(begin),), np.array(v, np.int32)) for v in (begin, end, [1] * len(begin))]
         shape = tuple(e - b for b, e in zip(begin, end))
-        return self.emit(what, "STRIDED_SLICE", [x, *tables], shape, _CUT)
+        return self.emit(what, "STRIDED_SLICE", [x, *tables], shape, CUT)
 
     def row(self, what: str, x: Value, t: int) -> Value:
         """Step t of (1, steps, k) as (1, k)."""

@@ -21,7 +21,7 @@ WIDE = frozenset(
     "SOFTMAX SQUARED_DIFFERENCE STRIDED_SLICE SUB SUM TANH TRANSPOSE TRANSPOSE_CONV "
     "UNIDIRECTIONAL_SEQUENCE_LSTM".split()
 )
-"""Operators that TFLM runs with 16-bit activations, as tests/test_frontends.py tries each."""
+"""Operators that TFLM runs with 16-bit activations, as tests/test_sixteen_bits.py tries each."""
 MAX_JOINED = 10
 """Most inputs of TFLM's CONCATENATION."""
 GELU_SLOPE = math.sqrt(2 / math.pi)

@@ -161,7 +161,7 @@ class _Reader:
             assert x is not None and begin is not None and size is not None
             first, sizes = begin.values.reshape(-1), size.values.reshape(-1)
             end = [int(b) + (int(s) if s >= 0 else d - int(b)) for b, s, d in zip(first, sizes, x.shape)]
-            op, inputs, options = "STRIDED_SLICE", [x, *self.cut(first, end)], dict(CUT)
+            op, inputs, options = "STRIDED_SLICE", [x, *self.cut(first, end)], dict(ir.CUT)
         elif op == "PACK":
             self.pack(inputs, y, options, source)
             return
@@ -188,7 +188,7 @@ class _Reader:
             begin = [k * part if j == a else 0 for j in range(len(x.shape))]
             end = [(k + 1) * part if j == a else d for j, d in enumerate(x.shape)]
             source = f"{y.name} (SPLIT)"
-            self.nodes.append(Node("STRIDED_SLICE", [x, *self.cut(begin, end)], [y], dict(CUT), source))
+            self.nodes.append(Node("STRIDED_SLICE", [x, *self.cut(begin, end)], [y], dict(ir.CUT), source))
 
     def pack(self, inputs, y, options, source):
         axis = options.get("Axis", 0) % len(y.shape)
@@ -200,6 +200,3 @@ class _Reader:
             self.nodes.append(Node("RESHAPE", [v], [part], {}, source))
             parts.append(part)
         self.nodes.append(Node("CONCATENATION", parts, [y], {"Axis": axis, "FusedActivationFunction": 0}, source))
-
-
-CUT = {"BeginMask": 0, "EndMask": 0, "EllipsisMask": 0, "NewAxisMask": 0, "ShrinkAxisMask": 0}

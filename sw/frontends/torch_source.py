@@ -8,9 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lepton.sw.files import check_file
 from lepton.sw.frontends.graph import Graph, ImportModelError
-from lepton.sw.graph.model import MAX_FILE_BYTES
 
 MISSING = "reading PyTorch needs torch, onnx and onnxscript: pip install 'lepton-npu[torch]'"
 
@@ -35,7 +33,6 @@ def read_torch(source: Any, example_inputs: tuple | None = None, nhwc: bool = Fa
     if isinstance(source, (str, Path)):
         path = Path(source)
         name = name or path.stem
-        check_file(path, MAX_FILE_BYTES, ImportModelError)
         try:
             with warnings.catch_warnings(), _quiet():
                 warnings.simplefilter("ignore")

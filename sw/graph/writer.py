@@ -1,6 +1,6 @@
 """Writes .tflite files with flatbuffers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import flatbuffers
@@ -66,8 +66,9 @@ def write_model(
 
     tflite.BufferStart(b)
     buffers, places = [tflite.BufferEnd(b)], {b"": 0}  # the first one is empty; the same bytes are stored once
-    for t in (t for g in graphs for t in g.tensors if t.data is not None):
-        data = np.ascontiguousarray(t.data).tobytes()
+    numbers = []  # of each tensor's buffer
+    for t in (t for g in graphs for t in g.tensors):
+        data = b"" if t.data is None else np.ascontiguousarray(t.data).tobytes()
         if data not in places:
             places[data] = len(buffers)
             # TFLM reads constants where they lie, so that they must be aligned in the file
@@ -75,6 +76,7 @@ def write_model(
             tflite.BufferStart(b)
             tflite.BufferAddData(b, raw)
             buffers.append(tflite.BufferEnd(b))
+        numbers.append(places[data])
     kinds = list(dict.fromkeys((o.op, o.version) for g in graphs for o in g.operators))
     opcodes = []
     for name, version in kinds:
@@ -84,7 +86,8 @@ def write_model(
         tflite.OperatorCodeAddBuiltinCode(b, code)
         tflite.OperatorCodeAddVersion(b, version)
         opcodes.append(tflite.OperatorCodeEnd(b))
-    written = [_write_graph(b, g, kinds, places) for g in graphs]
+    left = iter(numbers)
+    written = [_write_graph(b, g, kinds, left) for g in graphs]
     all_graphs = _vector(b, written, tflite.ModelStartSubgraphsVector)
     codes = _vector(b, opcodes, tflite.ModelStartOperatorCodesVector)
     all_buffers = _vector(b, buffers, tflite.ModelStartBuffersVector)
@@ -100,14 +103,14 @@ def write_model(
     return bytes(b.Output())
 
 
-def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, places: dict[bytes, int]) -> int:
-    """One graph. kinds: (operator, version) of each operator code; places: number of the buffer with some bytes."""
+def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, numbers: Iterator[int]) -> int:
+    """One graph. kinds: (operator, version) of each operator code; numbers: of its tensors' buffers, then others."""
 
     def ints(values):
         return b.CreateNumpyVector(np.array(values, np.int32))
 
     made = []
-    for t in g.tensors:
+    for t, number in zip(g.tensors, numbers):
         quant = None
         if len(t.scales):
             s = b.CreateNumpyVector(np.asarray(t.scales, np.float32))
@@ -125,7 +128,7 @@ def _write_graph(b: flatbuffers.Builder, g: GraphSpec, kinds: list, places: dict
         if signature is not None:
             tflite.TensorAddShapeSignature(b, signature)
         tflite.TensorAddType(b, TYPES[t.dtype])
-        tflite.TensorAddBuffer(b, places[b"" if t.data is None else np.ascontiguousarray(t.data).tobytes()])
+        tflite.TensorAddBuffer(b, number)
         tflite.TensorAddName(b, name)
         if t.variable:
             tflite.TensorAddIsVariable(b, True)

@@ -175,7 +175,7 @@ class Iss:
     def _registers(self):
         known = identity.pack(self.config) | {isa.Reg.STATUS: int(self.status)}
         known |= {isa.Reg[base.name]: self.bases[base] for base in isa.Base}
-        return [known.get(r, 0) for r in isa.Reg]
+        return [known.get(r, 0) for r in isa.registers(self.config)]
 
     def _check(self, region, first, last, what):
         if first < 0 or last > isa.depth(region, self.config):

@@ -180,8 +180,9 @@ def read(config, region, index, words):
 
 
 def registers(config):
-    data = yield from read(config, Region.REG, 0, len(Reg))
-    return {r: int.from_bytes(data[4 * r : 4 * r + 4], "little") for r in Reg}
+    data = yield from read(config, Region.REG, 0, len(isa.registers(config)))
+    found = {r: int.from_bytes(data[4 * r : 4 * r + 4], "little") for r in isa.registers(config)}
+    return dict.fromkeys(Reg, 0) | found
 
 
 def start(rng, config, pc):

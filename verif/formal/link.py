@@ -56,7 +56,7 @@ def crc() -> Bench:
 
 def pick(region, function):
     """`function` of the region, from the memory map; 0 for no region."""
-    table = Array([Const(function(r, CONFIG) if r in list(Region) else 0, 21) for r in range(8)])
+    table = Array([Const(function(r, CONFIG) if r in isa.regions(CONFIG) else 0, 21) for r in range(8)])
     return Mux(region < 8, table[region[:3]], 0)
 
 

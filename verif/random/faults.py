@@ -20,7 +20,7 @@ import numpy as np
 from lepton.rtl.npu import Npu
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.config import NpuConfig
-from lepton.rtl.spec.frames import START, WRITE_HEADER, frame
+from lepton.rtl.spec.frames import WRITE_HEADER, frame
 from lepton.rtl.spec.isa import Command, Reg, Region, Result, Status
 from lepton.rtl.verilog import to_verilog
 from lepton.sw.compiler import compile_model
@@ -159,15 +159,14 @@ class Shadow:
                 return Result.OK, b"".join(values[Reg(r)].to_bytes(4, "little") for r in range(index, index + third))
             return (Result.BUSY, b"") if busy else (Result.OK, third and self.iss.read(region, index, third) or b"")
         if command == Command.START:
-            pc = int.from_bytes(payload[4:8], "little")
-            if n != START.size or pc >= config.program_words:
+            if n != 6 or third >= config.program_words:
                 return Result.BAD_RANGE, b""
             run_id = int.from_bytes(payload[:4], "little")
             if not (self.known and run_id == self.run_id):
                 if busy:
                     return Result.BUSY, b""
                 self.known, self.run_id, self.status = True, run_id, Status.RUNNING
-                if pc == 0:
+                if third == 0:
                     self.iss.run(0)
                     self.counts["inferences"] += 1
             return Result.OK, b""
@@ -269,7 +268,7 @@ class FrameCampaign:
         if kind in ("start", "stall"):
             pc = rng.choice((0, 0, 0, CONFIG.program_words)) if kind == "start" else shadow.stall_pc
             run_id = shadow.run_id if rng.random() < 0.2 else rng.randrange(2**32)
-            return make(Command.START, run_id.to_bytes(4, "little") + pc.to_bytes(4, "little"))
+            return make(Command.START, run_id.to_bytes(4, "little") + pc.to_bytes(2, "little"))
         if kind == "reset":
             return make(Command.RESET)
         return make(rng.choice((5, 127, 255, *Command)), rng.randbytes(rng.choice((0, 3, 5, 7, 256))))
@@ -310,7 +309,7 @@ class FrameCampaign:
             self.exchange(mangle(rng, request, kind))
             self.sent += 1
             if before != Status.RUNNING and shadow.status == Status.RUNNING:
-                self.pc = int.from_bytes(request[9:13], "little")
+                self.pc = int.from_bytes(request[9:11], "little")
             self.settle()
             if shadow.missing > 700 or (shadow.missing and rng.random() < 0.25):
                 self.recover()
@@ -324,7 +323,7 @@ class FrameCampaign:
 
     def measure(self) -> int:
         """Cycles of the network, from a clean run."""
-        self.exchange(frame(isa.SYNC_HOST, Command.START, 0, (77).to_bytes(4, "little") + bytes(4)))
+        self.exchange(frame(isa.SYNC_HOST, Command.START, 0, (77).to_bytes(4, "little") + bytes(2)))
         self.idle(BOUND)
         self.shadow.status = Status.DONE
         payload = bytes([Region.REG]) + int(Reg.CYCLES).to_bytes(3, "little") + (1).to_bytes(2, "little")
