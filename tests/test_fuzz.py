@@ -158,7 +158,7 @@ def test_a_missing_token_of_move_is_found(monkeypatch, who):
     def wrong(self, program):
         for i in (made := original(self, program)):
             for flag in ("wait_move", "wait_mul", "wait_tail"):
-                if ENGINES.get(i.op) == who and i.fields.get(flag):
+                if ENGINES.get(i.op.opcode.name) == who and i.fields.get(flag):
                     i.fields[flag] = 0
         return made
 

@@ -16,7 +16,7 @@ CONFIGS = {
     c.name: c
     for c in (
         NpuConfig("4x4, 2", rows=4, cols=4, lanes=2, memory_width=2, **SIZES),
-        NpuConfig("8x8, 4", rows=8, cols=8, lanes=8, memory_width=4, **SIZES),
+        NpuConfig("8x8, 8", rows=8, cols=8, lanes=8, memory_width=8, **SIZES),
         NpuConfig("18x8, 16", rows=18, cols=8, lanes=4, pe="paired", memory_width=16, **SIZES),
     )
 }

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 
 import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Module
+from amaranth.lib.memory import Memory
 
 from lepton.fpga.boards import get_board
 from lepton.fpga.top import BoardTop
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import UP5K, NpuConfig
 from lepton.rtl.spec.isa import Reg, Status
-from lepton.rtl.verilog import prefixed, to_verilog, version, write_verilog
+from lepton.rtl.verilog import _quick_memories, prefixed, to_verilog, version, write_verilog
 from lepton.sw.cli import main
 from lepton.sw.device.verilated import _verilator
 
@@ -162,3 +165,14 @@ def test_a_board_by_its_name_is_its_netlist(tmp_path):
     shipped, built = modules(file.read_text(), "lepton_npu"), modules(top, "lepton_top_npu_npu")
     assert shipped.keys() == built.keys() and "_link" in shipped
     assert [name for name in shipped if shipped[name] != built[name]] == []
+
+
+def test_contents_of_memories_are_written_as_amaranth_does():
+    m = Module()
+    for k, (width, init) in enumerate(((8, [1, 2, 200]), (3, []), (70, [0, (1 << 69) + 5]), (0, []))):
+        m.submodules[f"memory{k}"] = memory = Memory(shape=width, depth=5, init=init)
+        memory.read_port()
+    expected = rtlil.convert(m, emit_src=False, ports=[])
+    with _quick_memories():
+        assert rtlil.convert(m, emit_src=False, ports=[]) == expected
+    assert rtlil.convert(m, emit_src=False, ports=[]) == expected

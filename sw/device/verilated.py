@@ -191,12 +191,13 @@ def build_library(text: str, name: str, waves: str = "") -> Path:
     """
     harness = HARNESS.read_text()
     ports = text[text.index("module npu(") :].partition(";")[0]
-    kind = [f"-DVM_TRACE={int(bool(waves))}", f"-DVM_TRACE_FST={int(waves == 'fst')}"]
-    kind += [f"-DVM_TRACE_VCD={int(waves == 'vcd')}", *(["-DWAVES"] if waves else [])]
+    trace = [f"-DVM_TRACE={int(bool(waves))}", f"-DVM_TRACE_FST={int(waves == 'fst')}"]
+    trace.append(f"-DVM_TRACE_VCD={int(waves == 'vcd')}")
+    kind = ["-DWAVES"] if waves else []
     kind += ["-DEXTERNAL"] if "x_req__valid" in ports else ["-DUART"] if "rx" in re.findall(r"\w+", ports) else []
     if found := re.search(r"input (?:wire )?\[(\d+):0\] memory__r__payload;", text):
         kind.append(f"-DMEMORY={(int(found[1]) + 1) // 8}")
-    recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME, *kind))
+    recipe = " ".join((*VERILATOR_FLAGS, *CXX_FLAGS, *FAST, *SLOW, *RUNTIME, *trace, *kind))
     key = hashlib.sha256("\0".join((text, harness, recipe)).encode()).hexdigest()[:20]
     folder = cache_folder()
     library = folder / f"{name}{'-' if waves else ''}{waves}-{key}.so"
@@ -224,14 +225,15 @@ def build_library(text: str, name: str, waves: str = "") -> Path:
             sources = sorted((work / "obj").glob("*.cpp"), key=lambda p: -p.stat().st_size)
             runtime = ["verilated", "verilated_threads", *([f"verilated_{waves}_c"] if waves else [])]
             sources += [root / "include" / f"{part}.cpp" for part in runtime]
-            flags = [*CXX_FLAGS, *kind, f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"]
-            flags.append(f"-I{work / 'obj'}")
+            flags = [*CXX_FLAGS, *trace, f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"]
+            own = [*kind, f"-I{work / 'obj'}"]
 
             def compile_one(source):
                 target = work / f"{source.stem}.o"
-                slow = "__Slow" in source.name
-                level = SLOW if slow else RUNTIME if source.stem.startswith("verilated") else FAST
-                _run([*cxx, *flags, *level, "-c", str(source), "-o", str(target)], work, f"compiling {source.name}")
+                if source.parent == root / "include":
+                    return _runtime_object(source, [*cxx, *flags, *RUNTIME], target)
+                command = [*cxx, *flags, *own, *(SLOW if "__Slow" in source.name else FAST)]
+                _run([*command, "-c", str(source), "-o", str(target)], work, f"compiling {source.name}")
                 return target
 
             update("g++", 0, len(sources))
@@ -246,6 +248,19 @@ def build_library(text: str, name: str, waves: str = "") -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return library
+
+
+def _runtime_object(source: Path, command: list[str], target: Path) -> Path:
+    """Verilator's own code as an object file: the same for all machines, so it is compiled once and kept."""
+    key = hashlib.sha256("\0".join(command).encode() + source.read_bytes()).hexdigest()[:20]
+    place = cache_folder() / f"{source.stem}-{key}.o"
+    data = kept(place)
+    if data is not None:
+        target.write_bytes(data)
+    else:
+        _run([*command, "-c", str(source), "-o", str(target)], target.parent, f"compiling {source.name}")
+        keep(place, target.read_bytes())
+    return target
 
 
 def _rtl_key() -> str:

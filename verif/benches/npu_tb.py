@@ -188,7 +188,7 @@ def registers(config):
 def start(rng, config, pc):
     """Start, sometimes twice with the same id, and wait until the run has ended; returns the registers."""
     run_id = int(rng.integers(1, 1 << 32))
-    payload = run_id.to_bytes(4, "little") + pc.to_bytes(4, "little")
+    payload = run_id.to_bytes(4, "little") + pc.to_bytes(2, "little")
     times = int(rng.integers(1, 3))
     for _ in range(times):
         yield from request(Command.START, payload)
@@ -455,7 +455,7 @@ def directed_script(rng, config, memory):
         waits = "LOAD LOAD MUL MUL TAIL TAIL END".split()
         jobs = [Job(rng, config, 30 * k, channels=3 * config.cols, tiles=5, external=5000 * k) for k in range(2)]
         yield from run(waits, jobs)
-        yield from request(Command.START, bytes(8))
+        yield from request(Command.START, bytes(6))
         yield from request(Command.RESET)
         yield from run(waits, jobs)
     got = yield from read(config, Region.ACT, 0, config.act_bytes)
@@ -536,10 +536,10 @@ def protocol_script(rng, config):
         for w in isa.encode(op, **f)
     ]
     yield from write(rng, config, Region.PROGRAM, 7, np.array(hang, "<u8").tobytes())
-    yield from request(Command.START, (5).to_bytes(4, "little") + (7).to_bytes(4, "little"))
+    yield from request(Command.START, (5).to_bytes(4, "little") + (7).to_bytes(2, "little"))
     yield from request(Command.WRITE, address(Region.ACT, 0, 0) + b"\1", Result.BUSY)
     yield from request(Command.READ, address(Region.ACT, 0, 1), Result.BUSY)
-    yield from request(Command.START, bytes(8), Result.BUSY)
+    yield from request(Command.START, bytes(6), Result.BUSY)
     assert (yield from registers(config))[Reg.STATUS] == Status.RUNNING
     yield from request(Command.RESET)
     assert (yield from registers(config))[Reg.STATUS] == Status.IDLE

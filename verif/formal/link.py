@@ -242,7 +242,7 @@ CHECKS = [
         (
             "others",
             None,
-            ("(f.region == Region.REG)\n                | (f.length < WRITE_HEADER)", "(f.length < WRITE_HEADER)", 24),
+            ("self._unwritable(f)\n                | (f.length < WRITE_HEADER)", "(f.length < WRITE_HEADER)", 24),
         ),
     )
 ]

@@ -268,8 +268,8 @@ CHECKS = [
         2,
         Bug(
             WeightStore,
-            "on.eq(en & (byte >= base) & (byte < base + count))",
-            "on.eq(en & (byte >= base) & (byte <= base + count))",
+            "on.eq(en & (byte >= bytes_.start) & (byte < bytes_.stop))",
+            "on.eq(en & (byte >= bytes_.start) & (byte <= bytes_.stop))",
             10,
         ),
     ),
