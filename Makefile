@@ -4,6 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.stamp
 FPGA_STAMP := $(VENV)/.stamp-fpga
 DOCS_STAMP := $(VENV)/.stamp-docs
+SOC_STAMP := $(VENV)/.stamp-soc
 TORCH_STAMP := $(VENV)/.stamp-torch
 NETWORKS_STAMP := $(VENV)/.stamp-networks
 DATA ?= mnist.npz
@@ -14,9 +15,10 @@ CONFIG ?= small
 TESTS ?=
 PROOFS ?=
 SEED ?= 1
+KWS := $(wildcard $(or $(LEPTON_SHARED),../shared)/models/kws_ref_model.tflite)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test wheel formal verify bench mnist networks fpga fpga-synth fpga-sim fpga-report lint format docs clean
+.PHONY: help setup sim test wheel formal verify bench mnist networks fpga fpga-synth fpga-sim fpga-report soc lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +78,13 @@ fpga-synth-%: $(FPGA_STAMP)
 
 fpga-sim: $(FPGA_STAMP) ## simulate the netlist of BOARD= (docs/boards.md); an iCE40 board's must be built
 	$(VENV)/bin/python -m lepton.verif.netlist.simulate $(BOARD)
+
+$(SOC_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -e '.[soc]'
+	@touch $@
+
+soc: $(SOC_STAMP) ## a RISC-V with the accelerator on its bus, in simulation: C firmware runs the digits and MODEL= (INPUT=)
+	$(VENV)/bin/python -m lepton.fpga.soc $(if $(or $(MODEL),$(KWS)),--model '$(or $(MODEL),$(KWS))') $(if $(INPUT),--input '$(INPUT)')
 
 fpga-report: setup ## write docs/fpga.md from the results in build/fpga
 	$(VENV)/bin/lepton fpga report

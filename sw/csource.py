@@ -113,16 +113,8 @@ def _source(ready: Deployment, name: str) -> str:
     out += ["static const lepton_operation operations[] = {", *operations, "};", ""]
     ends: dict[str, list[str]] = {"inputs": [], "outputs": []}
     for what, t, tensor in _ends(ready):
-        layout = "NULL"
-        stack = ready.place(t).stack
-        if stack is not None:
-            layout = f"&layout_{what}"
-            columns = stack["w"] + stack["left"] + stack["right"]
-            values = [*(stack[k] for k in ("h", "w", "c", "top", "left")), columns, stack["out_h"]]
-            values += [*(stack[k] for k in ("kernel", "stride", "dilation", "zero_point"))]
-            out += [f"static const lepton_layout layout_{what} = {{{', '.join(map(str, values))}}};", ""]
         ends["inputs" if what.startswith("input") else "outputs"].append(
-            f"    {{{ready.place(t).address}u, {tensor.nbytes}u, {layout}}},"
+            f"    {{{ready.place(t).address}u, {tensor.nbytes}u}},"
         )
     for what, entries in ends.items():
         out += [f"static const lepton_end {what}[] = {{", *entries, "};", ""]

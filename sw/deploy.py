@@ -1,7 +1,7 @@
 """A program as a driver on a bus needs it: one image, one arena, and what to do in turn.
 
-All that the host reads or writes lies in the arena: where the program keeps tensors on the chip, short programs behind
-its own move them there and back.
+All that the host reads or writes lies in the arena, as it is: where the program keeps tensors on the chip, short
+programs behind its own move them there and back, and lay the input out as its first layer wants it.
 """
 
 from dataclasses import dataclass
@@ -88,10 +88,8 @@ def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operato
     used = sorted({_source(program, t) for t in reads | writes})
     places, at = {}, 0
     for t in used:
-        on_chip = program.places.get(t)
-        size = on_chip.size if on_chip and on_chip.stack else model.tensors[t].nbytes
-        places[t] = Place(at, size, on_chip.stack if on_chip else None)
-        at += aligned(size)
+        places[t] = Place(at, model.tensors[t].nbytes)
+        at += aligned(places[t].size)
 
     words: list[int] = []
     image = program.image
@@ -103,9 +101,8 @@ def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operato
             return []
         begin = len(words)
         for t in sorted(tensors):
-            fields = {"store": store, "space": Space.ACT, "base": Base.ARENA, "rows": 1, "planes": 1}
-            chip = program.places[t].address
-            words.extend(isa.encode(isa.MOVE, external=places[t].address, chip=chip, length=places[t].size, **fields))
+            for fields in _move(places[t].address, program.places[t]):
+                words.extend(isa.encode(isa.MOVE, store=store, space=Space.ACT, base=Base.ARENA, **fields))
         words.extend(isa.encode(isa.END))
         return [Run(len(image) // 8 + begin)]
 
@@ -125,6 +122,38 @@ def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operato
             steps += moves({t for t in wanted if made.get(t) == n}, store=1)
     image += np.array(words, "<u8").tobytes() + bytes(AHEAD)
     return Deployment(program, image, at, places, setup, steps)
+
+
+def _move(external: int, chip: Place) -> list[dict[str, int]]:
+    """The MOVEs of a tensor between byte `external` of the arena and its place on the chip."""
+    whole = {"chip": chip.address, "length": chip.size, "rows": 1, "planes": 1}
+    stack = chip.stack
+    if stack is None:
+        return [whole | {"external": external}]
+    # [row][column][kernel row][channel]: for each kernel row the rows of the input that it sees; the rest is padding.
+    channels, kernel, stride = stack["c"], stack["kernel"], stack["stride"]
+    line, cell = stack["w"] * channels, kernel * channels
+    columns = stack["left"] + stack["w"] + stack["right"]
+    moves = [whole | {"fill": 1, "value": stack["zero_point"]}]
+    for k in range(kernel):
+        above = stack["top"] - k * stack["dilation"]  # rows of padding in front of the first that it sees
+        first = max(0, -(-above // stride))
+        rows = min(stack["out_h"], (stack["h"] - 1 + above) // stride + 1) - first
+        if rows > 0:
+            moves.append(
+                {
+                    "external": external + (first * stride - above) * line,
+                    "external_step": channels,
+                    "external_plane": stride * line,
+                    "chip": chip.address + (first * columns + stack["left"]) * cell + k * channels,
+                    "chip_step": cell,
+                    "chip_plane": columns * cell,
+                    "length": channels,
+                    "rows": stack["w"],
+                    "planes": rows,
+                }
+            )
+    return moves
 
 
 def _made(program: Program) -> dict[int, int]:

@@ -1,16 +1,19 @@
 """The control port: registers in place of the framed link."""
 
+from dataclasses import replace
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl import ports
 from lepton.rtl.layouts import pc_bits
+from lepton.rtl.parts import MEMORY
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.isa import Reg, Region, Status
 from lepton.rtl.spec.registers import IRQ, REGISTERS, Access, Control, Register
 
-__all__ = ["ControlRegisters"]
+__all__ = ["ON_A_BUS", "ControlRegisters"]
 
 
 class ControlRegisters(wiring.Component):
@@ -111,3 +114,7 @@ class ControlRegisters(wiring.Component):
         if register.number < len(Reg):
             return self.registers[register.number]
         return own.get(register.number, 0)
+
+
+ON_A_BUS = replace(MEMORY, link=ControlRegisters)
+"""The parts of a machine with a control port."""

@@ -1,17 +1,15 @@
 """The accelerator with a bus at each of its two ports, named as other cores name them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from amaranth.hdl import ClockDomain, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton.rtl.bus.axi import AxiControl, AxiMemory
-from lepton.rtl.bus.control import ControlRegisters
+from lepton.rtl.bus.control import ON_A_BUS
 from lepton.rtl.bus.wishbone import WishboneControl, WishboneMemory
 from lepton.rtl.npu import Npu
-from lepton.rtl.parts import MEMORY
 from lepton.rtl.spec.config import ConfigError, NpuConfig
 
 __all__ = ["BUSES", "AxiNpu", "BusNpu", "WishboneNpu"]
@@ -40,7 +38,7 @@ class BusNpu(wiring.Component):
                 f"config {config.name!r}: memory_width=0: a machine on a bus has a memory port: set memory_width and "
                 "memory_bytes, or keep `--bus stream`"
             )
-        self._npu = Npu(config, parts=replace(MEMORY, link=ControlRegisters), **options)
+        self._npu = Npu(config, parts=ON_A_BUS, **options)
         self._adapters = {"control": self.SLAVE(), "memory": type(self).MASTER(config.memory_width)}
         self._wires = []  # port, adapter's side
         members = {self.CLOCK: In(1), self.RESET: In(1), "irq": Out(1)}

@@ -176,6 +176,7 @@ lepton_result lepton_open(lepton *device, const lepton_system *system) {
     device->callback = NULL;
     device->argument = NULL;
     device->run = 0u;
+    device->cycles = 0u;
     device->step = 0u;
     device->result = LEPTON_OK;
     if (get(device, LEPTON_MAGIC) != LEPTON_MAGIC_VALUE) {
@@ -230,21 +231,6 @@ lepton_result lepton_load(lepton *device, const lepton_model *model, void *arena
     return LEPTON_OK;
 }
 
-/* Rows under the kernel side by side: for each output row and each column, kernel rows of channels. */
-static void lay_out(const lepton_layout *layout, const int8_t *in, int8_t *out) {
-    for (uint32_t row = 0u; row < layout->rows; row++) {
-        for (uint32_t column = 0u; column < layout->columns; column++) {
-            for (uint32_t k = 0u; k < layout->kernel; k++) {
-                uint32_t y = row * layout->stride + k * layout->dilation - layout->top, x = column - layout->left;
-                int inside = y < layout->height && x < layout->width; /* what lies before wraps to large */
-                for (uint32_t c = 0u; c < layout->channels; c++) {
-                    *out++ = inside ? in[(y * layout->width + x) * layout->channels + c] : layout->zero_point;
-                }
-            }
-        }
-    }
-}
-
 lepton_result lepton_set_input(lepton *device, uint32_t index, const void *data, size_t bytes) {
     if (device->model == NULL) {
         return LEPTON_NOT_LOADED;
@@ -256,11 +242,7 @@ lepton_result lepton_set_input(lepton *device, uint32_t index, const void *data,
         return LEPTON_BAD_ARGUMENT;
     }
     const lepton_end *input = &device->model->inputs[index];
-    if (input->layout != NULL) {
-        lay_out(input->layout, data, (int8_t *)(device->arena + input->offset));
-    } else {
-        (void)memcpy(device->arena + input->offset, data, bytes);
-    }
+    (void)memcpy(device->arena + input->offset, data, bytes);
     return LEPTON_OK;
 }
 
@@ -288,6 +270,7 @@ lepton_result lepton_start(lepton *device, lepton_callback callback, void *argum
     device->callback = callback;
     device->argument = argument;
     device->result = LEPTON_BUSY;
+    device->cycles = 0u;
     device->step = 0u;
     go_on(device);
     return LEPTON_OK;
@@ -303,6 +286,7 @@ lepton_result lepton_step(lepton *device) {
             return LEPTON_BUSY;
         }
         put(device, LEPTON_IRQ_STATUS, LEPTON_IRQ_STATUS_DONE_MASK | LEPTON_IRQ_STATUS_ERROR_MASK);
+        device->cycles += get(device, LEPTON_CYCLES);
         invalidate(device);
         if (result == LEPTON_OK && device->step != SETUP) {
             device->step++;

@@ -53,6 +53,7 @@ struct lepton {
     lepton_callback callback;
     void *argument;
     uint32_t run;          /* the last run's id */
+    uint32_t cycles;       /* the last inference's, of all its runs: of the device, not of the processor */
     volatile uint32_t step; /* the operation under way; their number when none is */
     volatile lepton_result result;
 };

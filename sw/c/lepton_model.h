@@ -12,16 +12,9 @@
 
 #define LEPTON_NONE 0xFFFFFFFFu
 
-/* An input that a convolution reads with the rows under its kernel side by side. */
-typedef struct {
-    uint16_t height, width, channels, top, left, columns, rows, kernel, stride, dilation;
-    int8_t zero_point;
-} lepton_layout;
-
 /* An input or output. */
 typedef struct {
     uint32_t offset, bytes; /* in the arena; of the tensor */
-    const lepton_layout *layout; /* NULL: as it is */
 } lepton_end;
 
 typedef enum { LEPTON_RUN, LEPTON_SOFTMAX } lepton_kind;
