@@ -46,6 +46,8 @@ VERILATOR_FLAGS += no_warnings("ALWNEVER")
 CXX_FLAGS = (
     "-std=gnu++17 -fPIC -pthread -DVERILATOR=1 -DVM_COVERAGE=0 -DVM_SC=0 -DVM_TIMING=0 -DVM_TRACE_SAIF=0 -w"
 ).split()
+UNIT = 1_000_000
+"""Bytes of Verilator's sources that are compiled together."""
 FAST, SLOW, RUNTIME = ["-O2"], ["-O0"], ["-O1"]
 WAVES = {"fst": ["-llz4", "-lz"], "vcd": []}
 """Kinds of waveform file, by the ending of their names, and the libraries that writing them needs."""
@@ -222,7 +224,7 @@ def build_library(text: str, name: str, waves: str = "") -> Path:
             tracing = [f"--trace-{waves}"] if waves else []
             _run([*verilator, *tracing, "npu.v"], work, "verilator", env)
             (work / "obj" / "sim.cpp").write_text(harness)
-            sources = sorted((work / "obj").glob("*.cpp"), key=lambda p: -p.stat().st_size)
+            sources = _units(work / "obj")
             runtime = ["verilated", "verilated_threads", *([f"verilated_{waves}_c"] if waves else [])]
             sources += [root / "include" / f"{part}.cpp" for part in runtime]
             flags = [*CXX_FLAGS, *trace, f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"]
@@ -248,6 +250,26 @@ def build_library(text: str, name: str, waves: str = "") -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return library
+
+
+def _units(folder: Path) -> list[Path]:
+    """What is compiled of Verilator's .cpp files in `folder`: several together, or each reads the headers anew."""
+    units: list[tuple[int, Path]] = []
+    for kind, slow in (("__Fast", False), ("__Slow", True)):
+        together: list[Path] = []
+        paths = sorted((p for p in folder.glob("V*.cpp") if ("__Slow" in p.name) is slow), key=_size)
+        for k, path in enumerate(paths):
+            together.append(path)
+            if k + 1 == len(paths) or sum(map(_size, (*together, paths[k + 1]))) > UNIT:
+                unit = folder / f"several{kind}{k}.cpp"
+                unit.write_text("".join(f'#include "{part.name}"\n' for part in together))
+                units.append((sum(map(_size, together)), unit))
+                together = []
+    return [folder / "sim.cpp", *(unit for _, unit in sorted(units, reverse=True))]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _runtime_object(source: Path, command: list[str], target: Path) -> Path:
