@@ -1,12 +1,11 @@
 """A program as a driver on a bus needs it: one image, one arena, and what to do in turn.
 
-All that the host reads or writes lies in the arena, as it is: where the program keeps tensors on the chip, short
-programs behind its own move them there and back, and lay the input out as its first layer wants it.
+All that the host reads or writes lies in the arena, as it is: where the program keeps tensors on the chip, it is given
+MOVEs that bring them there and back, and lay the input out as its first layer wants it.
 """
 
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.errors import LeptonError
@@ -91,21 +90,7 @@ def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operato
         places[t] = Place(at, model.tensors[t].nbytes)
         at += aligned(places[t].size)
 
-    words: list[int] = []
-    image = program.image
-
-    def moves(tensors: set[int], store: int) -> list[Run | Compute]:
-        """A program that moves these, if there are any."""
-        tensors = {t for t in tensors if t in program.places}
-        if not tensors:
-            return []
-        begin = len(words)
-        for t in sorted(tensors):
-            for fields in _move(places[t].address, program.places[t]):
-                words.extend(isa.encode(isa.MOVE, store=store, space=Space.ACT, base=Base.ARENA, **fields))
-        words.extend(isa.encode(isa.END))
-        return [Run(len(image) // 8 + begin)]
-
+    words = _until_end(program, program.setup) if program.setup is not None else []
     steps: list[Run | Compute] = []
     fresh = set(model.inputs)  # what the host has written, and the chip has not
     made = _made(program)
@@ -116,12 +101,59 @@ def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operato
             steps.append(Compute(op))
             fresh |= set(op.outputs)
         else:
-            steps += moves(fresh, store=0)
+            ways = (fresh, {t for t in wanted if made.get(t) == n})
+            moves = [
+                [
+                    move
+                    for t in sorted(way)
+                    if t in program.places
+                    for move in _move(places[t].address, program.places[t])
+                ]
+                for way in ways
+            ]
+            steps.append(Run(program.first_word + len(words)))
+            words += _between(_until_end(program, step.pc), *moves)
             fresh = set()
-            steps.append(Run(program.first_word + step.pc))
-            steps += moves({t for t in wanted if made.get(t) == n}, store=1)
-    image += np.array(words, "<u8").tobytes() + bytes(AHEAD)
-    return Deployment(program, image, at, places, setup, steps)
+    program = replace(program, words=words, setup=None if setup is None else 0)
+    setup = None if setup is None else Run(program.first_word)
+    return Deployment(program, program.image + bytes(AHEAD), at, places, setup, steps)
+
+
+def _until_end(program: Program, pc: int) -> list[int]:
+    """The words of the program that starts at `pc`, with its END."""
+    at = pc
+    while (op := isa.decode(program.words, at)[0]) is not isa.END:
+        at += op.words
+    return program.words[pc : at + op.words]
+
+
+def _between(words: list[int], before: list[dict[str, int]], behind: list[dict[str, int]]) -> list[int]:
+    """A program with MOVEs to the chip before its first MUL, which waits for them, and MOVEs from there behind its last
+    TAIL, for which they wait."""
+    places = [(at, op) for at, op in _operations(words) if op in (isa.MUL, isa.TAIL)]
+    first, last = (
+        next(at for at, op in way if op is want) for way, want in ((places, isa.MUL), (places[::-1], isa.TAIL))
+    )
+    out = list(words)
+    for at, field, moves in ((first, "wait_move", before), (last, "post_move", behind)):
+        op, values = isa.decode(words, at)
+        out[at : at + op.words] = isa.encode(op, **values | {field: int(bool(moves))})
+    common = {"space": Space.ACT, "base": Base.ARENA}
+    for k, move in enumerate(before):
+        move |= common | {"post_mul": int(k == len(before) - 1)}
+    for k, move in enumerate(behind):
+        move |= common | {"store": 1, "wait_tail": int(k == 0)}
+    to_chip, from_chip = ([w for move in moves for w in isa.encode(isa.MOVE, **move)] for moves in (before, behind))
+    return [*to_chip, *out[: -isa.END.words], *from_chip, *out[-isa.END.words :]]
+
+
+def _operations(words: list[int]) -> Iterator[tuple[int, isa.Op]]:
+    """The instructions, each with its first word."""
+    at = 0
+    while at < len(words):
+        op = isa.decode(words, at)[0]
+        yield at, op
+        at += op.words
 
 
 def _move(external: int, chip: Place) -> list[dict[str, int]]:

@@ -53,15 +53,13 @@ static uint32_t address(const lepton *device, const void *pointer) {
 static int32_t high(int32_t a, int32_t b) {
     const int64_t half = (int64_t)1 << 30, whole = (int64_t)1 << 31;
     int64_t sum = (int64_t)a * b + half;
-    int64_t quotient = sum >= 0 ? sum / whole : -((whole - 1 - sum) / whole);
+    int64_t quotient = sum >= 0 ? (int64_t)((uint64_t)sum >> 31) : -((whole - 1 - sum) / whole);
     return quotient > INT32_MAX ? INT32_MAX : (int32_t)quotient;
 }
 
-/* x / 2**exponent, halves away from zero. */
-static int32_t divide(int32_t x, uint32_t exponent) {
-    int64_t size = x < 0 ? -(int64_t)x : (int64_t)x, half = exponent != 0u ? (int64_t)1 << (exponent - 1u) : 0;
-    int64_t result = (size + half) >> exponent;
-    return (int32_t)(x < 0 ? -result : result);
+/* x / 2**exponent, halves up, for x >= 0 and exponent > 0. */
+static uint32_t divide(int32_t x, uint32_t exponent) {
+    return exponent > 31u ? 0u : ((uint32_t)x + ((uint32_t)1 << (exponent - 1u))) >> exponent;
 }
 
 /* x * 2**exponent, saturated. */
@@ -88,7 +86,7 @@ static void softmax_row(const int8_t *in, int8_t *out, uint32_t depth, const int
         largest = in[i] > largest ? in[i] : largest;
     }
     for (i = 0u; i < depth; i++) {
-        sum += (uint32_t)divide(exponentials[largest - in[i]], 12u);
+        sum += divide(exponentials[largest - in[i]], 12u);
     }
     while (headroom < 31u && (sum << headroom >> 31) == 0u) {
         headroom++;
@@ -96,7 +94,7 @@ static void softmax_row(const int8_t *in, int8_t *out, uint32_t depth, const int
     factor = reciprocal((int32_t)((sum << headroom) & 0x7FFFFFFFu));
     shift = 35 - (int32_t)headroom;
     for (i = 0u; i < depth; i++) {
-        int32_t y = divide(high(factor, exponentials[largest - in[i]]), (uint32_t)shift) - 128;
+        int32_t y = (int32_t)divide(high(factor, exponentials[largest - in[i]]), (uint32_t)shift) - 128;
         out[i] = (int8_t)(y > 127 ? 127 : y);
     }
 }

@@ -20,7 +20,7 @@ from cocotbext.axi.address_space import SparseMemoryRegion
 from lepton.rtl.spec import identity, isa
 from lepton.rtl.spec.isa import Reg, Status
 from lepton.rtl.spec.registers import ADDRESS_BITS, IDLE_ONLY, REGISTERS, Access, Control
-from lepton.sw.compiler import NpuStep, compile_model
+from lepton.sw.compiler import compile_model
 from lepton.sw.deploy import Run, deploy
 from lepton.sw.graph.reader import load_model
 from lepton.sw.reference import golden
@@ -172,7 +172,7 @@ class Network:
 
     def put(self, x):
         (index,) = self.model.inputs
-        self.driver.poke(self.arena + self.ready.place(index).address, self.ready.program.pack_input(index, x))
+        self.driver.poke(self.arena + self.ready.place(index).address, np.asarray(x, np.int8).tobytes())
 
     async def run(self, run_id, limit=200_000):
         """The status in which it ends. Checks the counters and adds `cycles` up."""
@@ -192,8 +192,7 @@ class Network:
     @property
     def longest(self):
         """Where the run begins that computes."""
-        first = self.ready.program.first_word
-        return first + next(s.pc for s in self.ready.program.steps if isinstance(s, NpuStep))
+        return next(s.pc for s in self.ready.steps if isinstance(s, Run))
 
     @property
     def last(self):
