@@ -1,4 +1,5 @@
-"""A compiled program as a file: a zip of the model, the configuration, the step list and the memory images."""
+"""A compiled program as a file: a zip of the model, the configuration, the step list, the memory images, and a manifest
+of what they are (`lepton.sw.integrity`)."""
 
 import io
 import json
@@ -12,12 +13,13 @@ import numpy as np
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
+from lepton.sw import integrity
 from lepton.sw.arrays import BOUNDED
 from lepton.sw.compiler import CompileError, HostStep, Layer, NpuStep, Place, Program
 from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.graph.reader import load_model
 
-FORMAT = 2
+FORMAT = 3
 MAGIC = b"PK\x03\x04"
 MAX_INDEX, MAX_EXTERNAL, MAX_ROWS = 1 << 24, 1 << 27, 1 << 20
 DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, KeyError, TypeError, ValueError, EOFError,
@@ -38,18 +40,16 @@ def dump_program(program: Program, source: bytes) -> bytes:
         "setup": program.setup,
         "name": program.model.name,
     }
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in (
-            ("program.json", json.dumps(index, indent=1).encode()),
-            ("model.tflite", source),
-            ("weights.bin", program.tiles),
-            ("external.bin", program.external),
-            ("params.bin", program.params),
-            ("program.bin", program.program_bytes),
-        ):
-            archive.writestr(zipfile.ZipInfo(name), data)  # fixed date: same input, same file
-    return out.getvalue()
+    members = {
+        "program.json": json.dumps(index, indent=1).encode(),
+        "model.tflite": source,
+        "weights.bin": program.tiles,
+        "external.bin": program.external,
+        "params.bin": program.params,
+        "program.bin": program.program_bytes,
+    }
+    made = {"model": program.model.name, "config": program.config.name}
+    return integrity.archive({integrity.MANIFEST: integrity.manifest(members, made), **members})
 
 
 def parse_program(data: bytes) -> Program:
@@ -75,19 +75,30 @@ def _parse(archive: zipfile.ZipFile) -> Program:
         raise CompileError(
             f"program file has format {index['format']}, this version reads {FORMAT}: compile the model again"
         )
+    manifest = _member(archive, integrity.MANIFEST, MAX_INDEX)
+    told = json.loads(manifest)
+    digests = told.pop("sha256")
+
+    def member(name: str, limit: int) -> bytes:
+        data = _member(archive, name, limit)
+        if integrity.sha256(data) != digests[name]:
+            raise ValueError(f"{name} is not what its manifest tells: changed, or damaged")
+        return data
+
+    member("program.json", MAX_INDEX)
     config = NpuConfig.from_dict(index["config"])
-    model = load_model(_member(archive, "model.tflite", MAX_FILE_BYTES), index["name"])
+    model = load_model(member("model.tflite", MAX_FILE_BYTES), index["name"])
     limit = {r: isa.depth(r, config) * isa.word_bytes(r, config) for r in isa.Region}
     if config.memory_width:  # all of them pass through the chip
         limit |= dict.fromkeys((isa.Region.WEIGHT, isa.Region.PARAM, isa.Region.PROGRAM), config.memory_bytes)
     external = config.external_bytes or MAX_EXTERNAL
-    words = np.frombuffer(_member(archive, "program.bin", limit[isa.Region.PROGRAM]), "<u8")
+    words = np.frombuffer(member("program.bin", limit[isa.Region.PROGRAM]), "<u8")
     program = Program(
         config=config,
         model=model,
-        tiles=_member(archive, "weights.bin", limit[isa.Region.WEIGHT]),
-        external=_member(archive, "external.bin", external),
-        params=_member(archive, "params.bin", limit[isa.Region.PARAM]),
+        tiles=member("weights.bin", limit[isa.Region.WEIGHT]),
+        external=member("external.bin", external),
+        params=member("params.bin", limit[isa.Region.PARAM]),
         words=[int(w) for w in words],
         steps=[_step(s) for s in index["steps"]],
         places={int(t): _plain(Place, p) for t, p in index["places"].items()},
@@ -95,6 +106,7 @@ def _parse(archive: zipfile.ZipFile) -> Program:
         peak_bytes=_integer(index["peak_bytes"], "peak_bytes"),
         arena_bytes=_integer(index["arena_bytes"], "arena_bytes"),
         setup=None if index["setup"] is None else _integer(index["setup"], "setup"),
+        made={str(k)[:40]: str(v)[:80] for k, v in told.items()} | {"manifest": integrity.sha256(manifest)},
     )
     _check(program)
     return program

@@ -16,6 +16,7 @@ from lepton.sw.device.link import Device, LinkError
 from lepton.sw.files import read_file
 from lepton.sw.graph.model import MAX_FILE_BYTES, STORED, Model, ModelError, Operator, Tensor, need
 from lepton.sw.graph.reader import load_model
+from lepton.sw.integrity import verify
 from lepton.sw.program_file import MAGIC, parse_program
 from lepton.sw.reference import golden
 from lepton.sw.reference.state import State
@@ -193,7 +194,8 @@ class Session:
     Parameters: `model` path of a .tflite or compiled program, or a `Model`; `config` a preset's name or an `NpuConfig`
     (a compiled program brings its own, a board tells it; else `small`); `backend` one of `golden`, `iss`, `rtl`,
     `serial:PORT`; `baud` of the serial port; `waves` a .fst or .vcd file for the signals of all inferences (`rtl`
-    only), complete after `close`; `memory` how fast the memory behind the port of a simulated machine is.
+    only), complete after `close`; `memory` how fast the memory behind the port of a simulated machine is;
+    `require_signature` a public key: the model must be a program file signed by its owner.
     Arrays are (N, ...), a row an inference, with the tensor's shape behind N; its leading 1 is left out where it has
     one. A model with state carries it from row to row and from run to run, until `reset`; a run that fails leaves it
     as it was.
@@ -209,6 +211,7 @@ class Session:
         baud: int | None = None,
         waves: str | Path | None = None,
         memory: Memory = Memory(),
+        require_signature: str | Path | None = None,
     ):
         if backend not in BACKENDS and not backend.startswith(SERIAL):
             raise ModelError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, {SERIAL}PORT")
@@ -222,8 +225,12 @@ class Session:
             self.model = model
         else:
             source = read_file(Path(model), MAX_FILE_BYTES, ModelError)
+            if require_signature is not None and not source.startswith(MAGIC):
+                raise ModelError(f"{model}: not a program file, which alone can be signed: `lepton compile`")
             if source.startswith(MAGIC):
                 self._program = parse_program(source)
+                if require_signature is not None:
+                    verify(source, Path(require_signature), str(model))
                 self._program.memory = memory
                 self.model = self._program.model
                 wanted = get_config(config) if isinstance(config, str) else config
@@ -253,6 +260,11 @@ class Session:
         if self._program is None:
             self._program = compile_model(self.model, self.config, self._memory)
         return self._program
+
+    @property
+    def made(self) -> dict[str, str]:
+        """What a program file tells of itself: version, model, configuration, SHA-256 of its manifest."""
+        return {} if self._program is None else self._program.made
 
     @property
     def inputs(self) -> list[End]:

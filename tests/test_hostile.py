@@ -13,7 +13,7 @@ import pytest
 
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import get_config
-from lepton.sw import cli
+from lepton.sw import cli, integrity
 from lepton.sw.arrays import ArrayError, holds, read_arrays
 from lepton.sw.compiler import CompileError, compile_model
 from lepton.sw.files import DIGITS
@@ -193,7 +193,9 @@ def changed(members, **index) -> bytes:
     told = json.loads(members["program.json"])
     for key, value in index.items():
         told[key] = value(told[key]) if callable(value) else value
-    return archive(*(members | {"program.json": json.dumps(told).encode()}).items())
+    members = members | {"program.json": json.dumps(told).encode()}
+    del members[integrity.MANIFEST]
+    return archive(*members.items(), (integrity.MANIFEST, integrity.manifest(members, {})))
 
 
 def first_place(**values):

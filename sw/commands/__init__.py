@@ -90,6 +90,9 @@ def add_backend(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--config", metavar="NAME", help="configuration (default: small; a board tells its own)")
     add_memory(command)
     command.add_argument(
+        "--require-signature", metavar="KEY", help="run only a file from `lepton sign`, by the owner of this public key"
+    )
+    command.add_argument(
         "--waves", metavar="FILE.fst", help="waveforms of the inferences, a cycle 10 ns (rtl only; or FILE.vcd)"
     )
 
@@ -132,4 +135,12 @@ def open_session(model: "str | Path", args: argparse.Namespace) -> "Session":
         config = target.config
     from lepton.sw.session import Session
 
-    return Session(model, config=config, backend=args.backend, baud=args.baud, waves=waves, **options)
+    return Session(
+        model,
+        config=config,
+        backend=args.backend,
+        baud=args.baud,
+        waves=waves,
+        require_signature=args.require_signature,
+        **options,
+    )

@@ -13,6 +13,8 @@ def command(args: argparse.Namespace) -> int:
 
     session = Session(args.model, backend="golden")
     told = describe(session.model, (session.inputs, session.outputs))
+    if session.made:
+        told["made"] = session.made
     if args.json:
         print(json.dumps(told, indent=1))
     else:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton.sw.commands import Subparsers, add_backend, add_scaling, open_session
-from lepton.sw.errors import UserError
+from lepton.sw.errors import LeptonError, UserError
 from lepton.sw.files import INPUT_KEYS, atomic, check_output, pick, same_file
 from lepton.sw.report import takes
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lepton.sw.session import End
+    from lepton.sw.session import End, Session
 
 
 def choose_inputs(arrays: "Mapping[str, np.ndarray]", ends: "Sequence[End]", name: str) -> "dict[str, np.ndarray]":
@@ -54,8 +54,30 @@ def save(name: str, arrays: "Sequence[np.ndarray]", names: Sequence[str], archiv
                 file.writestr(zipfile.ZipInfo(f"{key}.npy"), data.getvalue(), zipfile.ZIP_DEFLATED)
 
 
+def log(args: argparse.Namespace, session: "Session", inputs, outputs, status: str) -> None:
+    """A line for `--audit`."""
+    if not args.audit:
+        return
+    from lepton.sw import audit, integrity
+
+    entry = {
+        "model": session.model.name,
+        "image": session.made.get("manifest") or integrity.sha256(Path(args.model).read_bytes()),
+        "backend": args.backend,
+        "input": audit.digest(inputs),
+        "output": None if outputs is None else audit.digest(outputs),
+        "cycles": (session.report or {}).get("cycles"),
+        "status": status,
+    }
+    audit.append(Path(args.audit), entry)
+
+
 def command(args: argparse.Namespace) -> int:
     """Run the inputs of a file, write the outputs."""
+    if args.audit:
+        if not args.output:
+            raise UserError("--audit tells of runs with --output")
+        check_output(args.audit)
     if takes(args.input) and not args.output:
         from lepton.sw.report.classify import classify
 
@@ -91,8 +113,13 @@ def command(args: argparse.Namespace) -> int:
             )
         if arrays and not len(arrays[0]):
             raise UserError(f"{args.input}: shape is {arrays[0].shape}; the model takes {ends[0]} with N at least 1")
-        found = session.run(arrays, reset=args.reset)
+        try:
+            found = session.run(arrays, reset=args.reset)
+        except LeptonError as error:
+            log(args, session, arrays, None, str(error))
+            raise
     made = list(found.values()) if isinstance(found, dict) else [found]
+    log(args, session, arrays, made, "ok")
     if args.float:
         made = [end.dequantize(y) for end, y in zip(outputs, made)]
     save(args.output, made, [end.name for end in outputs], archive)
@@ -131,6 +158,9 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument(
         "--float", action="store_true", help="real numbers in and out: quantize and dequantize at the ends"
+    )
+    parser.add_argument(
+        "--audit", metavar="FILE", help="add a line on this run to a log that shows what is missing (`lepton audit`)"
     )
     parser.add_argument("--reset", action="store_true", help="a model with state starts again before each row")
     add_options(parser)

@@ -150,6 +150,8 @@ class Program:
     """What the cycle model takes to be behind the memory port; not kept in a program file."""
     shared: dict[isa.Region, int] = field(default_factory=dict)
     """Words of a memory that several layers use, stored once: how many that saves; not kept in a program file."""
+    made: dict[str, str] = field(default_factory=dict)
+    """Of a program file: the version, model and configuration it was made of, and the SHA-256 of its manifest."""
     why_host: dict[int, str] = field(default_factory=dict)
     """Operators that the host computes, and why; not kept in a program file."""
 

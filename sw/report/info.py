@@ -52,6 +52,8 @@ def show(told: dict) -> None:
             shape = " x ".join(map(str, end["shape"])) or "scalar"
             scale = f", scale {str(np.float32(end['scale']))}, zero point {end['zero_point']}" if end["scale"] else ""
             print(f"{what[:-1] + str(k):9} {end['name']}: {end['dtype']} {shape}{scale}")
+    for what, value in told.get("made", {}).items():
+        print(f"{what:9} {value}")
     print("operators " + ", ".join(f"{name} {n}" for name, n in told["operators"].items()))
     print(f"constants {told['constant_bytes']:,} bytes")
     for kept in told["state"]:
