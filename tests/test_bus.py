@@ -72,8 +72,11 @@ def test_every_register_of_the_link_is_there():
     assert max(status.values) < 1 << status.fields[0].bits
 
 
+ONES = {OnWriteType.woclr: Access.W1C, OnWriteType.woset: Access.W1S}
+
+
 def registers_of(root) -> dict:
-    """Offset, and of each field first bit, bits, whether it is read and written, and cleared by ones; by name."""
+    """Offset, and of each field first bit, bits, whether it is read and written, and what ones do; by name."""
     return {
         node.inst_name: (
             node.absolute_address,
@@ -83,7 +86,7 @@ def registers_of(root) -> dict:
                     f.width,
                     f.is_sw_readable,
                     f.is_sw_writable,
-                    f.get_property("onwrite") == OnWriteType.woclr,
+                    ONES.get(f.get_property("onwrite")),
                 )
                 for f in node.fields()
             },
@@ -98,7 +101,13 @@ def described() -> dict:
         r.name: (
             r.offset,
             {
-                f.name: (at, f.bits, r.access is not Access.WO, r.access is not Access.RO, r.access is Access.W1C)
+                f.name: (
+                    at,
+                    f.bits,
+                    r.access is not Access.WO,
+                    r.access is not Access.RO,
+                    r.access if r.access in ONES.values() else None,
+                )
                 for f, at in r.places
             },
         )

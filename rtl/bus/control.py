@@ -23,7 +23,8 @@ class ControlRegisters(wiring.Component):
 
     Latency: an access is done the cycle after it began, a write to IMAGE or ARENA 4 cycles later.
     An access in error does nothing: no such register, a write to one that is read only, of less than a word, or, to
-    IMAGE, ARENA and START, during a run. Reset: PC, IRQ_ENABLE and IRQ_STATUS are 0.
+    IMAGE, ARENA and START, during a run, to IMAGE and ARENA also under LOCK. Reset: PC, IRQ_ENABLE, IRQ_STATUS and LOCK
+    are 0.
     """
 
     OUTSIDE = ("control",)
@@ -46,7 +47,8 @@ class ControlRegisters(wiring.Component):
         control, run, write = self.control, self.run, self.write
         pc = Signal(pc_bits(self._config))
         enable, pending = (Signal(len(IRQ), name=name) for name in ("enable", "pending"))
-        own = {Control.PC: pc, Control.IRQ_ENABLE: enable, Control.IRQ_STATUS: pending}
+        kept = Signal()  # the image is
+        own = {Control.PC: pc, Control.IRQ_ENABLE: enable, Control.IRQ_STATUS: pending, Control.LOCK: kept}
         m.d.sync += [control.done.eq(0), run.start.eq(0), run.reset.eq(0)]
 
         # A read.
@@ -63,7 +65,10 @@ class ControlRegisters(wiring.Component):
             for register in REGISTERS:
                 with m.Case(register.number):
                     m.d.comb += writable.eq(register.access is not Access.RO)
-                    m.d.comb += locked.eq(run.busy & (register.name in ("IMAGE", "ARENA", "START")))
+                    if register.number in (Reg.IMAGE, Reg.ARENA):
+                        m.d.comb += locked.eq(run.busy | kept)
+                    if register.number == Control.START:
+                        m.d.comb += locked.eq(run.busy)
         refused = Signal()
         m.d.comb += refused.eq(~known | (control.write & (~writable | ~control.whole | locked)))
 
@@ -92,6 +97,8 @@ class ControlRegisters(wiring.Component):
                                 m.d.sync += enable.eq(control.data)
                             with m.Case(Control.IRQ_STATUS):
                                 m.d.comb += cleared.eq(control.data)
+                            with m.Case(Control.LOCK):
+                                m.d.sync += kept.eq(kept | control.data[0])
             with m.State("BYTES"):
                 m.d.comb += write.en.eq(1)
                 m.d.sync += write.byte.eq(write.byte + 1)

@@ -36,7 +36,9 @@ def c_header(name: str = "lepton") -> str:
     return "\n".join([*lines, "", "#endif", ""])
 
 
-_SW = {Access.RO: "r", Access.RW: "rw", Access.WO: "w", Access.W1C: "rw"}
+_SW = {Access.RO: "r", Access.RW: "rw", Access.WO: "w", Access.W1C: "rw", Access.W1S: "rw"}
+_ONES = {Access.W1C: ("woclr", "oneToClear"), Access.W1S: ("woset", "oneToSet")}
+"""What writing a 1 does: in SystemRDL, in IP-XACT."""
 
 
 def systemrdl(name: str = "lepton") -> str:
@@ -53,7 +55,7 @@ def systemrdl(name: str = "lepton") -> str:
         lines += ["    reg {", f"        desc = {text(register.doc)};"]
         for field, at in register.places:
             hw = "r" if register.access in (Access.RW, Access.WO) else "w"
-            extra = "onwrite = woclr; " if register.access is Access.W1C else ""
+            extra = f"onwrite = {_ONES[register.access][0]}; " if register.access in _ONES else ""
             extra += "encode = status_e; " if register.values else ""
             extra += f"desc = {text(field.doc)}; " if field.doc else ""
             place = f"{field.name}[{at + field.bits - 1}:{at}]"
@@ -141,7 +143,7 @@ def _memory_map(maps) -> None:
 
 
 def _register(node, register: Register) -> None:
-    access = {Access.W1C: "read-write"}.get(register.access, register.access.value)
+    access = "read-write" if register.access in _ONES else register.access.value
     _add(node, "name", register.name)
     _add(node, "description", register.doc)
     _add(node, "addressOffset", f"'h{register.offset:X}")
@@ -160,8 +162,8 @@ def _register(node, register: Register) -> None:
                 _add(one, "name", value.name)
                 _add(one, "value", int(value))
         _add(entry, "access", access)
-        if register.access is Access.W1C:
-            _add(entry, "modifiedWriteValue", "oneToClear")
+        if register.access in _ONES:
+            _add(entry, "modifiedWriteValue", _ONES[register.access][1])
 
 
 def fusesoc_core(bus: str, name: str, version: str, file: str, waivers: str, bench: str) -> str:

@@ -23,6 +23,7 @@ class Access(Enum):
     RW = "read-write"
     WO = "write-only"  # reads as 0
     W1C = "read-write, a 1 clears the bit"
+    W1S = "read-write, a 1 sets the bit"
 
 
 class Control(IntEnum):
@@ -33,6 +34,7 @@ class Control(IntEnum):
     RESET = 34
     IRQ_ENABLE = 35
     IRQ_STATUS = 36
+    LOCK = 37
 
 
 @dataclass(frozen=True)
@@ -129,4 +131,11 @@ REGISTERS = (
     Register("RESET", Control.RESET, Access.WO, "a write of anything stops the run; memories and counters stay"),
     Register("IRQ_ENABLE", Control.IRQ_ENABLE, Access.RW, "bits of IRQ_STATUS that raise `irq`", IRQ),
     Register("IRQ_STATUS", Control.IRQ_STATUS, Access.W1C, "`irq` stays up while an enabled bit is set", IRQ),
+    Register(
+        "LOCK",
+        Control.LOCK,
+        Access.W1S,
+        "with the bit set, writes to IMAGE and ARENA are answered with an error until the reset of the chip",
+        (Field("LOCKED", 1),),
+    ),
 )

@@ -238,7 +238,7 @@ async def register_map(dut):
         refused = await driver.bus.write(register.offset, value)
         assert refused == (register.access is Access.RO), register.name
         _, after = await driver.bus.read(register.offset)
-        want = value & register.mask if register.access is Access.RW else before
+        want = value & register.mask if register.access in (Access.RW, Access.W1S) else before
         assert after == want, f"{register.name}: {after:08x}, written {value:08x}"
     known = {r.offset for r in REGISTERS}
     for offset in range(0, 1 << ADDRESS_BITS, 4):
@@ -281,6 +281,30 @@ async def locked_while_running(dut):
     assert (await driver.read("IMAGE"), await driver.read("ARENA")) == (net.image, net.arena)
     assert await net.run(8) is Status.DONE
     net.check(x)
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def locked_for_good(dut):
+    """Under LOCK the bases stay, whatever is written and stopped; networks run on; the reset of the chip ends it."""
+    driver = await opened(dut, "locked_for_good")
+    net, images = digits(driver)
+    await net.load()
+    await driver.write("LOCK", 1)
+    for _ in range(2):
+        for name in ("IMAGE", "ARENA"):
+            assert await driver.bus.write(next(r.offset for r in REGISTERS if r.name == name), 16), name
+        assert (await driver.read("IMAGE"), await driver.read("ARENA")) == (net.image, net.arena)
+        await driver.write("LOCK", 0)
+        await driver.write("RESET", 1)
+        assert await driver.read("LOCK") == 1
+    x = images[2].reshape(net.model.tensors[net.model.inputs[0]].shape)
+    net.put(x)
+    assert await net.run(11) is Status.DONE
+    net.check(x)
+    await driver.bus.reset()
+    assert await driver.read("LOCK") == 0
+    await driver.write("IMAGE", 32)
+    assert await driver.read("IMAGE") == 32
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
