@@ -18,7 +18,7 @@ SEED ?= 1
 KWS := $(wildcard $(or $(LEPTON_SHARED),../shared)/models/kws_ref_model.tflite)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test wheel formal verify bench mnist networks fpga fpga-synth fpga-sim fpga-report soc lint format docs clean
+.PHONY: help setup sim test slow wheel formal verify bench mnist networks fpga fpga-synth fpga-sim fpga-report soc lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,10 @@ sim: setup ## run the digits on the RTL; MODEL=, INPUT= and CONFIG= choose other
 	$(VENV)/bin/lepton sim --config $(CONFIG) $(if $(MODEL),--model '$(MODEL)') $(if $(INPUT),--input '$(INPUT)')
 
 test: setup ## unit tests, testbenches and end-to-end tests; TESTS= chooses some, WAVES=1 records the benches'
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+slow: setup ## the tests that `make test` leaves out: the same on more configurations
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow $(TESTS)
 
 wheel: setup ## the wheel in new environments: what works without extras and its size; [rtl] runs the RTL, [fpga] synthesizes
 	$(VENV)/bin/python -m pytest -m wheel tests/test_wheel.py $(TESTS)

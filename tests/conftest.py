@@ -5,6 +5,14 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = "rtl cocotb memory_port move programs move_machine fpga c_system bus serial array tail mutate npu".split()
+"""Files that take a minute or more, the longest first: started late, they are what the other core waits for."""
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
 
 def shared_folder() -> Path:
     """Folder of the reference models: `LEPTON_SHARED`, or `../shared` beside the checkout."""

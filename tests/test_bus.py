@@ -49,12 +49,16 @@ def simulate(bus, which, monkeypatch, model=None):
         pytest.fail("\n".join(lines), pytrace=False)
 
 
-@pytest.mark.parametrize("which", ["w16", "w1"])
-@pytest.mark.parametrize("bus", BUSES)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("which", ["w16", pytest.param("w1", marks=SLOW)])
+@pytest.mark.parametrize("bus", [bus if bus == "wishbone" else pytest.param(bus, marks=SLOW) for bus in BUSES])
 def test_bench(bus, which, monkeypatch):
     simulate(bus, which, monkeypatch)
 
 
+@SLOW  # test_c_system.py runs it over AXI, from C
 def test_keyword_spotting_over_axi(shared, monkeypatch):
     """The bench, and a whole network of the reference models."""
     simulate("axi", "w4", monkeypatch, next((shared / "models").glob("kws*.tflite")))

@@ -17,7 +17,12 @@ FOLDER = Path(__file__).resolve().parents[1] / "build" / "benches"
 BENCHES = "accumulators array store quantizer tail controller npu".split()
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+FIRST = next(iter(CONFIGS))
+
+
+@pytest.fixture(
+    scope="module", params=[name if name == FIRST else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
 def simulator(request):
     config = CONFIGS[request.param]
     folder = FOLDER / config.name

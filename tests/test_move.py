@@ -252,7 +252,12 @@ class Harness:
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize(
-    "latency, stall, busy, queue_stall", [(30, 0.0, 0.0, 0.0), (3, 0.3, 0.4, 0.2), (1, 0.7, 0.8, 0.9)]
+    "latency, stall, busy, queue_stall",
+    [
+        (30, 0.0, 0.0, 0.0),
+        pytest.param(3, 0.3, 0.4, 0.2, marks=pytest.mark.slow),
+        (1, 0.7, 0.8, 0.9),
+    ],
 )
 def test_random_moves(name, latency, stall, busy, queue_stall):
     rng = random.Random(f"{name} {latency}")

@@ -50,7 +50,9 @@ def test_models(shared, name, config):
     assert (session.report["cycles"], session.report["causes"]) == predicted(session)
 
 
-@pytest.mark.parametrize("config", ODD, ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "config", [c if c.rows < 18 else pytest.param(c, marks=pytest.mark.slow) for c in ODD], ids=lambda c: c.name
+)
 def test_odd_shapes(shared, config):
     for name in ("resnet_block", "dw5x5_c9", "mbv2_block", "mul_gate"):
         session = check(shared / "zoo" / f"{name}.tflite", config, 1)
