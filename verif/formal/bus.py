@@ -316,7 +316,7 @@ CHECKS = [
     ),
     check(
         "registers",
-        "Registers: every access ends within 6 cycles, and none during a run or under LOCK changes its bases, or starts another run",
+        "Registers: every access ends within 6 cycles; none changes the bases during a run or under LOCK, none starts a second",
         registers,
         Bug(ControlRegisters, "locked.eq(run.busy | kept)", "locked.eq(run.start | kept)"),
     ),
