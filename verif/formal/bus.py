@@ -316,7 +316,7 @@ CHECKS = [
     ),
     check(
         "registers",
-        "Registers: every access ends within 6 cycles; none changes the bases during a run or under LOCK, none starts a second",
+        "Registers: every access ends within 6 cycles; the bases rest during a run and under LOCK, no second run",
         registers,
         Bug(ControlRegisters, "locked.eq(run.busy | kept)", "locked.eq(run.start | kept)"),
     ),
