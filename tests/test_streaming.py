@@ -145,3 +145,14 @@ def test_a_layer_of_more_tiles_than_the_chip_holds_is_for_the_host():
     program = compile_model(model, config)
     assert "weight_tiles=40 do not hold the 75" in program.why_host[0]
     assert not compile_model(model, replace(config, weight_tiles=75)).why_host
+
+
+def test_rows_that_are_read_in_any_order(shared):
+    """An LSTM as its converter unrolls it: row after row of the input, the first of which are read last. A copy that
+    brought rows which nobody read there overwrote what a later one had brought."""
+    path = shared / "frontends" / "k_lstmu_b1.tflite"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not there")
+    with np.load(path.with_suffix(".npz")) as data:
+        got = Session(path, "small", "iss").run(data["input0"][:, 0])
+        assert np.array_equal(got, data["output0"][:, 0])

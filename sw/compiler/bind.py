@@ -236,6 +236,8 @@ class Binder:
             self._clear_way(ranges, number)
             last = max([last, *(m.after for m in self._leaving if self._meet(m.chip, ranges))])
             self.moves.append(Move(fields, length, number, last, ranges))
+            for grains in self._grains(ranges):  # a later copy comes behind this one, whether its bytes are read or not
+                self._user[grains] = np.maximum(self._user[grains], number - 1)
 
     def _store(self, copy: Copy, group: Group):
         b, number = group.buffers[copy.tensor], len(self.units) - 1

@@ -363,6 +363,7 @@ class _Order:
         self.out: list[tuple[int, int] | Copy] = []
         reads = [r for i in layers for unit in planner.works[i].reads for r in unit]
         self.there = {t: min(low for u, low, _ in reads if u == t) for t in loaded}  # up to which row they are loaded
+        self.last = {t: max(high for u, _, high in reads if u == t) for t in loaded}
         self.gone = dict.fromkeys(stored, 0)  # rows stored
         self.makers: dict[int, list[int]] = {}
         self.open = {i: planner.works[i].open for i in layers}
@@ -421,7 +422,7 @@ class _Order:
         chunk = max(1, min(rows, -(-1024 // pitch)))
         while self.there[t] < high:
             first = self.there[t]
-            end = min(rows, first - first % chunk + chunk)
+            end = min(self.last[t], first - first % chunk + chunk)
             self.out.append(Copy(t, first, end, False))
             self.there[t] = end
 
