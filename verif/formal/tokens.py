@@ -12,7 +12,7 @@ from amaranth.hdl import Cat, Const, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data
 
 from lepton.rtl.accumulators import Accumulators
-from lepton.rtl.layouts import layout_of
+from lepton.rtl.layouts import mul_layout, tail_layout
 from lepton.rtl.multiply import MultiplyEngine
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
@@ -35,7 +35,7 @@ def array_side() -> Bench:
     m = bench.m
     dut = MultiplyEngine(CONFIG)
     inside = bench.unit(dut, "dut")
-    mul = data.View(layout_of(isa.MUL.fields), dut.i.payload[: layout_of(isa.MUL.fields).size])
+    mul = data.View(mul_layout(CONFIG), dut.i.payload[: mul_layout(CONFIG).size])
     vectors, handing = dut.timing.sums, dut.timing.bank_ready
     enable = [inside(f"a_en_{k}") for k in range(1, vectors + 1)]
     bank_of = [inside(f"where_{k}")[0] for k in range(1, vectors + 1)]
@@ -106,7 +106,7 @@ def tail_side() -> Bench:
     closes = [inside(f"closes_{k}") for k in range(1, drain + 1)]
     have, run, begun, busy = (inside(name) for name in ("have", "run", "begun", "busy"))
     holding, closing, credit = inside("holding"), inside("closing"), inside("credit")
-    layout = layout_of(isa.TAIL.fields)
+    layout = tail_layout(CONFIG)
     ins, back = data.View(layout, inside("ins")), data.View(layout, inside("back"))
     reading = have & begun
 
