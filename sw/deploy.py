@@ -4,7 +4,6 @@ All that the host reads or writes lies in the arena, as it is: where the program
 MOVEs that bring them there and back, and lay the input out as its first layer wants it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lepton.rtl.spec import isa
@@ -73,10 +72,10 @@ def deploy(program: Program) -> Deployment:
         return Deployment(
             program, program.image + bytes(AHEAD), program.arena_bytes, dict(program.places), setup, steps
         )
-    return _with_moves(program, setup, by_index)
+    return _with_moves(program, by_index)
 
 
-def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operator]) -> Deployment:
+def _with_moves(program: Program, by_index: dict[int, Operator]) -> Deployment:
     """Of a program whose tensors are on the chip."""
     model = program.model
     reads, writes = set(model.outputs), set(model.inputs)  # by the host
@@ -101,39 +100,29 @@ def _with_moves(program: Program, setup: Run | None, by_index: dict[int, Operato
             steps.append(Compute(op))
             fresh |= set(op.outputs)
         else:
-            ways = (fresh, {t for t in wanted if made.get(t) == n})
-            moves = [
-                [
-                    move
-                    for t in sorted(way)
-                    if t in program.places
-                    for move in _move(places[t].address, program.places[t])
-                ]
-                for way in ways
-            ]
+            ends = (fresh, {t for t in wanted if made.get(t) == n})
+            on_chip = [[t for t in sorted(end) if t in program.places] for end in ends]
+            moves = [[move for t in some for move in _move(places[t].address, program.places[t])] for some in on_chip]
             steps.append(Run(program.first_word + len(words)))
             words += _between(_until_end(program, step.pc), *moves)
             fresh = set()
-    program = replace(program, words=words, setup=None if setup is None else 0)
-    setup = None if setup is None else Run(program.first_word)
+    setup = None if program.setup is None else Run(program.first_word)
+    program = replace(program, words=words, setup=None if program.setup is None else 0)
     return Deployment(program, program.image + bytes(AHEAD), at, places, setup, steps)
 
 
 def _until_end(program: Program, pc: int) -> list[int]:
     """The words of the program that starts at `pc`, with its END."""
-    at = pc
-    while (op := isa.decode(program.words, at)[0]) is not isa.END:
-        at += op.words
-    return program.words[pc : at + op.words]
+    *_, (at, end, _) = isa.instructions(program.words, pc)
+    return program.words[pc : at + end.words]
 
 
 def _between(words: list[int], before: list[dict[str, int]], behind: list[dict[str, int]]) -> list[int]:
     """A program with MOVEs to the chip before its first MUL, which waits for them, and MOVEs from there behind its last
     TAIL, for which they wait."""
-    places = [(at, op) for at, op in _operations(words) if op in (isa.MUL, isa.TAIL)]
-    first, last = (
-        next(at for at, op in way if op is want) for way, want in ((places, isa.MUL), (places[::-1], isa.TAIL))
-    )
+    operations = list(isa.instructions(words))
+    first = next(at for at, op, _ in operations if op is isa.MUL)
+    last = next(at for at, op, _ in reversed(operations) if op is isa.TAIL)
     out = list(words)
     for at, field, moves in ((first, "wait_move", before), (last, "post_move", behind)):
         op, values = isa.decode(words, at)
@@ -145,15 +134,6 @@ def _between(words: list[int], before: list[dict[str, int]], behind: list[dict[s
         move |= common | {"store": 1, "wait_tail": int(k == 0)}
     to_chip, from_chip = ([w for move in moves for w in isa.encode(isa.MOVE, **move)] for moves in (before, behind))
     return [*to_chip, *out[: -isa.END.words], *from_chip, *out[-isa.END.words :]]
-
-
-def _operations(words: list[int]) -> Iterator[tuple[int, isa.Op]]:
-    """The instructions, each with its first word."""
-    at = 0
-    while at < len(words):
-        op = isa.decode(words, at)[0]
-        yield at, op
-        at += op.words
 
 
 def _move(external: int, chip: Place) -> list[dict[str, int]]:

@@ -4,7 +4,7 @@ Words are 64 bits, little-endian in memory. An instruction is `Op.words` words, 
 first word in the order listed; the opcode is always the low 4 bits. What each field does: `docs/architecture.md`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -291,6 +291,19 @@ def decode(words: Sequence[int] | np.ndarray, at: int = 0) -> tuple[Op, dict[str
     op = OPS[Opcode(code)]
     raw = sum(int(words[at + i]) << (WORD_BITS * i) for i in range(op.words))
     return op, op.record.unpack(raw)
+
+
+def instructions(
+    words: Sequence[int] | np.ndarray, first: int = 0, end: int | None = None
+) -> Iterator[tuple[int, Op, dict[str, int]]]:
+    """The instructions from word `first` on, each with its first word: before word `end`, or with the first END."""
+    at = first
+    while end is None or at < end:
+        op, values = decode(words, at)
+        yield at, op, values
+        at += op.words
+        if end is None and op is END:
+            return
 
 
 DESCRIPTOR_BYTES = 6

@@ -589,16 +589,10 @@ class Compiler(Emitter):
 
     def set_flag(self, span, op, name, last):
         """Set a one-bit flag in the first or last instruction of a kind within a layer's words."""
-        at, found = span[0], None
-        while at < span[1]:
-            kind, _ = isa.decode(self.program.words, at)
-            if kind is op:
-                found = at
-                if not last:
-                    break
-            at += kind.words
+        found = (at for at, kind, _ in isa.instructions(self.program.words, *span) if kind is op)
+        at = list(found)[-1] if last else next(found)
         bit, _ = op.offset(name)
-        self.program.words[found + bit // 64] |= 1 << bit % 64
+        self.program.words[at + bit // 64] |= 1 << bit % 64
 
     def odd_sources(self) -> frozenset[int]:
         """Tensors that are read from odd addresses, in steps that are even.
@@ -611,11 +605,8 @@ class Compiler(Emitter):
         last_bit = isa.DESCRIPTOR_BYTES * 8 - 1
         assert all(len(raw) == size for raw in self.tile_words)
         for layer in program.layers:
-            at = layer.first_word
             parities = set()
-            while at < layer.end_word:
-                op, v = isa.decode(program.words, at)
-                at += op.words
+            for _, op, v in isa.instructions(program.words, layer.first_word, layer.end_word):
                 if op is isa.LOAD:
                     tiles += descriptors[v["tile"] : v["tile"] + v["count"]]
                 if op is not isa.MUL:

@@ -288,14 +288,12 @@ BOUNDS = {
 
 def traffic(program: Program, layer: Layer) -> int:
     """With a memory port: bytes that the copies among a layer's instructions take."""
-    at, total = layer.first_word, 0
+    total = 0
     unit = {isa.Space.ACT: 1, isa.Space.WEIGHT: isa.memory_tile_bytes(program.config)}
     unit[isa.Space.PARAM] = isa.memory_param_bytes(program.config)
-    while at < layer.end_word:
-        op, v = isa.decode(program.words, at)
+    for _, op, v in isa.instructions(program.words, layer.first_word, layer.end_word):
         if op is isa.MOVE and not v["fill"]:
             total += unit[isa.Space(v["space"])] * v["length"] * v["rows"] * v["planes"]
-        at += op.words
     return total
 
 

@@ -131,14 +131,12 @@ class _Probe:
 
 def _unpost(program: Program, pc: int, end: int) -> dict[int, int]:
     """Words of the TAILs before word `end` that post for a MUL behind it, without the post."""
-    posts, waits, at = [], 0, pc
+    posts, waits = [], 0
     bit, _ = isa.TAIL.offset("post")
-    while at < end:
-        op, values = isa.decode(program.words, at)
+    for at, op, values in isa.instructions(program.words, pc, end):
         if op is isa.TAIL and values["post"]:
             posts.append(at + bit // isa.WORD_BITS)
         waits += op is isa.MUL and values["wait"]
-        at += op.words
     return {word: program.words[word] & ~(1 << bit % isa.WORD_BITS) for word in posts[waits:]}
 
 

@@ -37,13 +37,8 @@ class Row:
 
 def weight_bytes(program: Program, layer: Layer) -> int:
     """Bytes of the weights that a layer loads into the array, every time it does."""
-    at, tiles = layer.first_word, 0
-    while at < layer.end_word:
-        op, values = isa.decode(program.words, at)
-        if op is isa.LOAD:
-            tiles += values["count"]
-        at += op.words
-    return tiles * program.config.tile_bytes
+    found = isa.instructions(program.words, layer.first_word, layer.end_word)
+    return sum(values["count"] for _, op, values in found if op is isa.LOAD) * program.config.tile_bytes
 
 
 def layer_rows(program: Program, counts: list[Count] | None = None) -> list[Row]:

@@ -190,10 +190,8 @@ class FrameCampaign:
         iss = Iss(CONFIG)
         self.shadow = Shadow(iss, stall_pc=len(program.words))
         # Behind the program: its LOAD and MUL, but the MUL waits for a token that never comes.
-        words, at = [], 0
-        while True:
-            op, fields = isa.decode(program.words, at)
-            at += op.words
+        words = []
+        for _, op, fields in isa.instructions(program.words):
             if op in (isa.LOAD, isa.MUL):
                 words += isa.encode(op, **(fields | ({"wait": 1} if op is isa.MUL else {})))
             if op is isa.MUL:
