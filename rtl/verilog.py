@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from lepton.rtl.npu import Npu
 from lepton.rtl.spec import isa, timing
 from lepton.rtl.spec.config import NpuConfig
 from lepton.rtl.spec.registers import REGISTERS
+from lepton.rtl.spec.version import version
 
 
 def to_verilog(component, name: str = "npu") -> str:
@@ -109,14 +109,6 @@ def waivers(file: str) -> str:
     """Text of the .vlt beside `file`: with it `verilator --lint-only` is silent."""
     rules = (f'// {why}\nlint_off -rule {rule} -file "*{file}"' for rule, why in WAIVED.items())
     return "\n".join(["`verilator_config", *rules, ""])
-
-
-def version() -> str:
-    """Version of the distribution."""
-    try:
-        return metadata.version("lepton-npu")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _fields(shape, at: int = 0, path: str = "") -> list[dict]:

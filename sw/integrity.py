@@ -5,12 +5,17 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lepton.rtl.spec.version import version
+from lepton.sw.arrays import BOUNDED
 from lepton.sw.errors import LeptonError, need
 from lepton.sw.files import check_output, read_file
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.bin"
 SIGNATURE_BYTES, MAX_KEY = 64, 1 << 14
@@ -22,12 +27,8 @@ class IntegrityError(LeptonError, ValueError):
 
 def manifest(members: Mapping[str, bytes], made: Mapping[str, str]) -> bytes:
     """The manifest of a program file; `made` tells where it comes from."""
-    try:
-        version = metadata.version("lepton-npu")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
     digests = {name: sha256(data) for name, data in members.items()}
-    return json.dumps({"lepton": version, **made, "sha256": digests}, indent=1).encode()
+    return json.dumps({"lepton": version(), **made, "sha256": digests}, indent=1).encode()
 
 
 def sha256(data: bytes) -> str:
@@ -36,9 +37,11 @@ def sha256(data: bytes) -> str:
 
 def sign(data: bytes, key: Path) -> bytes:
     """The program file with a signature of its manifest, in place of one that it may have. Raises IntegrityError."""
-    members = _members(data)
-    members[SIGNATURE] = _private(key).sign(members[MANIFEST])
-    return archive(members)
+    need("sign", "cryptography")
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        names = [MANIFEST, *json.loads(file.read(MANIFEST))["sha256"]]
+        members = {name: file.read(name) for name in names}
+    return archive(members | {SIGNATURE: _private(key).sign(members[MANIFEST])})
 
 
 def verify(data: bytes, key: Path, name: str) -> None:
@@ -47,13 +50,15 @@ def verify(data: bytes, key: Path, name: str) -> None:
     need("sign", "cryptography")
     from cryptography.exceptions import InvalidSignature
 
-    members = _members(data)
-    if SIGNATURE not in members:
-        raise IntegrityError(f"{name}: not signed: `lepton sign {name} --key KEY`, by who has the private key")
-    try:
-        _public(key).verify(members[SIGNATURE], members[MANIFEST])
-    except InvalidSignature:
-        raise IntegrityError(f"{name}: the signature is not by {key}, or the file was changed: do not run it") from None
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        if SIGNATURE not in file.namelist():
+            raise IntegrityError(f"{name}: not signed: `lepton sign {name} --key KEY`, by who has the private key")
+        owner = _public(key)
+        try:
+            owner.verify(read(file, SIGNATURE, SIGNATURE_BYTES), file.read(MANIFEST))
+        except (InvalidSignature, zipfile.BadZipFile, ValueError):
+            why = f"the signature is not by {key}, or the file was changed: do not run it"
+            raise IntegrityError(f"{name}: {why}") from None
 
 
 def new_key(path: Path) -> Path:
@@ -84,38 +89,40 @@ def archive(members: Mapping[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def _members(data: bytes) -> dict[str, bytes]:
-    """Of a program file that was read before."""
-    with zipfile.ZipFile(io.BytesIO(data)) as file:
-        return {name: file.read(name) for name in file.namelist()}
+def read(file: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """A member of at most `limit` bytes, packed so that no more can come out. Raises what damage raises."""
+    info = file.getinfo(name)
+    if info.compress_type not in BOUNDED:
+        raise ValueError(f"{name} is packed by method {info.compress_type}")
+    if info.file_size > limit:
+        raise ValueError(f"{name} has {info.file_size:,} bytes, at most {limit:,} are possible")
+    return file.read(info)
 
 
-def _private(path: Path):
-    need("sign", "cryptography")
+def _private(path: Path) -> "Ed25519PrivateKey":
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    try:
-        key = load_pem_private_key(read_file(path, MAX_KEY, IntegrityError), None)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, IntegrityError):
-            raise
-        key = None
+    key = _loaded(path, lambda text: load_pem_private_key(text, None))
     if not isinstance(key, Ed25519PrivateKey):
         raise IntegrityError(f"{path}: not a private Ed25519 key without a password: `lepton sign --new-key` makes one")
     return key
 
 
-def _public(path: Path):
+def _public(path: Path) -> "Ed25519PublicKey":
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    try:
-        key = load_pem_public_key(read_file(path, MAX_KEY, IntegrityError))
-    except ValueError as error:
-        if isinstance(error, IntegrityError):
-            raise
-        key = None
+    key = _loaded(path, load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
         raise IntegrityError(f"{path}: not a public Ed25519 key: `lepton sign --new-key KEY` writes it as KEY.pub")
     return key
+
+
+def _loaded(path: Path, load: Callable[[bytes], object]) -> object:
+    """The key in a file; None if it holds none that can be used."""
+    text = read_file(path, MAX_KEY, IntegrityError)
+    try:
+        return load(text)
+    except (ValueError, TypeError):
+        return None

@@ -14,7 +14,6 @@ import numpy as np
 from lepton.rtl.spec import isa
 from lepton.rtl.spec.config import NpuConfig
 from lepton.sw import integrity
-from lepton.sw.arrays import BOUNDED
 from lepton.sw.compiler import CompileError, HostStep, Layer, NpuStep, Place, Program
 from lepton.sw.graph.model import MAX_FILE_BYTES
 from lepton.sw.graph.reader import load_model
@@ -70,22 +69,25 @@ def parse_program(data: bytes) -> Program:
 
 
 def _parse(archive: zipfile.ZipFile) -> Program:
-    index = json.loads(_member(archive, "program.json", MAX_INDEX))
+    raw = integrity.read(archive, "program.json", MAX_INDEX)
+    index = json.loads(raw)
     if index["format"] != FORMAT:
         raise CompileError(
             f"program file has format {index['format']}, this version reads {FORMAT}: compile the model again"
         )
-    manifest = _member(archive, integrity.MANIFEST, MAX_INDEX)
+    manifest = integrity.read(archive, integrity.MANIFEST, MAX_INDEX)
     told = json.loads(manifest)
     digests = told.pop("sha256")
 
-    def member(name: str, limit: int) -> bytes:
-        data = _member(archive, name, limit)
+    def checked(name: str, data: bytes) -> bytes:
         if integrity.sha256(data) != digests[name]:
             raise ValueError(f"{name} is not what its manifest tells: changed, or damaged")
         return data
 
-    member("program.json", MAX_INDEX)
+    def member(name: str, limit: int) -> bytes:
+        return checked(name, integrity.read(archive, name, limit))
+
+    checked("program.json", raw)
     config = NpuConfig.from_dict(index["config"])
     model = load_model(member("model.tflite", MAX_FILE_BYTES), index["name"])
     limit = {r: isa.depth(r, config) * isa.word_bytes(r, config) for r in isa.Region}
@@ -110,15 +112,6 @@ def _parse(archive: zipfile.ZipFile) -> Program:
     )
     _check(program)
     return program
-
-
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    info = archive.getinfo(name)
-    if info.compress_type not in BOUNDED:
-        raise ValueError(f"{name} is packed by method {info.compress_type}")
-    if info.file_size > limit:
-        raise ValueError(f"{name} has {info.file_size:,} bytes, at most {limit:,} are possible")
-    return archive.read(info)
 
 
 def _integer(value, what: str) -> int:
