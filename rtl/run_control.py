@@ -1,5 +1,8 @@
 """Run control: what a run's state is, what ends it, and the cycles it took."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -94,13 +97,10 @@ class RunControl(wiring.Component):
         ]
         failed = Signal()
         failure = Signal(Status)
-        first, *others = self._errors()
-        one = getattr(self, first[0])
-        for name, _ in others:
-            one = one | getattr(self, name)
-        m.d.comb += failed.eq(one | stalled)
-        for name, status in (first, *others):
-            with m.If(getattr(self, name)) if name == first[0] else m.Elif(getattr(self, name)):
+        errors = [(getattr(self, name), status) for name, status in self._errors()]
+        m.d.comb += failed.eq(reduce(or_, (error for error, _ in errors)) | stalled)
+        for k, (error, status) in enumerate(errors):
+            with m.Elif(error) if k else m.If(error):
                 m.d.comb += failure.eq(status)
         with m.Else():
             m.d.comb += failure.eq(Status.STALLED)
