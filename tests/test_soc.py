@@ -8,6 +8,7 @@ from amaranth.sim import Simulator
 from lepton.fpga.soc.firmware import SocError, build
 from lepton.fpga.soc.soc import RAM_BYTES, SOC, Ram
 from lepton.rtl.bus.wishbone import END, INCREMENTING
+from lepton.sw.errors import MissingExtraError
 
 NEEDED = pytest.mark.skipif(
     not (find_spec("ziglang") and find_spec("pythondata_cpu_vexriscv")), reason="needs the extra: pip install '.[soc]'"
@@ -66,8 +67,8 @@ def test_a_firmware_that_is_too_large():
 
 
 def test_without_a_compiler(monkeypatch, tmp_path):
-    monkeypatch.setattr("lepton.fpga.soc.firmware.find_spec", lambda name: None)
-    with pytest.raises(SocError, match=r"pip install 'lepton-npu\[soc\]'"):
+    monkeypatch.setattr("lepton.sw.errors.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'lepton-npu\[soc\]'"):
         build([], SOC, tmp_path / "build")
     assert not (tmp_path / "build").exists()
 

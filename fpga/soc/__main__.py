@@ -9,7 +9,6 @@ import re
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ from lepton.fpga.soc.firmware import Job, SocError, build
 from lepton.fpga.soc.soc import SOC, Soc
 from lepton.rtl.spec.errors import LeptonError
 from lepton.rtl.verilog import to_verilog
-from lepton.sw.files import DIGITS
+from lepton.sw.errors import need
+from lepton.sw.files import DIGITS, load_inputs
 from lepton.sw.session import Session
 
 DIVISOR = 4
@@ -62,8 +62,7 @@ def simulate(contents: bytes, show=lambda text: None) -> list[Inference]:
 
 def processor() -> str:
     """Verilog of the RISC-V."""
-    if find_spec("pythondata_cpu_vexriscv") is None:
-        raise SocError("the processor is not installed: pip install 'lepton-npu[soc]'")
+    need("soc", "pythondata_cpu_vexriscv")
     return (files("pythondata_cpu_vexriscv") / "verilog" / "VexRiscv.v").read_text()
 
 
@@ -80,8 +79,7 @@ def other(path: Path, source: Path | None) -> tuple[Job, list[bytes]]:
     if source is None:
         x = np.random.default_rng(1).integers(-128, 128, shape, np.int8)
     else:
-        with np.load(source) as data:
-            x = data[data.files[0]][:1].reshape(shape)
+        x = load_inputs(source)[0][:1]
     return Job(path, x.reshape(1, -1)), [np.asarray(session.run(x)[0]).tobytes()]
 
 

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from lepton.rtl.spec.errors import LeptonError
 from lepton.sw.compiler import compile_model
 from lepton.sw.csource import c_files, identifier
 from lepton.sw.deploy import deploy
+from lepton.sw.errors import need
 from lepton.sw.graph.reader import load_model
 
 __all__ = ["Job", "SocError", "build"]
@@ -42,9 +42,9 @@ class Job:
 
 
 def build(jobs: Sequence[Job], config: NpuConfig, folder: Path) -> bytes:
-    """The contents of the memory; sources and objects stay in `folder`. Raises SocError, DeployError, CompileError."""
-    if find_spec("ziglang") is None:
-        raise SocError("ziglang, the compiler, is not installed: pip install 'lepton-npu[soc]'")
+    """The contents of the memory; sources and objects stay in `folder`. Raises SocError, DeployError,
+    CompileError, MissingExtraError."""
+    need("soc", "ziglang")
     folder.mkdir(parents=True, exist_ok=True)
     sources, arenas, outputs, entries = ["start.c", "main.c", "lepton.c"], [16], [1], []
     header = ['#include "lepton.h"', '#include "lepton_model.h"', ""]

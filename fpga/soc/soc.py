@@ -128,8 +128,8 @@ class Soc(wiring.Component):
     Members: ``rx`` In(1), asynchronous · ``tx`` Out(1) · ``leds`` Out(4), as the firmware sets them
     """
 
-    def __init__(self, contents: bytes, divisor: int, config: NpuConfig = SOC):
-        self._contents, self._divisor, self._config = contents, divisor, config
+    def __init__(self, contents: bytes, divisor: int):
+        self._contents, self._divisor = contents, divisor
         super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(4)})
 
     def elaborate(self, platform):
@@ -137,8 +137,8 @@ class Soc(wiring.Component):
         connect = wiring.connect
         m.submodules.cpu = cpu = Cpu()
         m.submodules.ram = ram = Ram(self._contents)
-        m.submodules.npu = npu = Npu(self._config, parts=ON_A_BUS)
-        m.submodules.npu_memory = npu_memory = WishboneMemory(self._config.memory_width)
+        m.submodules.npu = npu = Npu(SOC, parts=ON_A_BUS)
+        m.submodules.npu_memory = npu_memory = WishboneMemory(SOC.memory_width)
         m.submodules.npu_control = npu_control = WishboneControl()
         connect(m, npu.memory, npu_memory.memory)
         connect(m, npu_control.control, npu.control)

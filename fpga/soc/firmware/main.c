@@ -76,7 +76,7 @@ static void run(const network *net) {
         check(lepton_set_input(&device, 0u, net->inputs + i * net->input_bytes, net->input_bytes));
         interrupts(1);
         check(lepton_start(&device, NULL, NULL));
-        while (*(volatile lepton_result *)&device.result == LEPTON_BUSY) {
+        while (device.result == LEPTON_BUSY) {
         }
         interrupts(0);
         check(device.result);
